@@ -1,0 +1,2 @@
+//! The `novaq` command.
+fn main() {}
