@@ -1,1 +1,7 @@
-//! novaq-cli
+//! The library behind the `novaq` command: one module per subcommand, and what they share.
+//!
+//! Results go to standard output, progress and errors to standard error, so that `--json` can be piped.
+
+pub mod cli;
+pub mod commands;
+pub mod output;

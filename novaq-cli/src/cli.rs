@@ -1,0 +1,41 @@
+//! The command line: what can be typed, and which module does it.
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Compress language models to a few bits per weight, run them, and put them on the Internet Computer.
+#[derive(Debug, Parser)]
+#[command(name = "novaq", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// Log more (`-v` steps, `-vv` details); `RUST_LOG` overrides.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The subcommands. Each has its `Args` and its `run` in its own file under `commands/`.
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+impl Cli {
+    /// Sends `tracing` events to standard error, filtered by `-v` or `RUST_LOG`.
+    pub fn init_tracing(&self) {
+        let default = match self.verbose {
+            0 => "warn",
+            1 => "novaq_cli=info,warn",
+            _ => "novaq_cli=debug,novaq_engine=debug,info",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    }
+
+    /// Runs the chosen subcommand.
+    ///
+    /// # Errors
+    /// What the subcommand reports; [`crate::output::report`] prints it.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {}
+    }
+}

@@ -1,0 +1,146 @@
+//! How the command talks: facts on standard output, progress and errors on standard error.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use console::style;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// An error together with what the reader can do about it; made by [`HintExt::hint`], printed by [`report`].
+#[derive(Debug)]
+struct Hinted {
+    error: anyhow::Error,
+    hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Hinted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Adds a hint (a sentence, ideally with the next command to type) to an error.
+pub trait HintExt<T> {
+    /// Attaches `hint` to the error; [`report`] prints it after the causes.
+    ///
+    /// # Errors
+    /// The same error, with the hint.
+    fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> HintExt<T> for Result<T, E> {
+    fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T> {
+        self.map_err(|error| Hinted { error: error.into(), hint: hint() }.into())
+    }
+}
+
+/// Prints an error to standard error: what failed, the causes below it, what to do at the end.
+pub fn report(error: &anyhow::Error) {
+    eprint!("{}", render(error));
+}
+
+/// The text of [`report`], with colours only where standard error is a terminal.
+fn render(error: &anyhow::Error) -> String {
+    use fmt::Write as _;
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{} {error}", style("error:").for_stderr().red().bold());
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(text, "  {} {cause}", style("caused by:").for_stderr().red());
+    }
+    for hinted in error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()) {
+        let _ = writeln!(text, "{} {}", style("hint:").for_stderr().cyan().bold(), hinted.hint);
+    }
+    text
+}
+
+/// Prints `value` as indented JSON and a newline on standard output.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// A progress bar on standard error that counts `total` of `unit`; hidden where standard error is no terminal.
+///
+/// # Panics
+/// Never: the template is a constant that indicatif accepts.
+pub fn progress(total: u64, action: &'static str, unit: &str) -> ProgressBar {
+    let template = format!("{{prefix:>12.cyan.bold}} [{{bar:32}}] {{pos}}/{{len}} {unit} {{msg}} {{eta}}");
+    let style = ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> ");
+    ProgressBar::new(total).with_style(style).with_prefix(action)
+}
+
+/// A progress bar on standard error that counts bytes.
+///
+/// # Panics
+/// Never: the template is a constant that indicatif accepts.
+pub fn progress_bytes(total: u64, action: &'static str) -> ProgressBar {
+    let template = "{prefix:>12.cyan.bold} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {msg} {eta}";
+    let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
+    ProgressBar::new(total).with_style(style).with_prefix(action)
+}
+
+/// A spinner on standard error for work whose length is not known.
+///
+/// # Panics
+/// Never: the template is a constant that indicatif accepts.
+pub fn spinner(action: &'static str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{prefix:>12.cyan.bold} {spinner} {msg}").expect("a valid template");
+    let bar = ProgressBar::new_spinner().with_style(style).with_prefix(action);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// `bytes` with a binary unit and one decimal, as in `1.8 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_printed_with_causes_and_hints() {
+        let error = Err::<(), _>(anyhow!("2 bytes are missing"))
+            .hint(|| "run `novaq verify tales`".to_owned())
+            .context("`tales/shard-00000.novaq` is truncated")
+            .unwrap_err();
+        assert_eq!(
+            render(&error),
+            "error: `tales/shard-00000.novaq` is truncated\n  \
+             caused by: 2 bytes are missing\n\
+             hint: run `novaq verify tales`\n"
+        );
+    }
+
+    #[test]
+    fn bytes_are_binary_and_short() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1_900_000), "1.8 MiB");
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    }
+}
