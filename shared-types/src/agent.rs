@@ -1,0 +1,497 @@
+//! Interface of the `agent` canister: one language model, one owner, a queue of jobs.
+//!
+//! # A job
+//! `submit_job` puts a prompt into the queue. The agent loads its model if it has not yet, then generates in slices:
+//! messages that work until an instruction budget is used and schedule the next one. `job_progress` (a query; called
+//! as an update its reply is certified) returns the tokens since the last one seen. Nobody needs to keep calling.
+
+use candid::{CandidType, Principal};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::ModelId;
+use crate::field::FieldError;
+use crate::lifecycle::ModelStatus;
+
+/// Longest prompt in bytes.
+pub const MAX_PROMPT_BYTES: usize = 65_536;
+
+/// Longest idempotency key in bytes.
+pub const MAX_KEY_BYTES: usize = 64;
+
+/// Most tokens that one job may generate.
+pub const MAX_TOKENS: u32 = 32_768;
+
+/// Highest temperature.
+pub const MAX_TEMPERATURE: f32 = 10.0;
+
+/// Most jobs that wait or run at the same time.
+pub const MAX_OPEN_JOBS: u64 = 32;
+
+/// Most jobs kept; the oldest finished one makes room for a new one.
+pub const MAX_STORED_JOBS: u64 = 256;
+
+/// Most tokens of one `job_progress` reply.
+pub const MAX_PROGRESS_TOKENS: u32 = 4_096;
+
+/// Smallest slice: below it the fixed cost of a message outweighs the work.
+pub const MIN_SLICE_INSTRUCTIONS: u64 = 50_000_000;
+
+/// Largest slice: the Internet Computer stops a message at 40 B instructions; the rest is a margin for what the
+/// engine does between two looks at the counter.
+pub const MAX_SLICE_INSTRUCTIONS: u64 = 38_000_000_000;
+
+/// Argument of the canister's installation.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct AgentInitArgs {
+    /// Whom the agent obeys.
+    pub owner: Principal,
+    /// The repository to load the model from.
+    pub model_canister: Principal,
+    /// The model to run.
+    pub model_id: ModelId,
+    /// Limits.
+    pub config: AgentConfig,
+}
+
+/// Limits of an agent.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// Instructions that a slice may use, from [`MIN_SLICE_INSTRUCTIONS`] to [`MAX_SLICE_INSTRUCTIONS`]. A round of
+    /// the Internet Computer executes 2 B: with that many, tokens appear every round; more is cheaper.
+    pub slice_instructions: u64,
+    /// Shards requested from the repository at the same time, 1 to 16.
+    pub load_window: u32,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self { slice_instructions: 2_000_000_000, load_window: 4 }
+    }
+}
+
+impl AgentConfig {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        let Self { slice_instructions, load_window } = *self;
+        if !(MIN_SLICE_INSTRUCTIONS..=MAX_SLICE_INSTRUCTIONS).contains(&slice_instructions) {
+            return Err(FieldError::new(
+                "slice_instructions",
+                format!(
+                    "is {slice_instructions}, not within {MIN_SLICE_INSTRUCTIONS}..={MAX_SLICE_INSTRUCTIONS}"
+                ),
+            ));
+        }
+        if !(1..=16).contains(&load_window) {
+            return Err(FieldError::new("load_window", format!("is {load_window}, not within 1..=16")));
+        }
+        Ok(())
+    }
+}
+
+/// How to choose tokens.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct GenerationParams {
+    /// Most tokens to generate, 1 to [`MAX_TOKENS`].
+    pub max_tokens: u32,
+    /// 0 takes the likeliest token; at most [`MAX_TEMPERATURE`].
+    pub temperature: f32,
+    /// Only the `k` likeliest tokens, from 1.
+    pub top_k: Option<u32>,
+    /// Only the likeliest tokens that together have this probability, above 0 and at most 1.
+    pub top_p: Option<f32>,
+    /// Seed of the sampler. The same job with the same seed gives the same tokens.
+    pub seed: u64,
+}
+
+impl Default for GenerationParams {
+    fn default() -> Self {
+        Self { max_tokens: 128, temperature: 0.0, top_k: None, top_p: None, seed: 0 }
+    }
+}
+
+impl GenerationParams {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        let Self { max_tokens, temperature, top_k, top_p, seed: _ } = *self;
+        if !(1..=MAX_TOKENS).contains(&max_tokens) {
+            return Err(FieldError::new(
+                "params.max_tokens",
+                format!("is {max_tokens}, not within 1..={MAX_TOKENS}"),
+            ));
+        }
+        if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
+            return Err(FieldError::new(
+                "params.temperature",
+                format!("is {temperature}, not within 0..={MAX_TEMPERATURE}"),
+            ));
+        }
+        if top_k == Some(0) {
+            return Err(FieldError::new("params.top_k", "is 0, the least is 1"));
+        }
+        if top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
+            return Err(FieldError::new("params.top_p", format!("is {top_p:?}, not above 0 and at most 1")));
+        }
+        Ok(())
+    }
+}
+
+/// Argument of `submit_job`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct SubmitJobArgs {
+    /// The text to continue, 1 to [`MAX_PROMPT_BYTES`] bytes.
+    pub prompt: String,
+    /// How to choose tokens.
+    pub params: GenerationParams,
+    /// Chosen by the caller, 1 to [`MAX_KEY_BYTES`] bytes: submitting the same key again returns the same job for as
+    /// long as the job is kept.
+    pub key: Option<String>,
+}
+
+/// Number of a job, from 1.
+pub type JobId = u64;
+
+/// Where a job stands.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// Waits for the jobs before it.
+    Queued,
+    /// Waits for the model to be loaded.
+    Loading,
+    /// Generates.
+    Running,
+    /// Finished.
+    Done {
+        /// Why generation ended.
+        reason: FinishReason,
+    },
+    /// Gave up.
+    Failed {
+        /// Why.
+        reason: JobFailure,
+    },
+    /// Cancelled by the owner. The tokens so far stay readable.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether the job will change no more.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Failed { .. } | Self::Cancelled)
+    }
+}
+
+/// Why generation ended.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model produced an end-of-text token.
+    EndOfText,
+    /// `max_tokens` were generated.
+    MaxTokens,
+    /// The context window is full.
+    ContextFull,
+}
+
+/// Why a job failed.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobFailure {
+    /// The model could not be loaded.
+    #[error("the model could not be loaded: {0}")]
+    Load(LoadError),
+    /// A slice trapped as often as is tolerated.
+    #[error("a slice trapped {attempts} times in a row: {message}")]
+    SliceTrapped {
+        /// Attempts of the same slice.
+        attempts: u32,
+        /// What the Internet Computer said about the last one.
+        message: String,
+    },
+    /// The prompt has more tokens than the context window holds.
+    #[error("the prompt has {tokens} tokens, the context window holds {context}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: u32,
+        /// Tokens of the context window.
+        context: u32,
+    },
+    /// The engine refused the job.
+    #[error("the engine refused the job: {reason}")]
+    Engine {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why the model could not be loaded.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The repository does not serve the model: Deprecated, or not Active yet.
+    #[error("the repository does not serve the model: it is {status:?}")]
+    NotServed {
+        /// The model's status.
+        status: ModelStatus,
+    },
+    /// The repository does not know the model.
+    #[error("the repository does not know the model")]
+    UnknownModel,
+    /// The repository's answer is not the model asked for.
+    #[error("the repository's answer is not the model asked for: {reason}")]
+    WrongContent {
+        /// What differs.
+        reason: String,
+    },
+    /// The repository did not answer as often as is tolerated.
+    #[error("the repository did not answer {attempts} times in a row: {message}")]
+    NoAnswer {
+        /// Attempts.
+        attempts: u32,
+        /// What the Internet Computer said about the last one.
+        message: String,
+    },
+    /// The engine can't run the model.
+    #[error("the engine can't run the model: {reason}")]
+    Unsupported {
+        /// Why.
+        reason: String,
+    },
+    /// Stable memory can't grow.
+    #[error("no room for the model's {bytes} bytes")]
+    OutOfStorage {
+        /// Bytes of the manifest and all shards.
+        bytes: u64,
+    },
+}
+
+/// What a job took.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated.
+    pub generated_tokens: u32,
+    /// Instructions of all slices of the job, those that built the model in the heap not included.
+    pub instructions: u64,
+    /// Slices: messages that worked on the job.
+    pub messages: u32,
+    /// Slices that trapped and were repeated.
+    pub trapped_slices: u32,
+}
+
+/// A job without its tokens.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct JobRecord {
+    /// The job's number.
+    pub job_id: JobId,
+    /// The caller's key.
+    pub key: Option<String>,
+    /// How tokens are chosen.
+    pub params: GenerationParams,
+    /// Where the job stands.
+    pub state: JobState,
+    /// What it took so far.
+    pub counts: JobCounts,
+    /// When it was submitted, in nanoseconds since 1970.
+    pub submitted_at_ns: u64,
+    /// When its first slice began.
+    pub started_at_ns: Option<u64>,
+    /// When it reached its final state.
+    pub finished_at_ns: Option<u64>,
+}
+
+/// Argument of `job_progress`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct JobProgressArgs {
+    /// The job.
+    pub job_id: JobId,
+    /// Tokens seen already: the reply starts with the token at this position.
+    pub after_token: u32,
+}
+
+/// Result of `job_progress`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct JobProgress {
+    /// The job.
+    pub job: JobRecord,
+    /// Ids of the tokens from `after_token`, at most [`MAX_PROGRESS_TOKENS`].
+    pub tokens: Vec<u32>,
+    /// The text that these tokens completed. Bytes of a character that is not complete yet come with the token that
+    /// completes it, so the texts of consecutive replies concatenate to the whole.
+    pub text: String,
+    /// `after_token` of the next call.
+    pub next_token: u32,
+}
+
+/// Page request of `list_jobs`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ListJobsArgs {
+    /// The last job of the page before.
+    pub after: Option<JobId>,
+    /// Most jobs to return; see [`crate::paging::MAX_PAGE`].
+    pub limit: u32,
+}
+
+/// Page of `list_jobs`, oldest first.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<JobRecord>,
+    /// `after` of the next page.
+    pub next: Option<JobId>,
+}
+
+/// How far the model is loaded.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum LoadState {
+    /// Nothing asked for the model yet.
+    NotLoaded,
+    /// Shards are on their way.
+    Loading,
+    /// Every shard is in stable memory and checked.
+    Loaded,
+    /// Loading failed; `load_model` or the next job tries again.
+    Failed {
+        /// Why.
+        reason: LoadError,
+    },
+}
+
+/// What loading the model took.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadCounts {
+    /// Shards in the manifest; 0 until the manifest is there.
+    pub shards: u32,
+    /// Shards in stable memory.
+    pub shards_loaded: u32,
+    /// Bytes of the manifest and of the shards in stable memory.
+    pub bytes: u64,
+    /// Instructions of the messages that received, checked and stored shards.
+    pub instructions: u64,
+    /// Those messages.
+    pub messages: u32,
+    /// When loading began, in nanoseconds since 1970.
+    pub started_at_ns: Option<u64>,
+    /// When the last shard was stored.
+    pub finished_at_ns: Option<u64>,
+    /// Instructions of the slices that built the model in the heap, last time.
+    pub build_instructions: u64,
+    /// Those slices.
+    pub build_messages: u32,
+}
+
+/// Result of `status`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// Version of the canister's code.
+    pub version: String,
+    /// Whom the agent obeys.
+    pub owner: Principal,
+    /// The repository.
+    pub model_canister: Principal,
+    /// The model.
+    pub model_id: ModelId,
+    /// Limits.
+    pub config: AgentConfig,
+    /// How far the model is loaded.
+    pub load: LoadState,
+    /// What loading took.
+    pub load_counts: LoadCounts,
+    /// Whether the model is built in the heap, ready for the next slice.
+    pub in_heap: bool,
+    /// Jobs kept.
+    pub jobs: u64,
+    /// Jobs that wait or run.
+    pub open_jobs: u64,
+    /// Bytes of the heap.
+    pub heap_bytes: u64,
+    /// Bytes of stable memory.
+    pub stable_bytes: u64,
+    /// Cycles balance.
+    pub cycles: u128,
+}
+
+/// Why the agent refused a call.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    /// The caller is not whom the agent obeys.
+    #[error("only the agent's owner may call this method")]
+    Unauthorized,
+    /// An argument breaks a rule.
+    #[error("{0}")]
+    InvalidField(FieldError),
+    /// No such job, or it was removed to make room.
+    #[error("there is no job {job_id}")]
+    UnknownJob {
+        /// The job asked for.
+        job_id: JobId,
+    },
+    /// The key belongs to a job with another prompt or other parameters.
+    #[error("the key `{key}` belongs to job {job_id}, which has another {field}")]
+    KeyReused {
+        /// The key.
+        key: String,
+        /// The job.
+        job_id: JobId,
+        /// The argument that differs.
+        field: String,
+    },
+    /// Too many jobs wait.
+    #[error("{open_jobs} jobs wait or run, the most allowed")]
+    QueueFull {
+        /// Jobs that wait or run.
+        open_jobs: u64,
+    },
+    /// The job has ended already.
+    #[error("job {job_id} has ended already")]
+    JobEnded {
+        /// The job.
+        job_id: JobId,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn params_in_range_pass_and_others_name_their_field(
+            max_tokens in any::<u32>(),
+            temperature in any::<f32>(),
+            top_k in any::<Option<u32>>(),
+            top_p in any::<Option<f32>>(),
+        ) {
+            let params = GenerationParams { max_tokens, temperature, top_k, top_p, seed: 1 };
+            let ok = [
+                ("params.max_tokens", max_tokens > 0 && max_tokens <= MAX_TOKENS),
+                ("params.temperature", (0.0..=MAX_TEMPERATURE).contains(&temperature)),
+                ("params.top_k", top_k != Some(0)),
+                ("params.top_p", top_p.is_none_or(|p| p > 0.0 && p <= 1.0)),
+            ];
+            match params.validate() {
+                Ok(()) => prop_assert!(ok.iter().all(|(_, ok)| *ok)),
+                Err(error) => {
+                    let first = ok.iter().find(|(_, ok)| !ok).map(|(field, _)| *field);
+                    prop_assert_eq!(first, Some(error.field.as_str()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn config_limits_are_inclusive() {
+        let config = |slice_instructions, load_window| AgentConfig { slice_instructions, load_window };
+        assert_eq!(AgentConfig::default().validate(), Ok(()));
+        assert_eq!(config(MIN_SLICE_INSTRUCTIONS, 1).validate(), Ok(()));
+        assert_eq!(config(MAX_SLICE_INSTRUCTIONS, 16).validate(), Ok(()));
+        assert!(config(MIN_SLICE_INSTRUCTIONS - 1, 1).validate().is_err());
+        assert!(config(MAX_SLICE_INSTRUCTIONS + 1, 1).validate().is_err());
+        assert!(config(MIN_SLICE_INSTRUCTIONS, 0).validate().is_err());
+        assert!(config(MIN_SLICE_INSTRUCTIONS, 17).validate().is_err());
+    }
+}
