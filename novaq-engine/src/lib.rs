@@ -1,1 +1,8 @@
-//! novaq-engine
+//! The inference engine of OHMS: artifact format, codecs, kernels, transformer, tokenizer and sampler.
+//!
+//! The same code runs natively and inside a canister, and gives the same bits in both. It never reads a clock,
+//! a file or a random source, and starts no thread: its callers own those.
+
+pub mod codec;
+pub mod kernel;
+pub mod model;

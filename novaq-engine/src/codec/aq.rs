@@ -1,0 +1,415 @@
+//! AQ(M, d): additive quantization with 16-entry codebooks.
+//!
+//! A row is cut into groups of `d` weights, each the sum of `M` codewords, one from each of `M` codebooks of 16:
+//! `4M/d` bits per weight. A product with a vector first builds, per group and codebook, the table of the 16
+//! codewords' products with the group's inputs; every row then only looks up and adds.
+//!
+//! Additive quantization: Babenko and Lempitsky, 2014; for language models: AQLM, Egiazarian et al., 2024.
+
+use super::{CodecError, Input, finite, read_f16, to_f16};
+use crate::kernel::{
+    BLOCK_COLUMNS, Backend, CODEBOOK_ENTRIES, MAX_CODEBOOKS, TILE_VECTORS, TileShape, VECTOR_ROWS,
+    codebooks_per_sum,
+};
+use std::sync::Arc;
+
+/// A set of `M` codebooks of 16 codewords over `d` weights, with one scale.
+#[derive(Clone, Debug)]
+pub struct Codebooks {
+    count: usize,
+    dimension: usize,
+    scale: f32,
+    /// `[M][16][d]`, as stored.
+    codewords: Vec<i8>,
+    /// The same, widened for the table kernels: `[M][d / 2][16][2]`, the entries of a pair of columns together.
+    pairs: Vec<i16>,
+}
+
+impl Codebooks {
+    /// Bytes of the stored form: the scale as a 32-bit float, then the codewords. `None` for unsupported sizes.
+    pub fn stored_bytes(codebooks: usize, dimension: usize) -> Option<usize> {
+        Self::check(codebooks, dimension).ok()?;
+        Some(4 + codebooks * CODEBOOK_ENTRIES * dimension)
+    }
+
+    fn check(codebooks: usize, dimension: usize) -> Result<(), CodecError> {
+        if !(1..=MAX_CODEBOOKS).contains(&codebooks) {
+            return Err(CodecError::shape("codebooks of a set", codebooks, format!("1 to {MAX_CODEBOOKS}")));
+        }
+        if ![4, 8].contains(&dimension) {
+            return Err(CodecError::shape("dimension of a codebook", dimension, "4 or 8"));
+        }
+        Ok(())
+    }
+
+    /// Takes `codewords` (`[codebooks][16][dimension]`); a codeword's value is its integer times `scale`.
+    ///
+    /// # Errors
+    /// If the sizes are not supported, the length is off, or the scale is not a finite non-negative number.
+    pub fn new(
+        codebooks: usize,
+        dimension: usize,
+        scale: f32,
+        codewords: Vec<i8>,
+    ) -> Result<Self, CodecError> {
+        Self::check(codebooks, dimension)?;
+        let expected = codebooks * CODEBOOK_ENTRIES * dimension;
+        if codewords.len() != expected {
+            return Err(CodecError::shape("codewords of a set", codewords.len(), expected.to_string()));
+        }
+        if !(scale.is_finite() && scale >= 0.0) {
+            return Err(CodecError::NotFinite("scale of a codebook set"));
+        }
+        let mut pairs = Vec::with_capacity(expected);
+        for codebook in codewords.chunks_exact(CODEBOOK_ENTRIES * dimension) {
+            for column in (0..dimension).step_by(2) {
+                for codeword in codebook.chunks_exact(dimension) {
+                    pairs.extend([i16::from(codeword[column]), i16::from(codeword[column + 1])]);
+                }
+            }
+        }
+        Ok(Self { count: codebooks, dimension, scale, codewords, pairs })
+    }
+
+    /// Rounds float codewords (`[codebooks][16][dimension]`) to the stored form: the largest magnitude becomes 127.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and if a codeword is not finite.
+    pub fn quantize(codebooks: usize, dimension: usize, codewords: &[f32]) -> Result<Self, CodecError> {
+        if !codewords.iter().all(|c| c.is_finite()) {
+            return Err(CodecError::NotFinite("codewords to quantize"));
+        }
+        let largest = codewords.iter().fold(0.0f32, |a, c| a.max(c.abs()));
+        let scale = largest / 127.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let rounded = codewords.iter().map(|c| (c * inverse).round_ties_even().clamp(-127.0, 127.0) as i8);
+        Self::new(codebooks, dimension, scale, rounded.collect())
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn from_bytes(codebooks: usize, dimension: usize, bytes: &[u8]) -> Result<Self, CodecError> {
+        match bytes.split_first_chunk::<4>() {
+            Some((scale, codewords)) => {
+                let codewords = codewords.iter().map(|&b| b as i8).collect();
+                Self::new(codebooks, dimension, f32::from_le_bytes(*scale), codewords)
+            }
+            None => Err(CodecError::shape("bytes of a codebook set", bytes.len(), "at least 4")),
+        }
+    }
+
+    /// The stored form.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.scale.to_le_bytes().into_iter().chain(self.codewords.iter().map(|&c| c as u8)).collect()
+    }
+
+    /// Number of codebooks `M`.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Weights per group `d`.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// What a codeword's integers are multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// The integers, `[codebooks][16][dimension]`.
+    pub fn codewords(&self) -> &[i8] {
+        &self.codewords
+    }
+
+    /// Column groups of a row of `columns` weights; the last may be partly unused.
+    pub fn groups(&self, columns: usize) -> usize {
+        columns.div_ceil(self.dimension)
+    }
+
+    fn block_groups(&self) -> usize {
+        BLOCK_COLUMNS / self.dimension
+    }
+}
+
+/// A matrix whose rows are codes into a [`Codebooks`] set:
+/// `W[r, g·d + j] = row_scale[r] · scale · Σ_m codewords[m][code[r][g][m]][j] + row_mean[r]`.
+#[derive(Clone, Debug)]
+pub struct AqMatrix {
+    rows: usize,
+    columns: usize,
+    codebooks: Arc<Codebooks>,
+    row_scales: Vec<f32>,
+    row_means: Option<Vec<f32>>,
+    /// Tiles of up to 4 × 32 rows, each `[groups][M][vectors][16]` bytes: low nibbles for rows 0 to 15 of a
+    /// vector, high nibbles for rows 16 to 31.
+    tiles: Vec<u8>,
+}
+
+impl AqMatrix {
+    /// Bytes of the stored form (16-bit row scales, row means if any, tiles). `None` if that overflows.
+    pub fn stored_bytes(
+        rows: usize,
+        columns: usize,
+        codebooks: &Codebooks,
+        row_means: bool,
+    ) -> Option<usize> {
+        let tiles = Self::tile_bytes(rows, columns, codebooks)?;
+        rows.checked_mul(if row_means { 4 } else { 2 })?.checked_add(tiles)
+    }
+
+    fn tile_bytes(rows: usize, columns: usize, codebooks: &Codebooks) -> Option<usize> {
+        let vectors = rows.div_ceil(VECTOR_ROWS);
+        vectors.checked_mul(16)?.checked_mul(codebooks.groups(columns))?.checked_mul(codebooks.count)
+    }
+
+    /// Packs `codes` (`[rows][groups][M]`, each below 16). Row scales and means are rounded to 16-bit floats.
+    ///
+    /// # Errors
+    /// If a length is off, a code is above 15, or a scale or mean is not finite.
+    pub fn from_codes(
+        rows: usize,
+        columns: usize,
+        codebooks: Arc<Codebooks>,
+        codes: &[u8],
+        row_scales: &[f32],
+        row_means: Option<&[f32]>,
+    ) -> Result<Self, CodecError> {
+        let groups = codebooks.groups(columns);
+        let expected = rows.checked_mul(groups).and_then(|n| n.checked_mul(codebooks.count));
+        if rows == 0 || columns == 0 || expected != Some(codes.len()) {
+            return Err(CodecError::shape(
+                "codes",
+                codes.len(),
+                format!("{rows} × {groups} × {}", codebooks.count),
+            ));
+        }
+        if let Some(&code) = codes.iter().find(|&&code| usize::from(code) >= CODEBOOK_ENTRIES) {
+            return Err(CodecError::shape("a code", code.into(), "below 16"));
+        }
+        if row_scales.len() != rows || row_means.is_some_and(|means| means.len() != rows) {
+            return Err(CodecError::shape("row scales or means", row_scales.len(), rows.to_string()));
+        }
+        let round = |values: &[f32]| values.iter().map(|&v| to_f16(v)).collect::<Vec<_>>();
+        let row_scales = finite(round(row_scales), "row scales")?;
+        let row_means = row_means.map(|means| finite(round(means), "row means")).transpose()?;
+        let size = Self::tile_bytes(rows, columns, &codebooks)
+            .ok_or_else(|| CodecError::shape("rows", rows, "a matrix that fits in memory"))?;
+        let mut matrix = Self { rows, columns, codebooks, row_scales, row_means, tiles: vec![0; size] };
+        let per_row = groups * matrix.codebooks.count;
+        for (row, codes) in codes.chunks_exact(per_row).enumerate() {
+            for (i, &code) in codes.iter().enumerate() {
+                let (byte, shift) = matrix.position(row, i);
+                matrix.tiles[byte] |= code << shift;
+            }
+        }
+        Ok(matrix)
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// If the length does not fit the shape or a scale or mean is not finite.
+    pub fn from_bytes(
+        rows: usize,
+        columns: usize,
+        codebooks: Arc<Codebooks>,
+        row_means: bool,
+        bytes: &[u8],
+    ) -> Result<Self, CodecError> {
+        let expected = Self::stored_bytes(rows, columns, &codebooks, row_means);
+        if rows == 0 || columns == 0 || expected != Some(bytes.len()) {
+            return Err(CodecError::shape(
+                "bytes of an AQ matrix",
+                bytes.len(),
+                format!("{expected:?} for {rows} × {columns}"),
+            ));
+        }
+        let (scales, rest) = bytes.split_at(2 * rows);
+        let (means, tiles) = rest.split_at(if row_means { 2 * rows } else { 0 });
+        let row_scales = read_f16(scales, "row scales")?;
+        let row_means = row_means.then(|| read_f16(means, "row means")).transpose()?;
+        Ok(Self { rows, columns, codebooks, row_scales, row_means, tiles: tiles.to_vec() })
+    }
+
+    /// The stored form.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let halves = self.row_scales.iter().chain(self.row_means.iter().flatten());
+        halves.flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).chain(self.tiles.iter().copied()).collect()
+    }
+
+    /// Number of outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The codebook set.
+    pub fn codebooks(&self) -> &Arc<Codebooks> {
+        &self.codebooks
+    }
+
+    /// Whether each row has a mean beside its scale.
+    pub fn has_row_means(&self) -> bool {
+        self.row_means.is_some()
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.tiles.len() + 4 * self.rows * (1 + usize::from(self.row_means.is_some()))
+    }
+
+    /// Measured per look-up of 32 rows and per table entry; see `Matrix::work`.
+    pub(super) fn work(&self) -> u64 {
+        let lookups = (self.codebooks.groups(self.columns) * self.codebooks.count) as u64;
+        let vectors = self.rows.div_ceil(VECTOR_ROWS) as u64;
+        lookups * (vectors * 20 + 40 * self.codebooks.dimension as u64 / 2)
+    }
+
+    /// Vectors of 32 rows in the tile that starts at row `first`.
+    fn tile_vectors(&self, first: usize) -> usize {
+        (self.rows - first).div_ceil(VECTOR_ROWS).min(TILE_VECTORS)
+    }
+
+    /// Byte and shift of the nibble of `row` at `index` (group · M + codebook).
+    fn position(&self, row: usize, index: usize) -> (usize, u32) {
+        const TILE_ROWS: usize = TILE_VECTORS * VECTOR_ROWS;
+        let per_vector = 16 * self.codebooks.groups(self.columns) * self.codebooks.count;
+        let (tile, within) = (row / TILE_ROWS, row % TILE_ROWS);
+        let vectors = self.tile_vectors(tile * TILE_ROWS);
+        let (vector, lane) = (within / VECTOR_ROWS, within % VECTOR_ROWS);
+        let byte = tile * TILE_VECTORS * per_vector + (index * vectors + vector) * 16 + lane % 16;
+        (byte, if lane < 16 { 0 } else { 4 })
+    }
+
+    pub(super) fn decode_row(&self, row: usize, output: &mut [f32]) {
+        let Codebooks { count: codebooks, dimension, scale, .. } = *self.codebooks;
+        let factor = self.row_scales[row] * scale;
+        let mean = self.row_means.as_ref().map_or(0.0, |means| means[row]);
+        for (group, output) in output.chunks_mut(dimension).enumerate() {
+            let mut sums = [0i32; 8];
+            for m in 0..codebooks {
+                let (byte, shift) = self.position(row, group * codebooks + m);
+                let code = usize::from((self.tiles[byte] >> shift) & 15);
+                let codeword =
+                    &self.codebooks.codewords[(m * CODEBOOK_ENTRIES + code) * dimension..][..dimension];
+                for (sum, &c) in sums.iter_mut().zip(codeword) {
+                    *sum += i32::from(c);
+                }
+            }
+            for (o, sum) in output.iter_mut().zip(sums) {
+                *o = factor * sum as f32 + mean;
+            }
+        }
+    }
+
+    pub(super) fn multiply(&self, backend: Backend, input: &mut Input, output: &mut [f32]) {
+        let codebooks = &*self.codebooks;
+        let groups = codebooks.groups(self.columns);
+        input.tables(backend, &self.codebooks);
+        let Some((_, tables)) = &input.tables else { return };
+        let mut sums = [0.0f32; TILE_VECTORS * VECTOR_ROWS];
+        let mut first = 0;
+        let mut tiles = &self.tiles[..];
+        while first < self.rows {
+            let vectors = self.tile_vectors(first);
+            let (tile, rest) = tiles.split_at(vectors * 16 * groups * codebooks.count);
+            tiles = rest;
+            let shape = TileShape {
+                codebooks: codebooks.count,
+                vectors,
+                groups,
+                block_groups: codebooks.block_groups(),
+            };
+            let rows = (vectors * VECTOR_ROWS).min(self.rows - first);
+            for (p, tables) in tables.iter().enumerate() {
+                let sums = &mut sums[..vectors * VECTOR_ROWS];
+                backend.tile(shape, tile, &tables.entries, &tables.steps, sums);
+                let factor = codebooks.scale * input.scales[p];
+                let output = &mut output[p * self.rows + first..][..rows];
+                for ((y, sum), scale) in output.iter_mut().zip(sums).zip(&self.row_scales[first..]) {
+                    *y = ((*sum + tables.offset) * factor) * scale;
+                }
+            }
+            first += rows;
+        }
+        if let Some(means) = &self.row_means {
+            for (x, y) in input.values.chunks_exact(self.columns).zip(output.chunks_exact_mut(self.rows)) {
+                let sum: f32 = x.iter().sum();
+                for (y, mean) in y.iter_mut().zip(means) {
+                    *y += mean * sum;
+                }
+            }
+        }
+    }
+}
+
+/// The look-up tables of one input vector for one codebook set.
+///
+/// `Σ_j codeword[j] · x[j] ≈ entry · step(block) + center`, and since every row adds exactly one entry of each table,
+/// the centers add up to one constant for all rows: `offset`.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// `[groups][M][16]`.
+    entries: Vec<i8>,
+    /// One per block of columns.
+    steps: Vec<f32>,
+    offset: f32,
+}
+
+impl Tables {
+    /// Fills the tables for `input`, int16, one row's columns.
+    ///
+    /// Entries are scaled so that no sum of [`codebooks_per_sum`] of them leaves 8 bits.
+    pub(super) fn build(&mut self, backend: Backend, codebooks: &Codebooks, input: &[i16]) {
+        let (dimension, count) = (codebooks.dimension, codebooks.count);
+        let groups = codebooks.groups(input.len());
+        let per_sum = codebooks_per_sum(count);
+        // Each entry's rounding may add half a step to the sum.
+        let limit = 127.0 - 0.5 * per_sum as f32;
+        self.entries.resize(groups * count * CODEBOOK_ENTRIES, 0);
+        self.steps.clear();
+        let mut offset = 0i64;
+        let mut raw = [[0i32; CODEBOOK_ENTRIES]; BLOCK_COLUMNS / 4 * MAX_CODEBOOKS];
+        let mut centers = [0i32; BLOCK_COLUMNS / 4 * MAX_CODEBOOKS];
+        let block_entries = codebooks.block_groups() * count * CODEBOOK_ENTRIES;
+        for (input, entries) in input.chunks(BLOCK_COLUMNS).zip(self.entries.chunks_mut(block_entries)) {
+            let tables = entries.len() / CODEBOOK_ENTRIES;
+            let (raw, centers) = (&mut raw[..tables], &mut centers[..tables]);
+            for (input, raw) in input.chunks(dimension).zip(raw.chunks_exact_mut(count)) {
+                let raw = raw.as_flattened_mut();
+                if input.len() == dimension {
+                    backend.group_sums(&codebooks.pairs, input, raw);
+                } else {
+                    let mut padded = [0i16; 8];
+                    padded[..input.len()].copy_from_slice(input);
+                    backend.group_sums(&codebooks.pairs, &padded[..dimension], raw);
+                }
+            }
+            let mut widest = 0i32;
+            for (raw, centers) in raw.chunks_exact(per_sum).zip(centers.chunks_exact_mut(per_sum)) {
+                let mut width = 0i32;
+                for (raw, center) in raw.iter().zip(centers) {
+                    let (low, high) = backend.range16(raw);
+                    *center = (low + high) >> 1;
+                    width += high - *center;
+                    offset += i64::from(*center);
+                }
+                widest = widest.max(width);
+            }
+            let widest = widest as f32;
+            let inverse = if widest > 0.0 { limit / widest } else { 0.0 };
+            self.steps.push(widest / limit);
+            for ((raw, center), table) in raw.iter().zip(centers).zip(entries.as_chunks_mut().0) {
+                backend.quantize16(raw, *center, inverse, table);
+            }
+        }
+        self.offset = offset as f32;
+    }
+}

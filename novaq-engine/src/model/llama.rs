@@ -1,0 +1,513 @@
+//! Llama (Touvron et al., 2023) and its relatives: RMSNorm, rotary embedding, grouped-query attention, SwiGLU.
+//! Names are those of the checkpoints.
+
+use super::kv_cache::{KvCache, Scratch};
+use super::rope::{Rope, rotate};
+use super::{Config, ModelError};
+use crate::codec::{Input, Matrix};
+use crate::kernel::Backend;
+
+/// Where a model's tensors come from, by their name in the checkpoint. A tensor is taken once.
+pub trait TensorSource {
+    /// The matrix `name` (a `[rows, columns]` weight), or `None` if there is none.
+    ///
+    /// # Errors
+    /// If it exists but can't be read.
+    fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError>;
+
+    /// The vector `name` (a norm's weight or a bias) as floats, or `None` if there is none.
+    ///
+    /// # Errors
+    /// If it exists but can't be read.
+    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError>;
+}
+
+/// A linear layer: `y = W x + b`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`.
+    pub weight: Matrix,
+    /// `[outputs]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    fn load(
+        source: &mut dyn TensorSource,
+        name: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<Self, ModelError> {
+        let weight = load_matrix(source, &format!("{name}.weight"), shape)?;
+        let bias = if bias { Some(load_vector(source, &format!("{name}.bias"), shape[0])?) } else { None };
+        Ok(Self { weight, bias })
+    }
+
+    /// `[positions, inputs]` to `[positions, outputs]`.
+    fn forward(&self, backend: Backend, input: &mut Input, output: &mut Vec<f32>, positions: usize) {
+        output.resize(positions * self.weight.rows(), 0.0);
+        self.weight.multiply(backend, input, output);
+        if let Some(bias) = &self.bias {
+            for output in output.chunks_exact_mut(bias.len()) {
+                output.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        }
+    }
+}
+
+fn load_matrix(source: &mut dyn TensorSource, name: &str, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+    let matrix = source.matrix(name)?.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+    let got = [matrix.rows(), matrix.columns()];
+    if got != shape {
+        return Err(ModelError::TensorShape { name: name.to_string(), got, expected: shape });
+    }
+    Ok(matrix)
+}
+
+fn load_vector(source: &mut dyn TensorSource, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+    let vector = source.vector(name)?.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+    if vector.len() != len {
+        let (got, expected) = ([vector.len(), 1], [len, 1]);
+        return Err(ModelError::TensorShape { name: name.to_string(), got, expected });
+    }
+    Ok(vector)
+}
+
+/// One decoder layer.
+#[derive(Clone, Debug)]
+struct Layer {
+    input_layernorm: Vec<f32>,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    post_attention_layernorm: Vec<f32>,
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Layer {
+    fn load(source: &mut dyn TensorSource, config: &Config, index: usize) -> Result<Self, ModelError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.query_width(), config.key_value_width());
+        let prefix = format!("model.layers.{index}");
+        let attention = format!("{prefix}.self_attn");
+        let mlp = format!("{prefix}.mlp");
+        let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+        Ok(Self {
+            input_layernorm: load_vector(source, &format!("{prefix}.input_layernorm.weight"), hidden)?,
+            q_proj: Linear::load(source, &format!("{attention}.q_proj"), [q, hidden], attention_bias)?,
+            k_proj: Linear::load(source, &format!("{attention}.k_proj"), [kv, hidden], attention_bias)?,
+            v_proj: Linear::load(source, &format!("{attention}.v_proj"), [kv, hidden], attention_bias)?,
+            o_proj: Linear::load(source, &format!("{attention}.o_proj"), [hidden, q], attention_bias)?,
+            post_attention_layernorm: load_vector(
+                source,
+                &format!("{prefix}.post_attention_layernorm.weight"),
+                hidden,
+            )?,
+            gate_proj: Linear::load(source, &format!("{mlp}.gate_proj"), [inner, hidden], mlp_bias)?,
+            up_proj: Linear::load(source, &format!("{mlp}.up_proj"), [inner, hidden], mlp_bias)?,
+            down_proj: Linear::load(source, &format!("{mlp}.down_proj"), [hidden, inner], mlp_bias)?,
+        })
+    }
+
+    fn linears(&self) -> [&Linear; 7] {
+        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
+        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    }
+}
+
+/// Which linear layers read an input that an [`Observer`] is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LinearInput {
+    /// The normalised input of `q_proj`, `k_proj` and `v_proj`.
+    Qkv,
+    /// The attention's output, input of `o_proj`.
+    O,
+    /// The normalised input of `gate_proj` and `up_proj`.
+    GateUp,
+    /// The gated activations, input of `down_proj`.
+    Down,
+    /// The final normalised hidden state, input of the head.
+    Head,
+}
+
+/// Sees the inputs of linear layers during a forward pass, for calibration.
+pub trait Observer {
+    /// Called with the inputs `[positions, width]` before the layers that read them. `layer` is the number of
+    /// layers for [`LinearInput::Head`].
+    fn linear_input(&mut self, layer: usize, which: LinearInput, inputs: &[f32]);
+}
+
+/// Work allowed and spent, in the units of [`Matrix::work`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// No new layer starts once this much is spent.
+    pub limit: u64,
+    /// Work done so far.
+    pub spent: u64,
+}
+
+impl Budget {
+    /// A budget of `limit` units.
+    pub const fn new(limit: u64) -> Self {
+        Self { limit, spent: 0 }
+    }
+
+    /// A budget that never ends.
+    pub const fn unlimited() -> Self {
+        Self::new(u64::MAX)
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.spent >= self.limit
+    }
+}
+
+/// How far [`Model::advance`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The budget ended; call again to go on.
+    Paused,
+    /// The pass is complete: its positions are in the cache, its logits can be read.
+    Complete,
+}
+
+/// Which positions of a pass need logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitsFor {
+    /// None: an inner part of a prompt.
+    None,
+    /// The last one: the next token is to be sampled.
+    Last,
+    /// All: evaluation.
+    All,
+}
+
+/// A forward pass over a few consecutive positions, which can stop and go on after any layer.
+#[derive(Debug)]
+pub struct Pass {
+    /// Position of the first token.
+    start: usize,
+    positions: usize,
+    logits_for: LogitsFor,
+    /// Layers done.
+    layer: usize,
+    hidden: Vec<f32>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    logits: Vec<f32>,
+    buffers: Buffers,
+}
+
+/// Activations, kept between layers and passes.
+#[derive(Debug, Default)]
+struct Buffers {
+    input: Input,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    projected: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    attention: Scratch,
+}
+
+impl Pass {
+    /// Logits of the positions asked for, `[positions, vocab_size]`; empty until the pass is complete.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The same, for sampling in place.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+}
+
+/// A model's weights, ready to run.
+#[derive(Clone, Debug)]
+pub struct Model {
+    config: Config,
+    backend: Backend,
+    rope: Rope,
+    embed_tokens: Matrix,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// `None` if tied to the embedding.
+    lm_head: Option<Matrix>,
+}
+
+impl Model {
+    /// Takes the tensors of `config`'s model from `source`.
+    ///
+    /// # Errors
+    /// If the configuration is invalid, or a tensor is missing or has another shape.
+    pub fn load(config: Config, source: &mut dyn TensorSource) -> Result<Self, ModelError> {
+        config.validate()?;
+        let shape = [config.vocab_size, config.hidden_size];
+        let embed_tokens = load_matrix(source, "model.embed_tokens.weight", shape)?;
+        // Not reserved ahead: a missing tensor ends the loop long before a hostile number of layers does.
+        let mut layers = Vec::new();
+        for index in 0..config.num_hidden_layers {
+            layers.push(Layer::load(source, &config, index)?);
+        }
+        let norm = load_vector(source, "model.norm.weight", config.hidden_size)?;
+        let lm_head = if config.tie_word_embeddings {
+            None
+        } else {
+            Some(load_matrix(source, "lm_head.weight", shape)?)
+        };
+        let rope = Rope::new(&config);
+        Ok(Self { config, backend: Backend::detect(), rope, embed_tokens, layers, norm, lm_head })
+    }
+
+    /// The same model on other kernels; all give the same bits.
+    #[must_use]
+    pub fn with_backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The token embedding `[vocab_size, hidden_size]`.
+    pub fn embed_tokens(&self) -> &Matrix {
+        &self.embed_tokens
+    }
+
+    /// The head `[vocab_size, hidden_size]`: the embedding if tied.
+    pub fn head(&self) -> &Matrix {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// Bytes that the weights hold on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        let matrices = self.layers.iter().flat_map(Layer::linears).map(|l| &l.weight);
+        matrices.chain(self.lm_head.as_ref()).chain([&self.embed_tokens]).map(Matrix::heap_bytes).sum()
+    }
+
+    /// Work of one layer's matrices for one position.
+    fn layer_work(layer: &Layer) -> u64 {
+        layer.linears().iter().map(|linear| linear.weight.work()).sum()
+    }
+
+    /// Work of decoding one token with a context of `context` tokens, in estimated instructions, pages excluded.
+    pub fn work_per_token(&self, context: usize) -> u64 {
+        let attention = self.attention_work(context) * self.layers.len() as u64;
+        self.layers.iter().map(Self::layer_work).sum::<u64>() + attention + self.head().work()
+    }
+
+    /// Work of one layer's attention for one position after `context` others: two passes over the cache at about
+    /// an instruction and a half per element, and an exponential per head and position.
+    fn attention_work(&self, context: usize) -> u64 {
+        (self.config.query_width() * 3 + self.config.num_attention_heads * 120) as u64 * context as u64
+    }
+
+    /// Begins a pass over `tokens` at the positions after those in `cache`, reusing the buffers of `spare`.
+    ///
+    /// # Errors
+    /// If there is no token, a token is not in the vocabulary, or the cache is too small.
+    pub fn begin(
+        &self,
+        cache: &mut KvCache,
+        tokens: &[u32],
+        logits_for: LogitsFor,
+        spare: Option<Pass>,
+    ) -> Result<Pass, ModelError> {
+        let (vocab_size, hidden_size) = (self.config.vocab_size, self.config.hidden_size);
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            return Err(ModelError::Token { token, vocab_size });
+        }
+        let (start, positions) = (cache.len(), tokens.len());
+        if positions == 0 || start + positions > cache.capacity() {
+            return Err(ModelError::Context { positions: start + positions, context: cache.capacity() });
+        }
+        // An abandoned pass may have left positions in the first layers.
+        cache.truncate(start);
+        let mut pass = match spare {
+            Some(pass) => Pass { start, positions, logits_for, layer: 0, ..pass },
+            None => Pass {
+                start,
+                positions,
+                logits_for,
+                layer: 0,
+                hidden: Vec::new(),
+                cos: Vec::new(),
+                sin: Vec::new(),
+                logits: Vec::new(),
+                buffers: Buffers::default(),
+            },
+        };
+        pass.logits.clear();
+        pass.hidden.resize(positions * hidden_size, 0.0);
+        for (&token, hidden) in tokens.iter().zip(pass.hidden.chunks_exact_mut(hidden_size)) {
+            self.embed_tokens.decode_row(token as usize, hidden);
+        }
+        pass.cos.clear();
+        pass.sin.clear();
+        for position in start..start + positions {
+            self.rope.angles(position, &mut pass.cos, &mut pass.sin);
+        }
+        Ok(pass)
+    }
+
+    /// Goes on with `pass` until it is complete or `budget` is used up. At least one layer is done unless the
+    /// budget is already used up.
+    ///
+    /// `cache` must be the one that the pass began with; `observer` sees the inputs of the linear layers.
+    pub fn advance(
+        &self,
+        pass: &mut Pass,
+        cache: &mut KvCache,
+        budget: &mut Budget,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Progress {
+        while let Some(layer) = self.layers.get(pass.layer) {
+            if budget.is_exhausted() {
+                return Progress::Paused;
+            }
+            self.layer(layer, pass, cache, &mut observer);
+            let context = pass.start + pass.positions;
+            budget.spent += (Self::layer_work(layer) + self.attention_work(context)) * pass.positions as u64;
+            pass.layer += 1;
+        }
+        if pass.layer == self.layers.len() {
+            let positions = match pass.logits_for {
+                LogitsFor::None => 0,
+                LogitsFor::Last => 1,
+                LogitsFor::All => pass.positions,
+            };
+            if positions > 0 {
+                if budget.is_exhausted() {
+                    return Progress::Paused;
+                }
+                self.logits(positions, pass, &mut observer);
+                budget.spent += self.head().work() * positions as u64;
+            }
+            cache.set_len(pass.start + pass.positions);
+            pass.layer += 1;
+        }
+        Progress::Complete
+    }
+
+    /// One layer on `pass.hidden`, `[positions, hidden_size]`.
+    fn layer(
+        &self,
+        layer: &Layer,
+        pass: &mut Pass,
+        cache: &mut KvCache,
+        observer: &mut Option<&mut dyn Observer>,
+    ) {
+        let Pass { start, positions, layer: index, hidden, cos, sin, buffers, .. } = pass;
+        let (index, positions) = (*index, *positions);
+        let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
+        let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
+        let (query_width, key_width) = (self.config.query_width(), self.config.key_value_width());
+        let queries_per_key = self.config.num_attention_heads / self.config.num_key_value_heads;
+        let mut observe = |which, input: &Input| {
+            if let Some(observer) = observer {
+                observer.linear_input(index, which, input.values());
+            }
+        };
+
+        self.rms_norm(hidden, &layer.input_layernorm, input.reset(positions, hidden_size));
+        observe(LinearInput::Qkv, input);
+        layer.q_proj.forward(self.backend, input, q, positions);
+        layer.k_proj.forward(self.backend, input, k, positions);
+        layer.v_proj.forward(self.backend, input, v, positions);
+        let angles = cos.chunks_exact(head_dim / 2).zip(sin.chunks_exact(head_dim / 2));
+        let rows = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
+        for (((q, k), v), (cos, sin)) in rows.zip(v.chunks_exact(key_width)).zip(angles) {
+            for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
+                rotate(head, cos, sin);
+            }
+            cache.push(index, k, v);
+        }
+        let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
+        for (p, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
+            let heads = q.chunks_exact(head_dim).zip(attended.chunks_exact_mut(head_dim));
+            for (head, (q, attended)) in heads.enumerate() {
+                let at = (index, head / queries_per_key);
+                cache.attend(self.backend, at, *start + p + 1, q, attention, attended);
+            }
+        }
+        observe(LinearInput::O, input);
+        layer.o_proj.forward(self.backend, input, projected, positions);
+        hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
+
+        self.rms_norm(hidden, &layer.post_attention_layernorm, input.reset(positions, hidden_size));
+        observe(LinearInput::GateUp, input);
+        layer.gate_proj.forward(self.backend, input, gate, positions);
+        layer.up_proj.forward(self.backend, input, up, positions);
+        let gated = input.reset(positions, intermediate_size);
+        for ((x, g), u) in gated.iter_mut().zip(&*gate).zip(&*up) {
+            *x = silu(*g) * u;
+        }
+        observe(LinearInput::Down, input);
+        layer.down_proj.forward(self.backend, input, projected, positions);
+        hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
+    }
+
+    /// Logits of the last `positions` positions.
+    fn logits(&self, positions: usize, pass: &mut Pass, observer: &mut Option<&mut dyn Observer>) {
+        let hidden_size = self.config.hidden_size;
+        let last = &pass.hidden[(pass.positions - positions) * hidden_size..];
+        let input = &mut pass.buffers.input;
+        self.rms_norm(last, &self.norm, input.reset(positions, hidden_size));
+        if let Some(observer) = observer {
+            observer.linear_input(self.layers.len(), LinearInput::Head, input.values());
+        }
+        pass.logits.resize(positions * self.config.vocab_size, 0.0);
+        self.head().multiply(self.backend, input, &mut pass.logits);
+    }
+
+    /// Root-mean-square normalisation (Zhang and Sennrich, 2019) of each position, `[positions, hidden_size]`.
+    fn rms_norm(&self, hidden: &[f32], weight: &[f32], output: &mut [f32]) {
+        let width = weight.len();
+        for (x, y) in hidden.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
+            let mean_square = self.backend.dot_f32(x, x) / width as f32;
+            let factor = 1.0 / (mean_square + self.config.rms_norm_eps as f32).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * factor * w;
+            }
+        }
+    }
+
+    /// Runs `tokens` through the model in passes of at most `chunk` positions and returns the logits of all,
+    /// `[tokens, vocab_size]`: evaluation and calibration.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn forward(
+        &self,
+        tokens: &[u32],
+        precision: super::CachePrecision,
+        chunk: usize,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut cache = KvCache::new(&self.config, precision, tokens.len())?;
+        let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
+        let mut spare = None;
+        for tokens in tokens.chunks(chunk.max(1)) {
+            let mut pass = self.begin(&mut cache, tokens, LogitsFor::All, spare)?;
+            let observer: Option<&mut dyn Observer> = match &mut observer {
+                Some(observer) => Some(&mut **observer),
+                None => None,
+            };
+            self.advance(&mut pass, &mut cache, &mut Budget::unlimited(), observer);
+            logits.extend_from_slice(pass.logits());
+            spare = Some(pass);
+        }
+        Ok(logits)
+    }
+}
+
+/// `x · sigmoid(x)`.
+fn silu(x: f32) -> f32 {
+    x / (1.0 + libm::expf(-x))
+}

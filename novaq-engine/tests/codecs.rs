@@ -1,0 +1,158 @@
+//! Products of stored matrices: equal to the last bit on all kernels, and close to the decoded matrix's.
+
+use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Input, Int8Matrix, Matrix};
+use novaq_engine::kernel::Backend;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// A repeatable stream of numbers in -1..1.
+fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+fn aq_matrix(
+    seed: u64,
+    rows: usize,
+    columns: usize,
+    (codebooks, dimension): (usize, usize),
+    means: bool,
+) -> AqMatrix {
+    let mut next = noise(seed);
+    let codewords: Vec<f32> = (0..codebooks * 16 * dimension).map(|_| next()).collect();
+    let set = Arc::new(Codebooks::quantize(codebooks, dimension, &codewords).unwrap());
+    let codes: Vec<u8> =
+        (0..rows * set.groups(columns) * codebooks).map(|_| ((next() + 1.0) * 8.0) as u8 & 15).collect();
+    let scales: Vec<f32> = (0..rows).map(|_| 0.5 + 0.4 * next()).collect();
+    let row_means: Option<Vec<f32>> = means.then(|| (0..rows).map(|_| 0.1 * next()).collect());
+    AqMatrix::from_codes(rows, columns, set, &codes, &scales, row_means.as_deref()).unwrap()
+}
+
+fn product(matrix: &Matrix, backend: Backend, positions: usize, values: &[f32]) -> Vec<f32> {
+    let mut input = Input::default();
+    input.reset(positions, matrix.columns()).copy_from_slice(values);
+    let mut output = vec![0.0; positions * matrix.rows()];
+    matrix.multiply(backend, &mut input, &mut output);
+    output
+}
+
+/// Checks `matrix` on every kernel, in batches and alone, against its decoded weights. Returns the noise-to-signal
+/// power ratio.
+fn check(matrix: &Matrix, seed: u64, positions: usize) -> f64 {
+    let (rows, columns) = (matrix.rows(), matrix.columns());
+    let mut next = noise(seed ^ 0x5eed);
+    let values: Vec<f32> = (0..positions * columns).map(|_| next() + next() + next()).collect();
+    let reference = product(matrix, Backend::Scalar, positions, &values);
+    for backend in Backend::available() {
+        let batch = product(matrix, backend, positions, &values);
+        assert!(batch.iter().zip(&reference).all(|(a, b)| a.to_bits() == b.to_bits()), "{backend:?} differs");
+        for (p, expected) in batch.chunks_exact(rows).enumerate() {
+            let alone = product(matrix, backend, 1, &values[p * columns..][..columns]);
+            assert_eq!(alone, expected, "position {p} depends on its batch");
+        }
+    }
+    let weights = matrix.decode();
+    let (mut noise, mut signal) = (0.0f64, 0.0f64);
+    for (p, outputs) in reference.chunks_exact(rows).enumerate() {
+        let x = &values[p * columns..][..columns];
+        for (output, w) in outputs.iter().zip(weights.chunks_exact(columns)) {
+            let exact: f64 = w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+            noise += (exact - f64::from(*output)).powi(2);
+            signal += exact.powi(2);
+        }
+    }
+    noise / signal.max(1e-30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn aq_products_agree(
+        seed: u64, rows in 1usize..300, columns in 1usize..400, codebooks in 1usize..=8, wide: bool, means: bool,
+        positions in 1usize..4,
+    ) {
+        let dimension = if wide { 8 } else { 4 };
+        let matrix = aq_matrix(seed, rows, columns, (codebooks, dimension), means);
+        let bytes = matrix.to_bytes();
+        let set = Codebooks::from_bytes(codebooks, dimension, &matrix.codebooks().to_bytes()).unwrap();
+        let read = AqMatrix::from_bytes(rows, columns, Arc::new(set), means, &bytes).unwrap();
+        prop_assert_eq!(read.to_bytes(), bytes);
+        let ratio = check(&Matrix::Aq(read), seed, positions);
+        // A sum of few terms can be near zero, so the bound on single cases is loose.
+        prop_assert!(ratio < 0.05, "noise-to-signal ratio {}", ratio);
+    }
+
+    #[test]
+    fn int8_products_agree(seed: u64, rows in 1usize..80, columns in 1usize..1200, positions in 1usize..4) {
+        let mut next = noise(seed);
+        let weights: Vec<f32> = (0..rows * columns).map(|_| next()).collect();
+        let matrix = Int8Matrix::quantize(rows, columns, &weights).unwrap();
+        let read = Int8Matrix::from_bytes(rows, columns, &matrix.to_bytes()).unwrap();
+        for (row, weights) in read_rows(&read).zip(weights.chunks_exact(columns)) {
+            let largest = weights.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+            prop_assert!(row.iter().zip(weights).all(|(a, b)| (a - b).abs() <= largest * 0.0045));
+        }
+        let ratio = check(&Matrix::Int8(read), seed, positions);
+        prop_assert!(ratio < 1e-5, "noise-to-signal ratio {}", ratio);
+    }
+
+    #[test]
+    fn dense_products_agree(seed: u64, rows in 1usize..60, columns in 1usize..200, positions in 1usize..4) {
+        let mut next = noise(seed);
+        let weights: Vec<f32> = (0..rows * columns).map(|_| next()).collect();
+        let ratio = check(&Matrix::Dense(DenseMatrix::new(rows, columns, weights).unwrap()), seed, positions);
+        prop_assert!(ratio < 1e-6, "noise-to-signal ratio {}", ratio);
+    }
+
+    #[test]
+    fn damaged_matrices_are_refused(seed: u64, rows in 1usize..70, columns in 1usize..70, cut in 1usize..40) {
+        let matrix = aq_matrix(seed, rows, columns, (3, 8), false);
+        let bytes = matrix.to_bytes();
+        let cut = cut.min(bytes.len());
+        let set = Arc::clone(matrix.codebooks());
+        prop_assert!(AqMatrix::from_bytes(rows, columns, Arc::clone(&set), false, &bytes[..bytes.len() - cut]).is_err());
+        prop_assert!(AqMatrix::from_bytes(usize::MAX, usize::MAX, Arc::clone(&set), false, &bytes).is_err());
+        let mut infinite = bytes.clone();
+        infinite[..2].copy_from_slice(&[0x00, 0x7c]);
+        prop_assert!(AqMatrix::from_bytes(rows, columns, set, false, &infinite).is_err());
+    }
+}
+
+fn read_rows(matrix: &Int8Matrix) -> impl Iterator<Item = Vec<f32>> {
+    let matrix = Matrix::Int8(matrix.clone());
+    (0..matrix.rows()).map(move |row| {
+        let mut out = vec![0.0; matrix.columns()];
+        matrix.decode_row(row, &mut out);
+        out
+    })
+}
+
+/// The noise that 8-bit tables add must stay far below the quantization error of the codec itself (0.03 to 0.35).
+#[test]
+fn table_noise_is_small() {
+    for (format, limit) in
+        [((2, 4), 3e-4), ((2, 8), 3e-4), ((3, 8), 5e-4), ((4, 8), 3e-4), ((6, 8), 4e-4), ((8, 8), 3e-4)]
+    {
+        let ratio = check(&Matrix::Aq(aq_matrix(7, 256, 1024, format, false)), 7, 2);
+        println!("AQ {format:?}: noise-to-signal power ratio {ratio:.1e}");
+        assert!(ratio < limit, "AQ {format:?}: {ratio:e} is above {limit:e}");
+    }
+}
+
+#[test]
+fn inputs_that_are_not_finite_are_not_hidden() {
+    for matrix in [
+        Matrix::Aq(aq_matrix(1, 32, 16, (4, 8), false)),
+        Matrix::Int8(Int8Matrix::quantize(2, 16, &[0.5; 32]).unwrap()),
+    ] {
+        let mut values = vec![1.0; 16];
+        values[3] = f32::INFINITY;
+        for backend in Backend::available() {
+            assert!(product(&matrix, backend, 1, &values).iter().all(|y| y.is_nan()));
+        }
+    }
+}
