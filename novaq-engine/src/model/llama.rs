@@ -6,6 +6,7 @@ use super::rope::{Rope, rotate};
 use super::{Config, ModelError};
 use crate::codec::{Input, Matrix};
 use crate::kernel::Backend;
+use std::ops::ControlFlow;
 
 /// Where a model's tensors come from, by their name in the checkpoint. A tensor is taken once.
 pub trait TensorSource {
@@ -136,8 +137,8 @@ pub enum LinearInput {
 /// Sees the inputs of linear layers during a forward pass, for calibration.
 pub trait Observer {
     /// Called with the inputs `[positions, width]` before the layers that read them. `layer` is the number of
-    /// layers for [`LinearInput::Head`].
-    fn linear_input(&mut self, layer: usize, which: LinearInput, inputs: &[f32]);
+    /// layers for [`LinearInput::Head`]. [`ControlFlow::Break`] ends the pass there.
+    fn linear_input(&mut self, layer: usize, which: LinearInput, inputs: &[f32]) -> ControlFlow<()>;
 }
 
 /// Work allowed and spent, in the units of [`Matrix::work`].
@@ -172,6 +173,8 @@ pub enum Progress {
     Paused,
     /// The pass is complete: its positions are in the cache, its logits can be read.
     Complete,
+    /// The observer has seen what it wanted; the pass can't go on.
+    Stopped,
 }
 
 /// Which positions of a pass need logits.
@@ -215,6 +218,11 @@ struct Buffers {
 }
 
 impl Pass {
+    /// The residual stream after the layers done so far, `[positions, hidden_size]`.
+    pub fn hidden(&self) -> &[f32] {
+        &self.hidden
+    }
+
     /// Logits of the positions asked for, `[positions, vocab_size]`; empty until the pass is complete.
     pub fn logits(&self) -> &[f32] {
         &self.logits
@@ -323,7 +331,46 @@ impl Model {
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
             return Err(ModelError::Token { token, vocab_size });
         }
-        let (start, positions) = (cache.len(), tokens.len());
+        let mut pass = self.begin_empty(cache, tokens.len(), logits_for, spare)?;
+        for (&token, hidden) in tokens.iter().zip(pass.hidden.chunks_exact_mut(hidden_size)) {
+            self.embed_tokens.decode_row(token as usize, hidden);
+        }
+        Ok(pass)
+    }
+
+    /// As [`Self::begin`], from a residual stream `[positions, hidden_size]` in place of tokens: calibration runs
+    /// one layer at a time.
+    ///
+    /// # Errors
+    /// If there is no position, `hidden` holds no whole number of them, or the cache is too small.
+    pub fn begin_with_hidden(
+        &self,
+        cache: &mut KvCache,
+        hidden: &[f32],
+        logits_for: LogitsFor,
+        spare: Option<Pass>,
+    ) -> Result<Pass, ModelError> {
+        let width = self.config.hidden_size;
+        if !hidden.len().is_multiple_of(width) {
+            return Err(ModelError::config(
+                "hidden_size",
+                format!("{} values are no multiple", hidden.len()),
+            ));
+        }
+        let mut pass = self.begin_empty(cache, hidden.len() / width, logits_for, spare)?;
+        pass.hidden.copy_from_slice(hidden);
+        Ok(pass)
+    }
+
+    /// A pass over `positions` positions after those in `cache`, its residual stream yet to be filled in.
+    fn begin_empty(
+        &self,
+        cache: &mut KvCache,
+        positions: usize,
+        logits_for: LogitsFor,
+        spare: Option<Pass>,
+    ) -> Result<Pass, ModelError> {
+        let start = cache.len();
         if positions == 0 || start + positions > cache.capacity() {
             return Err(ModelError::Context { positions: start + positions, context: cache.capacity() });
         }
@@ -344,10 +391,7 @@ impl Model {
             },
         };
         pass.logits.clear();
-        pass.hidden.resize(positions * hidden_size, 0.0);
-        for (&token, hidden) in tokens.iter().zip(pass.hidden.chunks_exact_mut(hidden_size)) {
-            self.embed_tokens.decode_row(token as usize, hidden);
-        }
+        pass.hidden.resize(positions * self.config.hidden_size, 0.0);
         pass.cos.clear();
         pass.sin.clear();
         for position in start..start + positions {
@@ -371,7 +415,9 @@ impl Model {
             if budget.is_exhausted() {
                 return Progress::Paused;
             }
-            self.layer(layer, pass, cache, &mut observer);
+            if self.layer(layer, pass, cache, &mut observer).is_break() {
+                return Progress::Stopped;
+            }
             let context = pass.start + pass.positions;
             budget.spent += (Self::layer_work(layer) + self.attention_work(context)) * pass.positions as u64;
             pass.layer += 1;
@@ -386,7 +432,9 @@ impl Model {
                 if budget.is_exhausted() {
                     return Progress::Paused;
                 }
-                self.logits(positions, pass, &mut observer);
+                if self.logits(positions, pass, &mut observer).is_break() {
+                    return Progress::Stopped;
+                }
                 budget.spent += self.head().work() * positions as u64;
             }
             cache.set_len(pass.start + pass.positions);
@@ -402,21 +450,20 @@ impl Model {
         pass: &mut Pass,
         cache: &mut KvCache,
         observer: &mut Option<&mut dyn Observer>,
-    ) {
+    ) -> ControlFlow<()> {
         let Pass { start, positions, layer: index, hidden, cos, sin, buffers, .. } = pass;
         let (index, positions) = (*index, *positions);
         let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
         let (query_width, key_width) = (self.config.query_width(), self.config.key_value_width());
         let queries_per_key = self.config.num_attention_heads / self.config.num_key_value_heads;
-        let mut observe = |which, input: &Input| {
-            if let Some(observer) = observer {
-                observer.linear_input(index, which, input.values());
-            }
+        let mut observe = |which, input: &Input| match observer {
+            Some(observer) => observer.linear_input(index, which, input.values()),
+            None => ControlFlow::Continue(()),
         };
 
         self.rms_norm(hidden, &layer.input_layernorm, input.reset(positions, hidden_size));
-        observe(LinearInput::Qkv, input);
+        observe(LinearInput::Qkv, input)?;
         layer.q_proj.forward(self.backend, input, q, positions);
         layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
@@ -436,34 +483,41 @@ impl Model {
                 cache.attend(self.backend, at, *start + p + 1, q, attention, attended);
             }
         }
-        observe(LinearInput::O, input);
+        observe(LinearInput::O, input)?;
         layer.o_proj.forward(self.backend, input, projected, positions);
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
 
         self.rms_norm(hidden, &layer.post_attention_layernorm, input.reset(positions, hidden_size));
-        observe(LinearInput::GateUp, input);
+        observe(LinearInput::GateUp, input)?;
         layer.gate_proj.forward(self.backend, input, gate, positions);
         layer.up_proj.forward(self.backend, input, up, positions);
         let gated = input.reset(positions, intermediate_size);
         for ((x, g), u) in gated.iter_mut().zip(&*gate).zip(&*up) {
             *x = silu(*g) * u;
         }
-        observe(LinearInput::Down, input);
+        observe(LinearInput::Down, input)?;
         layer.down_proj.forward(self.backend, input, projected, positions);
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
+        ControlFlow::Continue(())
     }
 
     /// Logits of the last `positions` positions.
-    fn logits(&self, positions: usize, pass: &mut Pass, observer: &mut Option<&mut dyn Observer>) {
+    fn logits(
+        &self,
+        positions: usize,
+        pass: &mut Pass,
+        observer: &mut Option<&mut dyn Observer>,
+    ) -> ControlFlow<()> {
         let hidden_size = self.config.hidden_size;
         let last = &pass.hidden[(pass.positions - positions) * hidden_size..];
         let input = &mut pass.buffers.input;
         self.rms_norm(last, &self.norm, input.reset(positions, hidden_size));
         if let Some(observer) = observer {
-            observer.linear_input(self.layers.len(), LinearInput::Head, input.values());
+            observer.linear_input(self.layers.len(), LinearInput::Head, input.values())?;
         }
         pass.logits.resize(positions * self.config.vocab_size, 0.0);
         self.head().multiply(self.backend, input, &mut pass.logits);
+        ControlFlow::Continue(())
     }
 
     /// Root-mean-square normalisation (Zhang and Sennrich, 2019) of each position, `[positions, hidden_size]`.

@@ -1,0 +1,213 @@
+//! Additive codes for a weight matrix: codebooks, codes and row scales found by turns.
+
+use half::f16;
+use ndarray::{Array2, ArrayView2};
+use rand::seq::index;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::beam::{BeamSearch, Codebooks, SearchTables};
+use super::feedback::{assign, revisit};
+use super::fit::{Coded, fit_codebooks, fit_scales, loss};
+use super::hessian::{BlockFactors, NotPositiveDefinite};
+use super::{ENTRIES, ROWS_PER_TASK};
+
+/// How hard to search.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Partial choices that the beam search keeps.
+    pub beam: usize,
+    /// Rounds of error feedback, each followed by least squares.
+    pub feedback_rounds: usize,
+    /// Rounds of revisiting every group, each followed by least squares.
+    pub revisit_rounds: usize,
+    /// Conjugate-gradient steps of one least-squares fit.
+    pub fit_steps: usize,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self { beam: 16, feedback_rounds: 3, revisit_rounds: 3, fit_steps: 12 }
+    }
+}
+
+/// A matrix in additive codes with codewords of 8 bits, as the artifact stores it:
+/// `Ŵ[r, g d + j] = row_scale[r] · codebook_scale · Σ_m C[m][code[r][g][m]][j]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantized {
+    /// Number of codebooks, `M`.
+    pub books: usize,
+    /// Weights per codeword, `d`.
+    pub dim: usize,
+    /// The codewords, `[M][16][d]`.
+    pub codewords: Vec<i8>,
+    /// What a codeword is multiplied with.
+    pub codebook_scale: f32,
+    /// The codes, `[n][k / d][M]`.
+    pub codes: Vec<u8>,
+    /// The scale of each row, `[n]`.
+    pub row_scales: Vec<f16>,
+    /// `tr (W - Ŵ) H (W - Ŵ)ᵀ / tr W H Wᵀ`.
+    pub relative_error: f64,
+}
+
+/// Quantizes `w [n, k]` for inputs with the (damped) second moments `h [k, k]`. `weights [n]` says how much the error
+/// of each row counts when the codebooks are fitted.
+///
+/// # Errors
+/// When `h` is not positive definite.
+pub fn quantize(
+    w: ArrayView2<f32>,
+    h: ArrayView2<f32>,
+    weights: &[f32],
+    start: &Codebooks,
+    effort: Effort,
+) -> Result<Quantized, NotPositiveDefinite> {
+    let factors = BlockFactors::new(h, start.dim)?;
+    let groups = w.ncols() / start.dim;
+    let scales = w.rows().into_iter().map(|row| (row.dot(&row) / row.len() as f32).sqrt().max(f32::MIN_POSITIVE));
+    let mut coded = Coded {
+        codebooks: start.clone(),
+        codes: vec![0; w.nrows() * groups * start.books],
+        scales: scales.collect(),
+    };
+    for _ in 0..effort.feedback_rounds {
+        assign(w, &mut coded, &factors, effort.beam);
+        fit_codebooks(w, &mut coded, h, weights, effort.fit_steps);
+        fit_scales(w, &mut coded, h, |x| x);
+    }
+    for _ in 0..effort.revisit_rounds {
+        revisit(w, &mut coded, h, effort.beam);
+        fit_codebooks(w, &mut coded, h, weights, effort.fit_steps);
+        fit_scales(w, &mut coded, h, |x| x);
+    }
+
+    // From here on with what is stored: codewords of 8 bits, row scales of 16 bits around one.
+    let largest = coded.codebooks.words.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let step = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+    let codewords: Vec<i8> = coded.codebooks.words.iter().map(|x| (x / step).round() as i8).collect();
+    let mean = coded.scales.iter().sum::<f32>() / coded.scales.len().max(1) as f32;
+    coded.codebooks.words = codewords.iter().map(|&c| f32::from(c) * step * mean).collect();
+    coded.scales.iter_mut().for_each(|s| *s = f16::from_f32(*s / mean).to_f32());
+    revisit(w, &mut coded, h, effort.beam);
+    fit_scales(w, &mut coded, h, |x| f16::from_f32(x).to_f32());
+
+    let ones = vec![1.0; w.nrows()];
+    let whole: f64 = w.dot(&h).iter().zip(w.iter()).map(|(a, b)| f64::from(a * b)).sum();
+    Ok(Quantized {
+        books: start.books,
+        dim: start.dim,
+        codewords,
+        codebook_scale: step * mean,
+        relative_error: if whole > 0.0 { loss(w, &coded, h, &ones) / whole } else { 0.0 },
+        row_scales: coded.scales.iter().map(|&s| f16::from_f32(s)).collect(),
+        codes: coded.codes,
+    })
+}
+
+impl Quantized {
+    /// The matrix `[n, k]` that is stored.
+    pub fn decode(&self) -> Array2<f32> {
+        let width = self.codes.len() / self.row_scales.len() / self.books * self.dim;
+        let coded = Coded {
+            codebooks: Codebooks {
+                books: self.books,
+                dim: self.dim,
+                words: self.codewords.iter().map(|&c| f32::from(c) * self.codebook_scale).collect(),
+            },
+            codes: self.codes.clone(),
+            scales: self.row_scales.iter().map(|s| s.to_f32()).collect(),
+        };
+        coded.decode(width)
+    }
+}
+
+/// Vectors that the codebooks of a unit Gaussian are trained on.
+const GAUSSIAN_VECTORS: usize = 8192;
+
+/// Codebooks for vectors of independent Gaussian weights of variance one, the start of every fit: residual k-means,
+/// then beam search and least squares by turns.
+pub fn gaussian_codebooks(books: usize, dim: usize, rounds: usize, seed: u64) -> Codebooks {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let vectors = Array2::from_shape_simple_fn((GAUSSIAN_VECTORS, dim), || normal(&mut rng));
+    train(vectors.view(), books, rounds, &mut rng)
+}
+
+/// A sample of the standard normal distribution (Box and Muller).
+fn normal(rng: &mut impl Rng) -> f32 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
+/// Codebooks for `vectors [count, d]` in the plain Euclidean metric.
+pub fn train(vectors: ArrayView2<f32>, books: usize, rounds: usize, rng: &mut impl Rng) -> Codebooks {
+    let (count, dim) = vectors.dim();
+    let identity = Array2::<f32>::eye(dim);
+    let mut codebooks = Codebooks::zeros(books, dim);
+    let mut residual = vectors.to_owned();
+    for book in 0..books {
+        let words = k_means(&mut residual, rng);
+        let at = book * ENTRIES * dim;
+        codebooks.words[at..at + words.len()].copy_from_slice(&words);
+    }
+    let mut coded = Coded { codebooks, codes: vec![0; count * books], scales: vec![1.0; count] };
+    let weights = vec![1.0; count];
+    for _ in 0..rounds {
+        let tables = SearchTables::new(&coded.codebooks, identity.view());
+        coded.codes.par_chunks_mut(ROWS_PER_TASK * books).enumerate().for_each(|(task, codes)| {
+            let mut search = BeamSearch::new(TRAINING_BEAM);
+            for (i, codes) in codes.chunks_exact_mut(books).enumerate() {
+                let target = vectors.row(task * ROWS_PER_TASK + i);
+                search.encode(&tables, target.to_slice().expect("rows are contiguous"), codes);
+            }
+        });
+        fit_codebooks(vectors, &mut coded, identity.view(), &weights, 20);
+    }
+    coded.codebooks
+}
+
+/// Beam width while the starting codebooks are trained.
+const TRAINING_BEAM: usize = 16;
+
+/// Sixteen means of the rows of `vectors`, `[16][d]`; leaves the residuals in `vectors`.
+fn k_means(vectors: &mut Array2<f32>, rng: &mut impl Rng) -> Vec<f32> {
+    let (count, dim) = vectors.dim();
+    let mut words: Vec<f32> =
+        index::sample(rng, count, ENTRIES.min(count)).iter().flat_map(|i| vectors.row(i).to_vec()).collect();
+    words.resize(ENTRIES * dim, 0.0);
+    let nearest = |words: &[f32], x: &[f32]| -> usize {
+        let distance = |w: &[f32]| w.iter().zip(x).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        (0..ENTRIES)
+            .min_by(|&a, &b| {
+                distance(&words[a * dim..(a + 1) * dim]).total_cmp(&distance(&words[b * dim..(b + 1) * dim]))
+            })
+            .unwrap_or(0)
+    };
+    for _ in 0..12 {
+        let mut sums = vec![0.0f64; ENTRIES * dim];
+        let mut counts = [0.0f64; ENTRIES];
+        for row in vectors.rows() {
+            let row = row.to_slice().expect("rows are contiguous");
+            let entry = nearest(&words, row);
+            counts[entry] += 1.0;
+            for (s, x) in sums[entry * dim..].iter_mut().zip(row) {
+                *s += f64::from(*x);
+            }
+        }
+        for entry in 0..ENTRIES {
+            if counts[entry] > 0.0 {
+                for j in 0..dim {
+                    words[entry * dim + j] = (sums[entry * dim + j] / counts[entry]) as f32;
+                }
+            }
+        }
+    }
+    for mut row in vectors.rows_mut() {
+        let entry = nearest(&words, row.as_slice().expect("rows are contiguous"));
+        for j in 0..dim {
+            row[j] -= words[entry * dim + j];
+        }
+    }
+    words
+}

@@ -1,0 +1,284 @@
+//! Choosing the codewords of one vector together, by beam search.
+
+use ndarray::ArrayView2;
+
+use super::ENTRIES;
+
+/// `M` codebooks of 16 codewords of `d` weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codebooks {
+    /// Number of codebooks, `M`.
+    pub books: usize,
+    /// Weights per codeword, `d`.
+    pub dim: usize,
+    /// The codewords, `[M][16][d]`.
+    pub words: Vec<f32>,
+}
+
+impl Codebooks {
+    /// Codebooks of zeros.
+    pub fn zeros(books: usize, dim: usize) -> Self {
+        Self { books, dim, words: vec![0.0; books * ENTRIES * dim] }
+    }
+
+    /// Codeword `entry` of codebook `book`.
+    pub fn word(&self, book: usize, entry: u8) -> &[f32] {
+        let at = (book * ENTRIES + usize::from(entry)) * self.dim;
+        &self.words[at..at + self.dim]
+    }
+
+    /// Writes the sum of the codewords that `codes [M]` name into `out [d]`.
+    pub fn decode(&self, codes: &[u8], out: &mut [f32]) {
+        out.fill(0.0);
+        for (book, &code) in codes.iter().enumerate() {
+            for (o, w) in out.iter_mut().zip(self.word(book, code)) {
+                *o += w;
+            }
+        }
+    }
+}
+
+/// Everything about the codebooks that the search for one column group needs, in the metric `D` of that group.
+#[derive(Debug)]
+pub struct SearchTables {
+    books: usize,
+    dim: usize,
+    /// Codewords with the entries innermost, `[M][d][16]`.
+    words: Vec<f32>,
+    /// `cᵀ D c`, `[M][16]`.
+    norms: Vec<f32>,
+    /// `2 cᵀ D c'` for codewords of two codebooks, `[M][16][M][16]`.
+    pairs: Vec<f32>,
+}
+
+impl SearchTables {
+    /// Tables for `codebooks` in the metric `metric [d, d]`.
+    pub fn new(codebooks: &Codebooks, metric: ArrayView2<f32>) -> Self {
+        let (books, dim) = (codebooks.books, codebooks.dim);
+        let count = books * ENTRIES;
+        let mut words = vec![0.0; count * dim];
+        let mut weighted = vec![0.0; count * dim];
+        for (index, word) in codebooks.words.chunks_exact(dim).enumerate() {
+            let (book, entry) = (index / ENTRIES, index % ENTRIES);
+            for j in 0..dim {
+                words[(book * dim + j) * ENTRIES + entry] = word[j];
+                weighted[index * dim + j] = (0..dim).map(|i| word[i] * metric[[i, j]]).sum();
+            }
+        }
+        let mut pairs = vec![0.0; count * count];
+        let mut norms = vec![0.0; count];
+        for (index, word) in weighted.chunks_exact(dim).enumerate() {
+            let row = &mut pairs[index * count..(index + 1) * count];
+            for book in 0..books {
+                let lane = &mut row[book * ENTRIES..(book + 1) * ENTRIES];
+                for j in 0..dim {
+                    let column = &words[(book * dim + j) * ENTRIES..(book * dim + j + 1) * ENTRIES];
+                    for (o, c) in lane.iter_mut().zip(column) {
+                        *o += 2.0 * word[j] * c;
+                    }
+                }
+            }
+            norms[index] = 0.5 * row[index];
+        }
+        Self { books, dim, words, norms, pairs }
+    }
+
+    /// Twice the inner products of codeword `entry` of `from` with the 16 codewords of `to`.
+    fn pair(&self, from: usize, entry: u8, to: usize) -> &[f32; ENTRIES] {
+        let at = ((from * ENTRIES + usize::from(entry)) * self.books + to) * ENTRIES;
+        self.pairs[at..at + ENTRIES].first_chunk().expect("a row of sixteen entries")
+    }
+}
+
+/// Most codebooks that one vector can have.
+pub const MAX_BOOKS: usize = 8;
+
+/// A partial choice of codewords.
+#[derive(Clone, Copy, Debug)]
+struct Hypothesis {
+    cost: f32,
+    codes: [u8; MAX_BOOKS],
+}
+
+/// Beam search with its working memory.
+#[derive(Debug)]
+pub struct BeamSearch {
+    width: usize,
+    beam: Vec<Hypothesis>,
+    next: Vec<Hypothesis>,
+    /// Costs of all children of the beam, `[hypothesis][16]`.
+    costs: Vec<f32>,
+    unary: Vec<f32>,
+}
+
+impl BeamSearch {
+    /// A search that keeps the best `width` partial choices after each codebook.
+    pub fn new(width: usize) -> Self {
+        Self {
+            width: width.max(1),
+            beam: Vec::new(),
+            next: Vec::new(),
+            costs: Vec::new(),
+            unary: Vec::new(),
+        }
+    }
+
+    /// Finds codes whose sum of codewords `u` comes close to a target `t` in the metric `D` of `tables`: minimises
+    /// `uᵀ D u - 2 uᵀ y` with `y = D t`, `[d]`. `codes [M]` holds a first choice that is kept where the search finds
+    /// nothing better; returns whether it was replaced.
+    pub fn encode(&mut self, tables: &SearchTables, y: &[f32], codes: &mut [u8]) -> bool {
+        let books = tables.books;
+        self.unary.clear();
+        self.unary.extend_from_slice(&tables.norms);
+        for book in 0..books {
+            let lane: &mut [f32; ENTRIES] =
+                self.unary[book * ENTRIES..(book + 1) * ENTRIES].first_chunk_mut().expect("sixteen entries");
+            for (j, &target) in y.iter().enumerate() {
+                let column = &tables.words[(book * tables.dim + j) * ENTRIES..][..ENTRIES];
+                for (o, c) in lane.iter_mut().zip(column) {
+                    *o -= 2.0 * target * c;
+                }
+            }
+        }
+
+        self.beam.clear();
+        self.beam.push(Hypothesis { cost: 0.0, codes: [0; MAX_BOOKS] });
+        for book in 0..books {
+            self.extend(tables, book, book + 1 == books);
+        }
+        let mut best = self.beam[0];
+        self.polish(tables, &mut best);
+        let better = best.cost < self.cost(tables, codes);
+        if better {
+            codes.copy_from_slice(&best.codes[..books]);
+        }
+        better
+    }
+
+    /// Appends an entry of `book` to every hypothesis and keeps the best, only one of them if it is the `last` book.
+    fn extend(&mut self, tables: &SearchTables, book: usize, last: bool) {
+        self.costs.clear();
+        let unary: &[f32; ENTRIES] = self.unary[book * ENTRIES..].first_chunk().expect("sixteen entries");
+        for hypothesis in &self.beam {
+            let mut lane = *unary;
+            for o in &mut lane {
+                *o += hypothesis.cost;
+            }
+            for (from, &code) in hypothesis.codes[..book].iter().enumerate() {
+                for (o, p) in lane.iter_mut().zip(tables.pair(from, code, book)) {
+                    *o += p;
+                }
+            }
+            self.costs.extend_from_slice(&lane);
+        }
+        self.next.clear();
+        let bound = if last { smallest(&self.costs) } else { self.bound() };
+        let most = if last { 1 } else { self.width + self.width / 4 };
+        for (index, &cost) in self.costs.iter().enumerate() {
+            if cost <= bound && self.next.len() < most {
+                let mut hypothesis = self.beam[index / ENTRIES];
+                hypothesis.cost = cost;
+                hypothesis.codes[book] = (index % ENTRIES) as u8;
+                self.next.push(hypothesis);
+            }
+        }
+        // Costs that are not numbers pass no bound: any choice is as good then.
+        if self.next.is_empty() {
+            self.next.push(self.beam[0]);
+        }
+        std::mem::swap(&mut self.beam, &mut self.next);
+    }
+
+    /// A cost that at least `width` candidates, and few more, do not exceed. Found by bisection: comparing all
+    /// candidates with a bound costs far less than sorting them.
+    fn bound(&self) -> f32 {
+        let count = |bound: f32| self.costs.iter().map(|&c| u32::from(c <= bound)).sum::<u32>() as usize;
+        if self.costs.len() <= self.width {
+            return f32::INFINITY;
+        }
+        let mut low = smallest(&self.costs);
+        let parents = self.costs.chunks_exact(ENTRIES);
+        // Each parent has a child at or below this, so it is high enough once there are `width` parents.
+        let mut high = if parents.len() >= self.width {
+            parents.map(smallest).fold(f32::NEG_INFINITY, f32::max)
+        } else {
+            self.costs.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+        };
+        for _ in 0..16 {
+            let middle = 0.5 * (low + high);
+            let passing = count(middle);
+            if passing >= self.width {
+                high = middle;
+                if passing <= self.width + self.width / 4 {
+                    break;
+                }
+            } else {
+                low = middle;
+            }
+        }
+        high
+    }
+
+    /// Replaces single entries as long as that lowers the cost (iterated conditional modes).
+    fn polish(&self, tables: &SearchTables, hypothesis: &mut Hypothesis) {
+        let books = tables.books;
+        let mut unchanged = 0;
+        let mut book = 0;
+        while unchanged < books {
+            let lane = self.conditional(tables, &hypothesis.codes[..books], book);
+            let old = hypothesis.codes[book];
+            let mut new = old;
+            for (entry, &cost) in lane.iter().enumerate() {
+                // The margin keeps rounding from exchanging two entries for ever.
+                if cost < lane[usize::from(new)] - 1e-6 * lane[usize::from(new)].abs() {
+                    new = entry as u8;
+                }
+            }
+            if new == old {
+                unchanged += 1;
+            } else {
+                hypothesis.cost += lane[usize::from(new)] - lane[usize::from(old)];
+                hypothesis.codes[book] = new;
+                unchanged = 1;
+            }
+            book = (book + 1) % books;
+        }
+        hypothesis.cost = self.cost(tables, &hypothesis.codes[..books]);
+    }
+
+    /// What each entry of `book` adds to the cost when all other codes stay.
+    fn conditional(&self, tables: &SearchTables, codes: &[u8], book: usize) -> [f32; ENTRIES] {
+        let mut lane: [f32; ENTRIES] = *self.unary[book * ENTRIES..].first_chunk().expect("sixteen entries");
+        for (from, &code) in codes.iter().enumerate() {
+            if from != book {
+                for (o, p) in lane.iter_mut().zip(tables.pair(from, code, book)) {
+                    *o += p;
+                }
+            }
+        }
+        lane
+    }
+
+    /// The cost of a full choice.
+    fn cost(&self, tables: &SearchTables, codes: &[u8]) -> f32 {
+        let mut cost = 0.0;
+        for (book, &code) in codes.iter().enumerate() {
+            cost += self.unary[book * ENTRIES + usize::from(code)];
+            for (from, &before) in codes[..book].iter().enumerate() {
+                cost += tables.pair(from, before, book)[usize::from(code)];
+            }
+        }
+        cost
+    }
+}
+
+/// The smallest of some costs, over sixteen lanes.
+fn smallest(costs: &[f32]) -> f32 {
+    let mut lanes = [f32::INFINITY; ENTRIES];
+    for chunk in costs.chunks_exact(ENTRIES) {
+        for (lane, &cost) in lanes.iter_mut().zip(chunk) {
+            *lane = if cost < *lane { cost } else { *lane };
+        }
+    }
+    lanes.iter().copied().fold(f32::INFINITY, f32::min)
+}
