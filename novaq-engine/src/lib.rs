@@ -6,3 +6,5 @@
 pub mod codec;
 pub mod kernel;
 pub mod model;
+pub mod sampler;
+pub mod tokenizer;

@@ -1,0 +1,220 @@
+//! Text to token ids and back: byte-pair encoding as `tokenizer.json` of Hugging Face tokenizers describes it.
+//!
+//! Byte-level BPE (GPT-2, Llama 3, Qwen, `SmolLM2`) and `SentencePiece`-style BPE with byte fallback (Llama 2, Mistral,
+//! `TinyLlama`) give the ids that Hugging Face tokenizers gives. A component that is not supported is an error that
+//! names it, never a different tokenization.
+
+mod added;
+mod bpe;
+mod byte_level;
+mod compact;
+mod decoder;
+mod json;
+mod normalizer;
+mod pattern;
+mod post_processor;
+mod pre_tokenizer;
+
+use added::{AddedToken, AddedTokens, Segment};
+use bpe::Bpe;
+pub use decoder::DecodeStream;
+use json::Components;
+use pre_tokenizer::Piece;
+
+/// Why a tokenizer cannot be read, or a text not be encoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file is not JSON.
+    #[error("`tokenizer.json` cannot be read: {reason}")]
+    Json {
+        /// What the JSON parser says.
+        reason: String,
+    },
+    /// A component of the file is not one that this tokenizer knows.
+    #[error("tokenizer field `{field}`: `{name}` is not supported")]
+    Unsupported {
+        /// The field of `tokenizer.json` in which it stands.
+        field: &'static str,
+        /// Its type or option.
+        name: String,
+    },
+    /// A field has a value that makes no sense.
+    #[error("tokenizer field `{field}`: {reason}")]
+    Invalid {
+        /// The field of `tokenizer.json` or of the compact form.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The compact form ends too early.
+    #[error("tokenizer field `{field}`: the bytes end before it does")]
+    Truncated {
+        /// The field that was being read.
+        field: &'static str,
+    },
+    /// A regular expression cannot be compiled, or takes too many steps on a text.
+    #[error("tokenizer pattern `{pattern}`: {reason}")]
+    Regex {
+        /// The regular expression.
+        pattern: String,
+        /// What the regex engine says.
+        reason: String,
+    },
+}
+
+impl TokenizerError {
+    fn invalid(field: &'static str, reason: String) -> Self {
+        Self::Invalid { field, reason }
+    }
+}
+
+/// A byte-pair tokenizer with its special tokens.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    bpe: Bpe,
+    added: AddedTokens,
+    components: Components,
+}
+
+impl Tokenizer {
+    fn new(bpe: Bpe, added: Vec<AddedToken>, components: Components) -> Result<Self, TokenizerError> {
+        if let Some(id) = bpe.options.unk_token
+            && bpe.vocab.token(id).is_none()
+        {
+            return Err(TokenizerError::invalid(
+                "model.unk_token",
+                format!("id {id} is not in the vocabulary"),
+            ));
+        }
+        for token in &added {
+            if bpe.vocab.token(token.id).is_some_and(|text| text != token.content) {
+                let reason = format!("id {} of {:?} is another token's", token.id, token.content);
+                return Err(TokenizerError::invalid("added_tokens", reason));
+            }
+        }
+        let added = AddedTokens::new(added, components.normalizer.as_ref())?;
+        Ok(Self { bpe, added, components })
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it is not JSON, not consistent, or uses something that is not supported.
+    pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
+        json::read(json)
+    }
+
+    /// A `tokenizer.json` that gives the same ids and texts; merges are written as pairs (tokenizers 0.20 and later).
+    pub fn to_json(&self) -> serde_json::Value {
+        json::write(self)
+    }
+
+    /// Reads the compact form that [`Self::to_bytes`] writes.
+    ///
+    /// # Errors
+    /// If the bytes are truncated or inconsistent. Whatever they are, memory stays in proportion to their number.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        compact::read(bytes)
+    }
+
+    /// The compact form, for an artifact.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        compact::write(self)
+    }
+
+    /// The ids of `text`; with `add_special`, those of the special tokens around it too (such as a beginning of
+    /// sequence). Added tokens inside the text are found in either case.
+    ///
+    /// # Errors
+    /// If a pattern takes too many steps on this text, or the template for special tokens is inconsistent.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        for segment in self.added.split(text, self.components.normalizer.as_ref())? {
+            match segment {
+                Segment::Token(id) => ids.push(id),
+                Segment::Text(text, at_start) => {
+                    let mut pieces = vec![Piece { text, at_start }];
+                    if let Some(pre_tokenizer) = &self.components.pre_tokenizer {
+                        pieces = pre_tokenizer.pre_tokenize(pieces)?;
+                    }
+                    for piece in &pieces {
+                        self.bpe.encode(&piece.text, &mut ids);
+                    }
+                }
+            }
+        }
+        match &self.components.post_processor {
+            Some(post_processor) if add_special => post_processor.process(ids),
+            _ => Ok(ids),
+        }
+    }
+
+    /// The text of `ids`, without the special tokens if `skip_special`. Ids that are no token are passed over.
+    ///
+    /// # Errors
+    /// If a pattern of the decoder takes too many steps.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        let mut stream = self.decode_stream(skip_special);
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(&stream.push(self, id)?);
+        }
+        text.push_str(&stream.finish(self)?);
+        Ok(text)
+    }
+
+    /// Starts decoding token by token.
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
+        DecodeStream::new(self.components.decoder.as_ref(), skip_special)
+    }
+
+    /// One more than the highest id: the rows an embedding needs.
+    pub fn vocab_size(&self) -> usize {
+        let added = self.added.tokens().iter().map(|token| token.id as usize + 1).max();
+        self.bpe.vocab.len().max(added.unwrap_or(0))
+    }
+
+    /// The id of a token, as it is written in the vocabulary or the added tokens.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        let added = self.added.tokens().iter().find(|added| added.content == token);
+        added.map(|added| added.id).or_else(|| self.bpe.vocab.id(token))
+    }
+
+    /// The token with this id, as it is written in the added tokens or the vocabulary.
+    pub fn id_to_token(&self, id: u32) -> Option<&str> {
+        self.added.get(id).map(|token| token.content.as_str()).or_else(|| self.bpe.vocab.token(id))
+    }
+
+    /// The special tokens and their ids, in the order in which they are listed.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.added
+            .tokens()
+            .iter()
+            .filter(|token| token.special)
+            .map(|token| (token.content.as_str(), token.id))
+    }
+}
+
+impl DecodeStream {
+    /// Decodes the next token of `tokenizer`, the one that this stream was made by; returns the text that is now certain.
+    ///
+    /// # Errors
+    /// If a pattern of the decoder takes too many steps.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, TokenizerError> {
+        if self.skip_special && tokenizer.added.get(id).is_some_and(|token| token.special) {
+            return Ok(String::new());
+        }
+        match tokenizer.added.written(id).or_else(|| tokenizer.bpe.vocab.token(id)) {
+            Some(token) => self.push_token(tokenizer.components.decoder.as_ref(), token),
+            None => Ok(String::new()),
+        }
+    }
+
+    /// Ends the stream; returns the text that was held back.
+    ///
+    /// # Errors
+    /// If a pattern of the decoder takes too many steps.
+    pub fn finish(self, tokenizer: &Tokenizer) -> Result<String, TokenizerError> {
+        self.finish_tokens(tokenizer.components.decoder.as_ref())
+    }
+}

@@ -1,0 +1,237 @@
+//! The tokenizer against Hugging Face tokenizers (fixtures by `fixtures/make_fixtures.py`), and its compact form
+//! against hostile bytes.
+
+use std::path::{Path, PathBuf};
+
+use novaq_engine::tokenizer::{Tokenizer, TokenizerError};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+/// What Hugging Face tokenizers makes of one text.
+#[derive(Deserialize)]
+struct Case {
+    ids: Vec<u32>,
+    text: String,
+    ids_special: Option<Vec<u32>>,
+    text_skipped: Option<String>,
+}
+
+const TRAINED: [&str; 3] = ["byte-level", "sentencepiece", "metaspace"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers")
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn trained(name: &str) -> Tokenizer {
+    Tokenizer::from_json(&read(&fixtures().join(format!("{name}.tokenizer.json")))).unwrap()
+}
+
+fn tales() -> Vec<u8> {
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ohms-tales-6m/tokenizer.json"))
+}
+
+/// Compares ids and texts of all strings, for the tokenizer itself, its compact form, and its rewritten JSON.
+fn check(name: &str, json: &[u8]) {
+    let texts: Vec<String> = serde_json::from_slice(&read(&fixtures().join("strings.json"))).unwrap();
+    let cases: Vec<Case> =
+        serde_json::from_slice(&read(&fixtures().join(format!("{name}.cases.json")))).unwrap();
+    assert_eq!((texts.len(), cases.len()), (200, 200));
+    let original = Tokenizer::from_json(json).unwrap();
+    let compact = Tokenizer::from_bytes(&original.to_bytes()).unwrap();
+    let rewritten = Tokenizer::from_json(original.to_json().to_string().as_bytes()).unwrap();
+    for tokenizer in [original, compact, rewritten] {
+        for (text, case) in texts.iter().zip(&cases) {
+            let ids = tokenizer.encode(text, false).unwrap();
+            assert_eq!(ids, case.ids, "{name}: ids of {text:?}");
+            let special = tokenizer.encode(text, true).unwrap();
+            assert_eq!(
+                special,
+                *case.ids_special.as_ref().unwrap_or(&case.ids),
+                "{name}: special ids of {text:?}"
+            );
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), case.text, "{name}: text of {text:?}");
+            let skipped = case.text_skipped.as_ref().unwrap_or(&case.text);
+            assert_eq!(
+                tokenizer.decode(&ids, true).unwrap(),
+                *skipped,
+                "{name}: text of {text:?} without special"
+            );
+        }
+    }
+}
+
+#[test]
+fn ids_agree_with_hugging_face_for_trained_tokenizers() {
+    for name in TRAINED {
+        check(name, &read(&fixtures().join(format!("{name}.tokenizer.json"))));
+    }
+}
+
+#[test]
+fn ids_agree_with_hugging_face_for_the_bundled_model() {
+    check("ohms-tales-6m", &tales());
+}
+
+#[test]
+fn ids_agree_with_hugging_face_for_tinystories() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models/TinyStories-656K/tokenizer.json");
+    if path.exists() {
+        check("TinyStories-656K", &read(&path));
+    } else {
+        println!("skipped: {} is not there", path.display());
+    }
+}
+
+#[test]
+fn the_compact_form_is_small() {
+    let json = tales();
+    let compact = Tokenizer::from_json(&json).unwrap().to_bytes();
+    assert!(compact.len() < 16_000, "{} bytes", compact.len());
+}
+
+#[test]
+fn special_tokens_and_sizes_are_reported() {
+    let tokenizer = trained("byte-level");
+    assert_eq!(tokenizer.vocab_size(), 504);
+    let special: Vec<_> = tokenizer.special_tokens().collect();
+    assert_eq!(special, [("<|begin|>", 500), ("<|end|>", 501), ("<|pad|>", 502)]);
+    assert_eq!(tokenizer.token_to_id("word"), Some(503));
+    assert_eq!(tokenizer.id_to_token(503), Some("word"));
+    assert_eq!(tokenizer.id_to_token(504), None);
+    assert_eq!(tokenizer.token_to_id("nonsense word"), None);
+}
+
+/// A valid file, changed at one place.
+fn changed(change: impl FnOnce(&mut serde_json::Value)) -> TokenizerError {
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&read(&fixtures().join("sentencepiece.tokenizer.json"))).unwrap();
+    change(&mut file);
+    Tokenizer::from_json(file.to_string().as_bytes()).unwrap_err()
+}
+
+#[test]
+fn unsupported_and_inconsistent_files_are_named() {
+    let unsupported = |field, name: &str| TokenizerError::Unsupported { field, name: name.to_owned() };
+    let nested =
+        serde_json::json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "BertNormalizer"}]});
+    assert_eq!(changed(|file| file["normalizer"] = nested), unsupported("normalizer", "BertNormalizer"));
+    assert_eq!(changed(|file| file["model"]["type"] = "WordPiece".into()), unsupported("model", "WordPiece"));
+    assert_eq!(
+        changed(|file| file["decoder"] = serde_json::json!({"type": "CTC"})),
+        unsupported("decoder", "CTC")
+    );
+    assert_eq!(
+        changed(|file| file["model"]["end_of_word_suffix"] = "</w>".into()),
+        unsupported("model", "end_of_word_suffix")
+    );
+    for (message, error) in [
+        (
+            "tokenizer field `model.merges`: \"zz\" is not in the vocabulary",
+            changed(|file| file["model"]["merges"][0] = "zz a".into()),
+        ),
+        (
+            "tokenizer field `model.merges`: \"ab\" is not two tokens",
+            changed(|file| file["model"]["merges"][0] = "ab".into()),
+        ),
+        (
+            "tokenizer field `model.unk_token`: \"?!\" is not in the vocabulary",
+            changed(|file| file["model"]["unk_token"] = "?!".into()),
+        ),
+        (
+            "tokenizer field `model.vocab`: id 4000000000 is out of proportion to 560 tokens",
+            changed(|file| file["model"]["vocab"]["<unk>"] = 4_000_000_000_u32.into()),
+        ),
+        (
+            "tokenizer field `added_tokens`: id 5 of \"new\" is another token's",
+            changed(|file| file["added_tokens"][0] = serde_json::json!({"id": 5, "content": "new"})),
+        ),
+    ] {
+        assert_eq!(error.to_string(), message);
+    }
+    let regex = serde_json::json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"});
+    let error = changed(|file| file["pre_tokenizer"] = regex).to_string();
+    assert!(error.starts_with("tokenizer field `pre_tokenizer`: tokenizer pattern `(a`: "), "{error}");
+    assert!(matches!(Tokenizer::from_json(b"{"), Err(TokenizerError::Json { .. })));
+    assert!(matches!(Tokenizer::from_json(b"[]"), Err(TokenizerError::Json { .. })));
+}
+
+#[test]
+fn a_merge_that_doubles_again_and_again_is_refused() {
+    // One base token `a`, then merges of each token with itself: 2^40 bytes if nobody counted.
+    let mut bytes = b"NVQT\x01\x00\x01\x00\x01a\x28\x08".to_vec();
+    for id in 0..40 {
+        bytes.extend([id, id]);
+    }
+    bytes.extend([1, 1, 40]);
+    let error = Tokenizer::from_bytes(&bytes).unwrap_err();
+    assert!(
+        error.to_string().starts_with("tokenizer field `merges`: tokens out of proportion at merge"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    for name in TRAINED {
+        let bytes = trained(name).to_bytes();
+        for len in 0..bytes.len() {
+            assert!(Tokenizer::from_bytes(&bytes[..len]).is_err(), "{name}: {len} of {} bytes", bytes.len());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn streams_give_what_decoding_gives(
+        name in prop::sample::select(TRAINED.to_vec()),
+        ids in prop::collection::vec(0..600u32, 0..60),
+        skip_special: bool,
+    ) {
+        let tokenizer = trained(name);
+        let mut stream = tokenizer.decode_stream(skip_special);
+        let mut pieces = Vec::new();
+        for &id in &ids {
+            pieces.push(stream.push(&tokenizer, id).unwrap());
+        }
+        pieces.push(stream.finish(&tokenizer).unwrap());
+        prop_assert_eq!(pieces.concat(), tokenizer.decode(&ids, skip_special).unwrap());
+    }
+
+    #[test]
+    fn byte_level_decoding_returns_the_text(text in "\\PC{0,60}") {
+        let tokenizer = Tokenizer::from_json(&tales()).unwrap();
+        let ids = tokenizer.encode(&text, false).unwrap();
+        prop_assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+    }
+
+    #[test]
+    fn changed_bytes_never_panic(
+        name in prop::sample::select(TRAINED.to_vec()),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut bytes = trained(name).to_bytes();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        // Still a tokenizer, perhaps another one, or an error; both without a panic.
+        if let Ok(tokenizer) = Tokenizer::from_bytes(&bytes) {
+            if let Ok(ids) = tokenizer.encode("Once upon a time <|end|> é 😀", true) {
+                let _ = tokenizer.decode(&ids, true);
+            }
+            let again = Tokenizer::from_bytes(&tokenizer.to_bytes()).unwrap();
+            prop_assert_eq!(again.to_json(), tokenizer.to_json());
+        }
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Tokenizer::from_bytes(&bytes);
+        let _ = Tokenizer::from_bytes(&[b"NVQT\x01\x00".as_slice(), &bytes].concat());
+    }
+}
