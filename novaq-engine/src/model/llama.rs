@@ -136,9 +136,16 @@ pub enum LinearInput {
 
 /// Sees the inputs of linear layers during a forward pass, for calibration.
 pub trait Observer {
-    /// Called with the inputs `[positions, width]` before the layers that read them. `layer` is the number of
-    /// layers for [`LinearInput::Head`]. [`ControlFlow::Break`] ends the pass there.
-    fn linear_input(&mut self, layer: usize, which: LinearInput, inputs: &[f32]) -> ControlFlow<()>;
+    /// Called with the inputs `[positions, width]` before the layers that read them, and the residual stream
+    /// `[positions, hidden_size]` at that point. `layer` is the number of layers for [`LinearInput::Head`].
+    /// [`ControlFlow::Break`] ends the pass there.
+    fn linear_input(
+        &mut self,
+        layer: usize,
+        which: LinearInput,
+        inputs: &[f32],
+        residual: &[f32],
+    ) -> ControlFlow<()>;
 }
 
 /// Work allowed and spent, in the units of [`Matrix::work`].
@@ -457,13 +464,13 @@ impl Model {
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
         let (query_width, key_width) = (self.config.query_width(), self.config.key_value_width());
         let queries_per_key = self.config.num_attention_heads / self.config.num_key_value_heads;
-        let mut observe = |which, input: &Input| match observer {
-            Some(observer) => observer.linear_input(index, which, input.values()),
+        let mut observe = |which, input: &Input, residual: &[f32]| match observer {
+            Some(observer) => observer.linear_input(index, which, input.values(), residual),
             None => ControlFlow::Continue(()),
         };
 
         self.rms_norm(hidden, &layer.input_layernorm, input.reset(positions, hidden_size));
-        observe(LinearInput::Qkv, input)?;
+        observe(LinearInput::Qkv, input, hidden)?;
         layer.q_proj.forward(self.backend, input, q, positions);
         layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
@@ -483,19 +490,19 @@ impl Model {
                 cache.attend(self.backend, at, *start + p + 1, q, attention, attended);
             }
         }
-        observe(LinearInput::O, input)?;
+        observe(LinearInput::O, input, hidden)?;
         layer.o_proj.forward(self.backend, input, projected, positions);
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
 
         self.rms_norm(hidden, &layer.post_attention_layernorm, input.reset(positions, hidden_size));
-        observe(LinearInput::GateUp, input)?;
+        observe(LinearInput::GateUp, input, hidden)?;
         layer.gate_proj.forward(self.backend, input, gate, positions);
         layer.up_proj.forward(self.backend, input, up, positions);
         let gated = input.reset(positions, intermediate_size);
         for ((x, g), u) in gated.iter_mut().zip(&*gate).zip(&*up) {
             *x = silu(*g) * u;
         }
-        observe(LinearInput::Down, input)?;
+        observe(LinearInput::Down, input, hidden)?;
         layer.down_proj.forward(self.backend, input, projected, positions);
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
         ControlFlow::Continue(())
@@ -513,7 +520,7 @@ impl Model {
         let input = &mut pass.buffers.input;
         self.rms_norm(last, &self.norm, input.reset(positions, hidden_size));
         if let Some(observer) = observer {
-            observer.linear_input(self.layers.len(), LinearInput::Head, input.values())?;
+            observer.linear_input(self.layers.len(), LinearInput::Head, input.values(), last)?;
         }
         pass.logits.resize(positions * self.config.vocab_size, 0.0);
         self.head().multiply(self.backend, input, &mut pass.logits);
