@@ -106,6 +106,18 @@ fn special_tokens_and_sizes_are_reported() {
     assert_eq!(tokenizer.token_to_id("nonsense word"), None);
 }
 
+#[test]
+fn a_prompt_begins_with_one_beginning_of_sequence() {
+    let tokenizer = trained("byte-level");
+    let plain = tokenizer.encode("once", false).unwrap();
+    // The template of this tokenizer puts 500 in front by itself.
+    assert_eq!(tokenizer.encode_prompt("once", Some(500)).unwrap(), [&[500], &plain[..]].concat());
+    assert_eq!(tokenizer.encode_prompt("once", None).unwrap(), [&[500], &plain[..]].concat());
+    let tales = Tokenizer::from_json(&tales()).unwrap();
+    assert_eq!(tales.encode_prompt("", Some(0)).unwrap(), [0]);
+    assert_eq!(tales.encode_prompt("<|endoftext|>", Some(0)).unwrap(), [0]);
+}
+
 /// A valid file, changed at one place.
 fn changed(change: impl FnOnce(&mut serde_json::Value)) -> TokenizerError {
     let mut file: serde_json::Value =

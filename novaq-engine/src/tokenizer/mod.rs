@@ -149,6 +149,21 @@ impl Tokenizer {
         }
     }
 
+    /// The ids of a prompt: with the special tokens around it, and with `bos`, the model's beginning of sequence, in
+    /// front where the tokenizer does not put it there itself.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompt(&self, prompt: &str, bos: Option<u32>) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.encode(prompt, true)?;
+        if let Some(bos) = bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
     /// The text of `ids`, without the special tokens if `skip_special`. Ids that are no token are passed over.
     ///
     /// # Errors
