@@ -3,8 +3,11 @@
 //! The same code runs natively and inside a canister, and gives the same bits in both. It never reads a clock,
 //! a file or a random source, and starts no thread: its callers own those.
 
+pub mod artifact;
 pub mod codec;
+pub mod generate;
 pub mod kernel;
 pub mod model;
 pub mod sampler;
+pub mod synth;
 pub mod tokenizer;

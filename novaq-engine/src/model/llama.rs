@@ -234,11 +234,6 @@ impl Pass {
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
-
-    /// The same, for sampling in place.
-    pub fn logits_mut(&mut self) -> &mut [f32] {
-        &mut self.logits
-    }
 }
 
 /// A model's weights, ready to run.

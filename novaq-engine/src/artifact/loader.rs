@@ -1,0 +1,197 @@
+//! Building a model from an artifact, one section at a time.
+
+use super::manifest::{Codec, Manifest, Section, TensorEntry};
+use super::{ArtifactError, ShardHeader};
+use crate::codec::{AqMatrix, Codebooks, CodecError, DenseMatrix, Int8Matrix, Matrix, finite, read_f16};
+use crate::model::{Model, ModelError, TensorSource};
+use crate::tokenizer::Tokenizer;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where the payloads of shards are read from.
+pub trait ShardSource {
+    /// Fills `buffer` from byte `offset` of shard `index`, counted from the start of the file.
+    ///
+    /// # Errors
+    /// If the shard is missing or too short, or the storage fails.
+    fn read(
+        &self,
+        index: u32,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Shards in memory, each a whole file.
+pub struct Shards<T>(pub Vec<T>);
+
+impl<T: AsRef<[u8]>> ShardSource for Shards<T> {
+    fn read(
+        &self,
+        index: u32,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let range = self.0.get(index as usize).and_then(|shard| {
+            let start = usize::try_from(offset).ok()?;
+            shard.as_ref().get(start..start.checked_add(buffer.len())?)
+        });
+        match range {
+            Some(bytes) => buffer.copy_from_slice(bytes),
+            None => return Err(format!("no {} bytes at {offset}", buffer.len()).into()),
+        }
+        Ok(())
+    }
+}
+
+/// A model and its tokenizer.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// The weights.
+    pub model: Model,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// Loads an artifact whose shards have been verified, in steps that a caller with a budget can spread out.
+pub struct Loader {
+    manifest: Arc<Manifest>,
+    codebooks: BTreeMap<String, Arc<Codebooks>>,
+    tensors: Loaded,
+    next: usize,
+}
+
+#[derive(Default)]
+struct Loaded {
+    matrices: BTreeMap<String, Matrix>,
+    vectors: BTreeMap<String, Vec<f32>>,
+}
+
+impl TensorSource for Loaded {
+    fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
+        Ok(self.matrices.remove(name))
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        Ok(self.vectors.remove(name))
+    }
+}
+
+impl Loader {
+    /// A loader that has loaded nothing yet.
+    pub fn new(manifest: Arc<Manifest>) -> Self {
+        Self { manifest, codebooks: BTreeMap::new(), tensors: Loaded::default(), next: 0 }
+    }
+
+    /// Tensors loaded and tensors in all.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.next, self.manifest.tensors.len())
+    }
+
+    /// Loads the next tensor and returns the bytes read for it, or `None` if all are loaded.
+    ///
+    /// # Errors
+    /// If its section can't be read or decoded.
+    pub fn step(&mut self, source: &dyn ShardSource) -> Result<Option<u64>, ArtifactError> {
+        let manifest = Arc::clone(&self.manifest);
+        let Some(entry) = manifest.tensors.get(self.next) else { return Ok(None) };
+        let mut read = entry.section.length;
+        if let Codec::Aq { codebooks, .. } = &entry.codec
+            && !self.codebooks.contains_key(codebooks)
+        {
+            read += self.load_codebooks(codebooks, source)?;
+        }
+        self.load_tensor(entry, source)?;
+        self.next += 1;
+        Ok(Some(read))
+    }
+
+    fn load_codebooks(&mut self, name: &str, source: &dyn ShardSource) -> Result<u64, ArtifactError> {
+        let Some(entry) = self.manifest.codebooks.iter().find(|set| set.name == *name) else {
+            return Err(ArtifactError::field("codebooks", format!("`{name}` is missing")));
+        };
+        let bytes = read_section(&self.manifest, entry.section, source)?;
+        let set =
+            Codebooks::from_bytes(entry.count, entry.dimension, &bytes).map_err(|e| tensor_error(name, e))?;
+        self.codebooks.insert(name.to_string(), Arc::new(set));
+        Ok(entry.section.length)
+    }
+
+    fn load_tensor(&mut self, entry: &TensorEntry, source: &dyn ShardSource) -> Result<(), ArtifactError> {
+        let bytes = read_section(&self.manifest, entry.section, source)?;
+        let name = entry.name.clone();
+        let fail = |e| tensor_error(&entry.name, e);
+        let floats = match &entry.codec {
+            Codec::F16 => Some(read_f16(&bytes, "values").map_err(fail)?),
+            Codec::F32 => {
+                let values = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+                Some(finite(values, "values").map_err(fail)?)
+            }
+            Codec::Int8 | Codec::Aq { .. } => None,
+        };
+        let &[rows, columns] = entry.shape.as_slice() else {
+            self.tensors.vectors.insert(name, floats.unwrap_or_default());
+            return Ok(());
+        };
+        let matrix = match (&entry.codec, floats) {
+            (_, Some(values)) => DenseMatrix::new(rows, columns, values).map(Matrix::Dense),
+            (Codec::Aq { codebooks, row_means }, None) => {
+                let Some(set) = self.codebooks.get(codebooks) else {
+                    return Err(ArtifactError::field("codebooks", format!("`{codebooks}` is missing")));
+                };
+                AqMatrix::from_bytes(rows, columns, Arc::clone(set), *row_means, &bytes).map(Matrix::Aq)
+            }
+            (_, None) => Int8Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Int8),
+        };
+        self.tensors.matrices.insert(name, matrix.map_err(fail)?);
+        Ok(())
+    }
+
+    /// Puts the model together once [`Self::step`] has returned `None`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or misshapen, or the tokenizer does not decode.
+    pub fn finish(mut self, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
+        let tokenizer = read_section(&self.manifest, self.manifest.tokenizer.section, source)?;
+        let tokenizer = Tokenizer::from_bytes(&tokenizer)?;
+        let model = Model::load(self.manifest.config.clone(), &mut self.tensors)?;
+        Ok(LoadedModel { model, tokenizer })
+    }
+
+    /// Loads everything at once.
+    ///
+    /// # Errors
+    /// As [`Self::step`] and [`Self::finish`].
+    pub fn load(manifest: Arc<Manifest>, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
+        let mut loader = Self::new(manifest);
+        while loader.step(source)?.is_some() {}
+        loader.finish(source)
+    }
+}
+
+fn tensor_error(name: &str, source: CodecError) -> ArtifactError {
+    ModelError::Tensor { name: name.to_string(), source }.into()
+}
+
+/// The bytes of `section`, which a valid manifest has inside its shards.
+fn read_section(
+    manifest: &Manifest,
+    section: Section,
+    source: &dyn ShardSource,
+) -> Result<Vec<u8>, ArtifactError> {
+    let mut out = vec![0; section.length as usize];
+    let mut rest = &mut out[..];
+    let (mut index, mut offset) = (section.shard, section.offset);
+    while !rest.is_empty() {
+        let Some(shard) = manifest.shards.get(index as usize) else {
+            return Err(ArtifactError::shard(index, "a section runs past the last shard"));
+        };
+        let here = (shard.bytes - ShardHeader::BYTES as u64).saturating_sub(offset).min(rest.len() as u64);
+        let (now, later) = rest.split_at_mut(here as usize);
+        let read = source.read(index, ShardHeader::BYTES as u64 + offset, now);
+        read.map_err(|source| ArtifactError::Io { index, source })?;
+        rest = later;
+        (index, offset) = (index + 1, 0);
+    }
+    Ok(out)
+}

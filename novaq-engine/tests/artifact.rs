@@ -1,0 +1,136 @@
+//! Artifacts: what is written is read back, and bytes that are not what they should be are refused by name.
+
+mod common;
+
+use common::{artifact, config};
+use novaq_engine::artifact::{ArtifactError, Loader, MAX_SHARD_BYTES, Manifest, Shards, verify_shard};
+use novaq_engine::model::Config;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn json_of(manifest: &Manifest) -> Value {
+    serde_json::from_slice(&manifest.to_bytes().unwrap()).unwrap()
+}
+
+/// Parses `value` after putting `new` at `pointer`.
+fn parse_with(manifest: &Manifest, pointer: &str, new: Value) -> Result<Manifest, ArtifactError> {
+    let mut value = json_of(manifest);
+    *value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = new;
+    Manifest::parse(&serde_json_canonicalizer::to_vec(&value).unwrap())
+}
+
+#[test]
+fn manifest_round_trips_and_its_id_is_its_hash() {
+    let (manifest, shards) = artifact(config(), 1);
+    let bytes = manifest.to_bytes().unwrap();
+    assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
+    assert_eq!(
+        manifest.compression.bytes,
+        shards.iter().map(Vec::len).sum::<usize>() as u64 + bytes.len() as u64
+    );
+    assert_ne!(manifest.id().unwrap(), artifact(config(), 2).0.id().unwrap());
+    let mut spaced = bytes.clone();
+    spaced.insert(1, b' ');
+    assert!(matches!(Manifest::parse(&spaced), Err(ArtifactError::NotCanonical)));
+}
+
+#[test]
+fn sections_span_shards() {
+    let large = Config { vocab_size: 20_000, hidden_size: 256, ..config() };
+    let (manifest, shards) = artifact(large, 3);
+    assert!(shards.len() >= 3 && shards.iter().all(|s| s.len() <= MAX_SHARD_BYTES));
+    for (i, shard) in shards.iter().enumerate() {
+        verify_shard(&manifest, i as u32, shard).unwrap();
+    }
+    let loaded = Loader::load(Arc::new(manifest), &Shards(shards)).unwrap();
+    assert_eq!(loaded.model.embed_tokens().rows(), 20_000);
+}
+
+#[test]
+fn hostile_manifests_are_refused_by_field() {
+    let (manifest, _) = artifact(config(), 1);
+    let huge = json!(9_007_199_254_740_991u64);
+    for (pointer, value, expected) in [
+        ("/format_version", json!(2), "format_version"),
+        ("/name", json!(""), "name"),
+        ("/name", json!("a\u{7}"), "name"),
+        ("/version", json!("one"), "version"),
+        ("/architecture", json!("gpt2"), "architecture"),
+        ("/shards", json!([]), "shards"),
+        ("/shards/0/bytes", json!(MAX_SHARD_BYTES + 1), "shards[0].bytes"),
+        ("/shards/0/bytes", json!(24), "shards[0].bytes"),
+        ("/shards/0/sha256", json!("00"), "sha256"),
+        ("/tokenizer/section/length", huge.clone(), "tokenizer.section"),
+        ("/tokenizer/section/shard", json!(7), "tokenizer.section"),
+        ("/tensors/0/section/offset", huge.clone(), "tensors[0]"),
+        ("/tensors/0/section/length", json!(3), "tensors[0]"),
+        ("/tensors/0/shape", json!([huge, 72]), "tensors[0]"),
+        ("/tensors/0/shape", json!([]), "tensors[0]"),
+        ("/tensors/0/shape", json!([0, 72]), "tensors[0]"),
+        ("/tensors/0/codec", json!({"kind": "int3"}), "int3"),
+        ("/tensors/2/codec/codebooks", json!("none"), "codebook set `none`"),
+        ("/tensors/1/name", json!("model.embed_tokens.weight"), "twice"),
+        ("/codebooks/0/count", json!(9), "codebooks[0]"),
+        ("/codebooks/0/dimension", json!(7), "codebooks[0]"),
+        ("/compression/ratio_fp32", json!(100), "compression"),
+        ("/config/hidden_size", json!(0), "hidden_size"),
+        ("/config/num_key_value_heads", json!(4), "num_key_value_heads"),
+        ("/config/head_dim", json!(15), "head_dim"),
+        ("/config/rope_theta", json!(-1), "rope_theta"),
+        ("/config/eos_token_ids", json!([257]), "257"),
+    ] {
+        let error = parse_with(&manifest, pointer, value).expect_err(pointer).to_string();
+        assert!(error.contains(expected), "{pointer}: `{error}` does not name `{expected}`");
+    }
+}
+
+#[test]
+fn models_that_lack_or_misshape_a_tensor_are_refused() {
+    let (manifest, shards) = artifact(config(), 1);
+    let load = |manifest| {
+        Loader::load(Arc::new(manifest), &Shards(shards.clone())).map(|_| ()).unwrap_err().to_string()
+    };
+    let mut missing = manifest.clone();
+    missing.tensors.retain(|t| t.name != "model.layers.1.mlp.up_proj.weight");
+    assert_eq!(load(missing), "tensor `model.layers.1.mlp.up_proj.weight` is missing");
+    let mut layers = manifest.clone();
+    layers.config.num_hidden_layers = 1 << 24;
+    assert_eq!(load(layers), "tensor `model.layers.3.input_layernorm.weight` is missing");
+    let mut shape = manifest;
+    shape.config.intermediate_size = 160;
+    assert!(load(shape).contains("gate_proj.weight` is [168, 72], expected [160, 72]"));
+}
+
+#[test]
+fn damaged_shards_are_refused() {
+    let (manifest, shards) = artifact(config(), 1);
+    let refused = |bytes: &[u8], index| verify_shard(&manifest, index, bytes).unwrap_err().to_string();
+    assert!(refused(&shards[0][..100], 0).contains("100 bytes, the manifest says"));
+    let mut flipped = shards[0].clone();
+    flipped[5000] ^= 1;
+    assert!(refused(&flipped, 0).contains("sha256 is"));
+    assert!(refused(&shards[0], 1).contains("the manifest has 1 shards"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A manifest that anybody could have written, to shards that match it: an error or a model, never a panic.
+    #[test]
+    fn flipped_bits_never_panic(at in 0usize..1_000_000, bit in 0u8..8, cut in 0usize..1000) {
+        let (manifest, mut shards) = artifact(config(), 1);
+        let at = 24 + at % (shards[0].len() - 24);
+        shards[0][at] ^= 1 << bit;
+        let _ = Loader::load(Arc::new(manifest.clone()), &Shards(shards.clone()));
+        let left = shards[0].len() - cut;
+        shards[0].truncate(left);
+        let truncated = Loader::load(Arc::new(manifest.clone()), &Shards(shards));
+        prop_assert!(cut < 16 || truncated.is_err());
+        let mut bytes = manifest.to_bytes().unwrap();
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << bit;
+        let _ = Manifest::parse(&bytes);
+        prop_assert!(Manifest::parse(&bytes[..at]).is_err());
+    }
+}
