@@ -1,0 +1,231 @@
+//! The certified state: the tree of the interface specification, its pruning, and the signatures of subnet and node.
+//!
+//! The network is one subnet whose key is the root key, so certificates carry no delegation.
+
+use crate::{
+    network::{IngressState, Network, RequestId, canister_range},
+    reject::Reject,
+};
+use candid::Principal;
+use ed25519_dalek::Signer as _;
+use ic_certification::{
+    Certificate, HashTree, Label,
+    hash_tree::{empty, fork, label, leaf, pruned},
+};
+use ic_verify_bls_signature::PrivateKey;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A path in the state tree.
+pub type Path = Vec<Vec<u8>>;
+
+/// DER prefix of a BLS12-381 public key (interface specification, "Certification").
+const BLS_DER_PREFIX: &[u8] = b"\x30\x81\x82\x30\x1d\x06\x0d\x2b\x06\x01\x04\x01\x82\xdc\x7c\x05\x03\x01\x02\x01\x06\x0c\x2b\x06\x01\x04\x01\x82\xdc\x7c\x05\x03\x02\x01\x03\x61\x00";
+/// DER prefix of an Ed25519 public key (RFC 8410).
+pub const ED25519_DER_PREFIX: &[u8] = &[48, 42, 48, 5, 6, 3, 43, 101, 112, 3, 33, 0];
+/// Domain separator of the state tree's root hash.
+const STATE_ROOT_DOMAIN: &[u8] = b"\x0Dic-state-root";
+
+/// The keys of the subnet (certificates) and of its only node (query answers).
+pub struct Signer {
+    subnet: PrivateKey,
+    root_key: Vec<u8>,
+    node: ed25519_dalek::SigningKey,
+    node_key: Vec<u8>,
+    node_id: Principal,
+}
+
+impl Signer {
+    /// Keys made from `seed`.
+    pub fn new(seed: [u8; 32]) -> Self {
+        let mut scalar = seed;
+        // Below the group's order, which begins with 0x73.
+        scalar[0] &= 0x3f;
+        let subnet = PrivateKey::deserialize(&scalar).expect("a scalar below the group's order is a key");
+        let root_key = [BLS_DER_PREFIX, &subnet.public_key().serialize()].concat();
+        let node = ed25519_dalek::SigningKey::from_bytes(&seed);
+        let node_key = [ED25519_DER_PREFIX, node.verifying_key().as_bytes()].concat();
+        Self { subnet, root_key, node, node_id: Principal::self_authenticating(&node_key), node_key }
+    }
+
+    /// The DER-encoded root key.
+    pub fn root_key(&self) -> &[u8] {
+        &self.root_key
+    }
+
+    /// The node's id.
+    pub fn node_id(&self) -> Principal {
+        self.node_id
+    }
+
+    /// The node's signature of `message`.
+    pub fn sign_as_node(&self, message: &[u8]) -> Vec<u8> {
+        self.node.sign(message).to_bytes().to_vec()
+    }
+
+    fn certificate(&self, tree: HashTree) -> Vec<u8> {
+        let message = [STATE_ROOT_DOMAIN, &tree.digest()].concat();
+        let signature = self.subnet.sign(&message).serialize().to_vec();
+        cbor(&Certificate { tree, signature, delegation: None })
+    }
+}
+
+/// CBOR with the self-describing tag, as the HTTP interface uses it.
+pub fn cbor(value: &impl Serialize) -> Vec<u8> {
+    let mut serializer = serde_cbor::Serializer::new(Vec::new());
+    let written = serializer.self_describe().and_then(|()| value.serialize(&mut serializer));
+    written.expect("writing CBOR to memory does not fail");
+    serializer.into_inner()
+}
+
+fn leb128(value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    leb128::write::unsigned(&mut bytes, value).expect("writing to memory does not fail");
+    bytes
+}
+
+/// A node of the state tree.
+enum Node {
+    Leaf(Vec<u8>),
+    Tree(BTreeMap<Vec<u8>, Node>),
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::Tree(BTreeMap::new())
+    }
+
+    /// Puts `value` at `path`; what stood in the way is replaced.
+    fn set(&mut self, path: &[&[u8]], value: Vec<u8>) {
+        let Some((first, rest)) = path.split_first() else {
+            *self = Self::Leaf(value);
+            return;
+        };
+        if let Self::Leaf(_) = self {
+            *self = Self::new();
+        }
+        if let Self::Tree(children) = self {
+            children.entry(first.to_vec()).or_insert_with(Self::new).set(rest, value);
+        }
+    }
+
+    /// The hash tree, with everything pruned that is on none of `paths`.
+    fn witness(&self, paths: &[&[Vec<u8>]]) -> HashTree {
+        let children = match self {
+            Self::Leaf(value) => return leaf(value.clone()),
+            Self::Tree(children) => children,
+        };
+        let whole = paths.iter().any(|path| path.is_empty());
+        // The neighbours of a missing label stay visible as labels: they prove its absence.
+        let neighbours: Vec<&Vec<u8>> = paths
+            .iter()
+            .filter_map(|path| path.first())
+            .flat_map(|l| [children.range(..=l.clone()).next_back(), children.range(l.clone()..).next()])
+            .flatten()
+            .map(|(label, _)| label)
+            .collect();
+        let parts = children.iter().map(|(name, child)| {
+            let below: Vec<&[Vec<u8>]> =
+                paths.iter().filter(|p| p.first() == Some(name)).map(|p| &p[1..]).collect();
+            let labelled = |tree| label(Label::from_bytes(name), tree);
+            if whole {
+                labelled(child.witness(&[&[]]))
+            } else if !below.is_empty() {
+                labelled(child.witness(&below))
+            } else if neighbours.contains(&name) {
+                labelled(pruned(child.witness(&[&[]]).digest()))
+            } else {
+                pruned(labelled(child.witness(&[&[]])).digest())
+            }
+        });
+        balance(parts.collect())
+    }
+}
+
+fn balance(mut trees: Vec<HashTree>) -> HashTree {
+    if trees.len() > 1 {
+        let right = trees.split_off(trees.len() / 2);
+        return fork(balance(trees), balance(right));
+    }
+    trees.pop().unwrap_or_else(empty)
+}
+
+impl Network {
+    /// A certificate for `paths` of the state tree, and the time.
+    pub fn certify(&self, mut paths: Vec<Path>) -> Vec<u8> {
+        let tree = self.state_tree(&paths);
+        paths.push(vec![b"time".to_vec()]);
+        let paths: Vec<&[Vec<u8>]> = paths.iter().map(Vec::as_slice).collect();
+        self.signer.certificate(tree.witness(&paths))
+    }
+
+    /// A certificate for the state of a request.
+    pub fn certify_request(&self, id: &RequestId) -> Vec<u8> {
+        self.certify(vec![vec![b"request_status".to_vec(), id.to_vec()]])
+    }
+
+    /// The certificate that a canister reads with `data_certificate_copy`.
+    pub(crate) fn certify_data(&self, id: Principal) -> Vec<u8> {
+        self.certify(vec![vec![b"canister".to_vec(), id.as_slice().to_vec(), b"certified_data".to_vec()]])
+    }
+
+    /// The state tree, as far as `paths` need it.
+    fn state_tree(&self, paths: &[Path]) -> Node {
+        let mut tree = Node::new();
+        tree.set(&[b"time"], leb128(self.time()));
+        let subnet = self.subnet.as_slice();
+        let (start, end) = canister_range();
+        let ranges = cbor(&vec![(start, end)]);
+        tree.set(&[b"canister_ranges", subnet, start.as_slice()], ranges.clone());
+        tree.set(&[b"subnet", subnet, b"canister_ranges"], ranges);
+        tree.set(&[b"subnet", subnet, b"public_key"], self.root_key.to_vec());
+        tree.set(&[b"subnet", subnet, b"type"], b"application".to_vec());
+        let node_id = self.signer.node_id;
+        tree.set(
+            &[b"subnet", subnet, b"node", node_id.as_slice(), b"public_key"],
+            self.signer.node_key.clone(),
+        );
+        for path in paths {
+            match path.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
+                [b"canister", id, ..] => self.add_canister_state(&mut tree, id),
+                [b"request_status", id, ..] => self.add_request_state(&mut tree, id),
+                _ => {}
+            }
+        }
+        tree
+    }
+
+    fn add_canister_state(&self, tree: &mut Node, id: &[u8]) {
+        let canister = Principal::try_from_slice(id).ok().and_then(|id| self.canisters.get(&id));
+        let Some(canister) = canister else { return };
+        let mut set =
+            |path: &[&[u8]], value| tree.set(&[&[b"canister".as_slice(), id], path].concat(), value);
+        set(&[b"certified_data"], canister.certified_data.clone());
+        set(&[b"controllers"], cbor(&canister.settings.controllers.as_ref()));
+        if let Some(code) = &canister.code {
+            set(&[b"module_hash"], code.module.hash.to_vec());
+            for (name, metadata) in &code.module.metadata {
+                set(&[b"metadata", name.as_bytes()], metadata.content.clone());
+            }
+        }
+    }
+
+    fn add_request_state(&self, tree: &mut Node, id: &[u8]) {
+        let state = RequestId::try_from(id).ok().and_then(|id| self.ingress_state(&id));
+        let Some((_, state)) = state else { return };
+        let mut set = |name: &[u8], value: &[u8]| tree.set(&[b"request_status", id, name], value.to_vec());
+        match state {
+            IngressState::Processing => set(b"status", b"processing"),
+            IngressState::Done(Ok(reply)) => {
+                set(b"status", b"replied");
+                set(b"reply", reply);
+            }
+            IngressState::Done(Err(Reject { code, message })) => {
+                set(b"status", b"rejected");
+                set(b"reject_code", &leb128(code.reject_code() as u64));
+                set(b"reject_message", message.as_bytes());
+                set(b"error_code", code.to_string().as_bytes());
+            }
+        }
+    }
+}

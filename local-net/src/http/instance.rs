@@ -1,0 +1,168 @@
+//! A network on its own thread.
+//!
+//! Requests reach it as commands, one after the other. In live mode the thread sets the network's clock to the machine's and executes
+//! waiting messages between commands, one at a time, so that a query need not wait for more than one message.
+
+use crate::network::Network;
+use candid::Principal;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{oneshot, watch};
+
+/// Time between rounds in live mode.
+const ROUND: Duration = Duration::from_millis(50);
+/// Stack of a network's thread: canisters run on it.
+const STACK_BYTES: usize = 32 << 20;
+
+type Command = Box<dyn FnOnce(&mut Network) + Send>;
+
+/// The network's thread has ended, which only happens when it panicked.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the network's thread has stopped")]
+pub struct Stopped;
+
+/// A running network.
+pub struct Instance {
+    commands: Sender<Command>,
+    live: Arc<AtomicBool>,
+    /// Number of finished requests.
+    progress: watch::Receiver<u64>,
+    /// The DER-encoded root key.
+    pub root_key: Vec<u8>,
+    /// The subnet's id.
+    pub subnet: Principal,
+    /// Whether signatures and expiry of requests are checked.
+    pub checks_signatures: bool,
+}
+
+/// The machine's clock in nanoseconds since 1970.
+pub fn system_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+impl Instance {
+    /// Starts `network` on a new thread.
+    ///
+    /// # Errors
+    /// When the system cannot start a thread.
+    pub fn start(network: Network, checks_signatures: bool) -> std::io::Result<Arc<Self>> {
+        let (commands, receiver) = channel();
+        let (sender, progress) = watch::channel(0);
+        let live = Arc::new(AtomicBool::new(false));
+        let instance = Self {
+            commands,
+            live: live.clone(),
+            progress,
+            root_key: network.signer().root_key().to_vec(),
+            subnet: network.subnet(),
+            checks_signatures,
+        };
+        std::thread::Builder::new()
+            .name("network".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || work(network, &receiver, &live, &sender))?;
+        Ok(Arc::new(instance))
+    }
+
+    /// Runs `command` on the network's thread.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Network) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        let command: Command = Box::new(move |network| {
+            // The caller may have gone away; the command has run nevertheless.
+            let _ = sender.send(command(network));
+        });
+        self.commands.send(command).map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Whether the network executes messages by itself.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Switches live mode; returns when the network's clock is right.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn set_live(&self, live: bool) -> Result<(), Stopped> {
+        self.live.store(live, Ordering::Relaxed);
+        // The command also wakes the thread.
+        self.run(move |network| {
+            if live {
+                network.set_time(network.time().max(system_time()));
+            }
+        })
+        .await
+    }
+
+    /// Runs `check` whenever a request was finished, until it gives a value or `limit` has passed.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn wait_for<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        check: impl Fn(&mut Network) -> Option<T> + Clone + Send + 'static,
+    ) -> Result<Option<T>, Stopped> {
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut progress = self.progress.clone();
+        loop {
+            progress.mark_unchanged();
+            if let Some(value) = self.run(check.clone()).await? {
+                return Ok(Some(value));
+            }
+            match tokio::time::timeout_at(deadline, progress.changed()).await {
+                Ok(changed) => changed.map_err(|_| Stopped)?,
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+fn work(
+    mut network: Network,
+    commands: &Receiver<Command>,
+    live: &AtomicBool,
+    progress: &watch::Sender<u64>,
+) {
+    let mut next_round = Instant::now();
+    loop {
+        let wait = match (live.load(Ordering::Relaxed), network.is_busy()) {
+            (false, _) => None,
+            (true, true) => Some(Duration::ZERO),
+            (true, false) => Some(next_round.saturating_duration_since(Instant::now())),
+        };
+        let command = match wait {
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wait) => commands.recv_timeout(wait),
+        };
+        match command {
+            Ok(command) => command(&mut network),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                network.set_time((network.time() + 1).max(system_time()));
+                if Instant::now() >= next_round {
+                    network.start_round();
+                    next_round = Instant::now() + ROUND;
+                }
+                network.execute_message();
+            }
+        }
+        progress.send_if_modified(|finished| {
+            let before = std::mem::replace(finished, network.finished_requests());
+            *finished != before
+        });
+    }
+}

@@ -1,0 +1,5 @@
+//! The HTTP interfaces: the Internet Computer's own, and PocketIC's.
+
+pub mod ic;
+pub mod instance;
+pub mod pocket_ic;

@@ -1,0 +1,621 @@
+//! PocketIC's REST interface, as far as the `pocket-ic` crate 16.1.0 needs it.
+//!
+//! Each answer comes at once with status 200; the server's codes for pending operations are not needed.
+
+use super::{
+    ic,
+    instance::{Instance, Stopped, system_time},
+};
+use crate::{
+    limits,
+    network::{
+        INITIAL_TIME, IngressMessage, IngressState, Network, Query, RequestId, canister_range,
+        default_effective_canister_id,
+    },
+    reject::{Reject, Response as CallResponse},
+};
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use candid::Principal;
+use ic_transport_types::EnvelopeContent;
+use pocket_ic::{
+    ErrorCode,
+    common::rest::{
+        CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse, ExtendedSubnetConfigSet,
+        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime, InstanceConfig, InstanceId,
+        RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId, RawCanisterResult, RawCycles,
+        RawIngressStatusArgs, RawMessageId, RawPrincipalId, RawSetStableMemory, RawStableMemory, RawSubnetId,
+        RawTime, SubnetConfig, SubnetInstructionConfig, SubnetKind, Topology,
+    },
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+/// How long awaiting a message of a live network may take.
+const LIVE_AWAIT: Duration = Duration::from_secs(300);
+/// Largest body of a request to the server: stable memories travel in it.
+const BODY_BYTES: usize = 4 << 30;
+
+/// The server's state: its instances, the HTTP gateways and the uploaded blobs.
+#[derive(Default)]
+pub struct Server {
+    state: Mutex<ServerState>,
+    /// When the last request ended, in nanoseconds since 1970.
+    last_request: AtomicU64,
+    /// Requests that are being served.
+    in_flight: AtomicUsize,
+    nonce: AtomicU64,
+}
+
+#[derive(Default)]
+struct ServerState {
+    instances: BTreeMap<InstanceId, PocketIc>,
+    gateways: BTreeMap<InstanceId, (InstanceId, AbortHandle)>,
+    blobs: BTreeMap<Vec<u8>, Bytes>,
+    next_instance: InstanceId,
+    next_gateway: InstanceId,
+}
+
+/// An instance and the subnets its creator asked for.
+#[derive(Clone)]
+struct PocketIc {
+    instance: Arc<Instance>,
+    kinds: Arc<[SubnetKind]>,
+}
+
+/// An answer that is not the asked-for value.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Message {
+            message: String,
+        }
+        (self.0, Json(Message { message: self.1 })).into_response()
+    }
+}
+
+impl From<Stopped> for Failure {
+    fn from(error: Stopped) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+impl From<Reject> for Failure {
+    fn from(reject: Reject) -> Self {
+        Self(StatusCode::BAD_REQUEST, reject.to_string())
+    }
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+type Shared = State<Arc<Server>>;
+type Id = Path<InstanceId>;
+
+impl Server {
+    fn state(&self) -> MutexGuard<'_, ServerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: InstanceId) -> Result<PocketIc, Failure> {
+        self.state()
+            .instances
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no instance {id}")))
+    }
+
+    /// Time since the last request ended; zero while one is being served.
+    pub fn idle(&self) -> Duration {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(system_time().saturating_sub(self.last_request.load(Ordering::Relaxed)))
+    }
+}
+
+/// The server's routes.
+pub fn router(server: Arc<Server>) -> Router {
+    server.last_request.store(system_time(), Ordering::Relaxed);
+    let instance = Router::new()
+        .route("/", axum::routing::delete(delete_instance))
+        .route("/read/topology", get(read_topology))
+        .route("/_/topology", get(read_topology))
+        .route("/read/get_time", get(get_time))
+        .route("/read/get_canister_http", get(get_canister_http))
+        .route("/read/query", post(query))
+        .route("/read/ingress_status", post(ingress_status))
+        .route("/read/get_cycles", post(get_cycles))
+        .route("/read/get_controllers", post(get_controllers))
+        .route("/read/get_subnet", post(get_subnet))
+        .route("/read/pub_key", post(pub_key))
+        .route("/read/get_stable_memory", post(get_stable_memory))
+        .route("/update/set_stable_memory", post(set_stable_memory))
+        .route("/update/set_time", post(set_time))
+        .route("/update/set_certified_time", post(set_time))
+        .route("/update/tick", post(tick))
+        .route("/update/add_cycles", post(add_cycles))
+        .route("/update/submit_ingress_message", post(submit_ingress_message))
+        .route("/update/await_ingress_message", post(await_ingress_message))
+        .route("/auto_progress", get(auto_progress_enabled).post(auto_progress))
+        .route("/stop_progress", post(stop_progress))
+        .route("/api/{*path}", any(instance_api));
+    Router::new()
+        .route("/status", get(async || StatusCode::OK))
+        .route("/instances", get(list_instances).post(create_instance))
+        .nest("/instances/{id}", instance.clone())
+        .route("/instances/{id}/", axum::routing::delete(delete_instance))
+        .route("/blobstore/", post(upload_blob))
+        .route("/http_gateway", post(create_gateway))
+        .route("/http_gateway/{id}/stop", post(stop_gateway))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(axum::middleware::from_fn_with_state(server.clone(), count_request))
+        .with_state(server)
+}
+
+/// Keeps the server from ending while it serves a request.
+async fn count_request(State(server): Shared, request: Request, next: axum::middleware::Next) -> Response {
+    server.in_flight.fetch_add(1, Ordering::Relaxed);
+    let response = next.run(request).await;
+    server.last_request.store(system_time(), Ordering::Relaxed);
+    server.in_flight.fetch_sub(1, Ordering::Relaxed);
+    response
+}
+
+async fn list_instances(State(server): Shared) -> Json<Vec<String>> {
+    Json(server.state().instances.keys().map(ToString::to_string).collect())
+}
+
+async fn create_instance(
+    State(server): Shared,
+    Json(config): Json<InstanceConfig>,
+) -> Json<CreateInstanceResponse> {
+    match new_instance(&server, config).await {
+        Ok(created) => Json(created),
+        Err(message) => Json(CreateInstanceResponse::Error { message }),
+    }
+}
+
+async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateInstanceResponse, String> {
+    config.subnet_config_set.validate()?;
+    if config.state_dir.is_some() {
+        tracing::warn!("the state directory is ignored: this network keeps its state in memory");
+    }
+    let (time, live) = match config.initial_time {
+        Some(InitialTime::Timestamp(time)) => (time.nanos_since_epoch, false),
+        Some(InitialTime::AutoProgress(_)) => (system_time(), true),
+        None => (INITIAL_TIME, false),
+    };
+    let id = {
+        let mut state = server.state();
+        state.next_instance += 1;
+        state.next_instance - 1
+    };
+    // The seed is the same for the first, second, … instance of every server, so that runs can be repeated.
+    let seed = Sha256::digest(format!("local-net instance {id}")).into();
+    let checks_signatures = config.disable_ingress_validation != Some(true);
+    let instance = Instance::start(Network::new(seed, time), checks_signatures).map_err(|e| e.to_string())?;
+    let kinds: Arc<[SubnetKind]> = subnet_kinds(&config.subnet_config_set).into();
+    let pocket_ic = PocketIc { instance, kinds };
+    server.state().instances.insert(id, pocket_ic.clone());
+    if live || config.http_gateway_config.is_some() {
+        pocket_ic.instance.set_live(true).await.map_err(|e| e.to_string())?;
+    }
+    let mut http_gateway_info = None;
+    if let Some(gateway) = config.http_gateway_config {
+        let info = start_gateway(server, id, gateway.ip_addr.as_deref(), gateway.port).await?;
+        http_gateway_info = Some(info);
+    }
+    Ok(CreateInstanceResponse::Created { instance_id: id, topology: topology(&pocket_ic), http_gateway_info })
+}
+
+/// The kinds of subnets that are asked for. All of them are one subnet here, known under several names.
+fn subnet_kinds(config: &ExtendedSubnetConfigSet) -> Vec<SubnetKind> {
+    let named = config.get_named().into_iter().map(|(kind, ..)| kind);
+    let others = [
+        (SubnetKind::System, config.system.len()),
+        (SubnetKind::Application, config.application.len()),
+        (SubnetKind::CloudEngine, config.cloud_engine.len()),
+        (SubnetKind::VerifiedApplication, config.verified_application.len()),
+    ];
+    let others = others.into_iter().flat_map(|(kind, n)| std::iter::repeat_n(kind, n));
+    named.chain(others).collect()
+}
+
+fn topology(pocket_ic: &PocketIc) -> Topology {
+    let subnet = pocket_ic.instance.subnet;
+    let (start, end) = canister_range();
+    // The subnet that holds the canisters is the first application subnet, if there is one.
+    let main = pocket_ic.kinds.iter().position(|kind| *kind == SubnetKind::Application).unwrap_or(0);
+    let configs = pocket_ic.kinds.iter().enumerate().map(|(i, kind)| {
+        let id = if i == main { subnet } else { alias(subnet, i) };
+        let ranges = if i == main {
+            vec![CanisterIdRange { start: start.into(), end: end.into() }]
+        } else {
+            Vec::new()
+        };
+        let config = SubnetConfig {
+            subnet_kind: *kind,
+            subnet_admins: None,
+            cost_schedule: Default::default(),
+            subnet_seed: [0; 32],
+            instruction_config: SubnetInstructionConfig::Production,
+            canister_ranges: ranges,
+        };
+        (id, config)
+    });
+    Topology {
+        subnet_configs: configs.collect(),
+        default_effective_canister_id: default_effective_canister_id().into(),
+    }
+}
+
+/// The id under which the only subnet appears as the subnet number `index`.
+fn alias(subnet: Principal, index: usize) -> Principal {
+    let name = [subnet.as_slice(), index.to_be_bytes().as_slice()].concat();
+    Principal::self_authenticating(name)
+}
+
+async fn delete_instance(State(server): Shared, Path(id): Id) -> StatusCode {
+    let mut state = server.state();
+    state.instances.remove(&id);
+    state.gateways.retain(|_, (instance, gateway)| {
+        if *instance == id {
+            gateway.abort();
+        }
+        *instance != id
+    });
+    StatusCode::OK
+}
+
+async fn read_topology(State(server): Shared, Path(id): Id) -> Answer<Topology> {
+    Ok(Json(topology(&server.find(id)?)))
+}
+
+async fn get_time(State(server): Shared, Path(id): Id) -> Answer<RawTime> {
+    let time = server.find(id)?.instance.run(|network| network.time()).await?;
+    Ok(Json(RawTime { nanos_since_epoch: time }))
+}
+
+async fn set_time(State(server): Shared, Path(id): Id, Json(time): Json<RawTime>) -> Answer<()> {
+    let pocket_ic = server.find(id)?;
+    let set = pocket_ic.instance.run(move |network| {
+        let allowed = time.nanos_since_epoch >= network.time();
+        if allowed {
+            network.set_time(time.nanos_since_epoch);
+        }
+        allowed
+    });
+    if set.await? {
+        Ok(Json(()))
+    } else {
+        Err(Failure(StatusCode::BAD_REQUEST, "the time cannot be set to the past".into()))
+    }
+}
+
+async fn tick(State(server): Shared, Path(id): Id) -> Answer<()> {
+    server.find(id)?.instance.run(Network::round).await?;
+    Ok(Json(()))
+}
+
+async fn get_cycles(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawCanisterId>,
+) -> Answer<RawCycles> {
+    let canister = Principal::from(args);
+    let cycles = server.find(id)?.instance.run(move |n| n.canister(canister).map(|c| c.balance)).await??;
+    Ok(Json(RawCycles { cycles }))
+}
+
+async fn add_cycles(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawAddCycles>,
+) -> Answer<RawCycles> {
+    let canister = principal(&args.canister_id)?;
+    let cycles = server.find(id)?.instance.run(move |n| n.add_cycles(canister, args.amount)).await??;
+    Ok(Json(RawCycles { cycles }))
+}
+
+async fn get_controllers(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawCanisterId>,
+) -> Answer<Vec<RawPrincipalId>> {
+    let canister = Principal::from(args);
+    let controllers = server
+        .find(id)?
+        .instance
+        .run(move |n| n.canister(canister).map(|c| c.settings.controllers.clone()))
+        .await??;
+    Ok(Json(controllers.iter().map(|p| RawPrincipalId::from(*p)).collect()))
+}
+
+async fn get_subnet(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawCanisterId>,
+) -> Answer<Option<RawSubnetId>> {
+    let canister = Principal::from(args);
+    let subnet =
+        server.find(id)?.instance.run(move |n| n.canister(canister).is_ok().then(|| n.subnet())).await?;
+    Ok(Json(subnet.map(RawSubnetId::from)))
+}
+
+async fn pub_key(State(server): Shared, Path(id): Id, Json(_): Json<RawSubnetId>) -> Answer<Vec<u8>> {
+    Ok(Json(server.find(id)?.instance.root_key.clone()))
+}
+
+async fn get_stable_memory(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawCanisterId>,
+) -> Answer<RawStableMemory> {
+    let canister = Principal::from(args);
+    let blob = server.find(id)?.instance.run(move |n| n.stable_memory(canister)).await??;
+    Ok(Json(RawStableMemory { blob }))
+}
+
+async fn set_stable_memory(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawSetStableMemory>,
+) -> Answer<()> {
+    let canister = principal(&args.canister_id)?;
+    let blob = server.state().blobs.get(&args.blob_id.0).cloned();
+    let blob = blob.ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no {}", args.blob_id)))?;
+    server.find(id)?.instance.run(move |n| n.set_stable_memory(canister, &blob)).await??;
+    Ok(Json(()))
+}
+
+async fn upload_blob(State(server): Shared, headers: HeaderMap, body: Bytes) -> Result<String, Failure> {
+    let compressed = headers.get(header::CONTENT_ENCODING).is_some_and(|e| e == "gzip");
+    let blob = if compressed {
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&body[..])
+            .take(BODY_BYTES as u64)
+            .read_to_end(&mut plain)
+            .map_err(|e| Failure(StatusCode::BAD_REQUEST, format!("the blob is not gzip: {e}")))?;
+        plain.into()
+    } else {
+        body
+    };
+    let id = Sha256::digest(&blob).to_vec();
+    server.state().blobs.insert(id.clone(), blob);
+    Ok(hex::encode(id))
+}
+
+async fn get_canister_http(State(server): Shared, Path(id): Id) -> Answer<Vec<RawCanisterHttpRequest>> {
+    // HTTP outcalls are rejected by the management canister, so none ever waits.
+    server.find(id)?;
+    Ok(Json(Vec::new()))
+}
+
+fn principal(bytes: &[u8]) -> Result<Principal, Failure> {
+    Principal::try_from_slice(bytes)
+        .map_err(|e| Failure(StatusCode::BAD_REQUEST, format!("no principal: {e}")))
+}
+
+fn result(response: CallResponse) -> RawCanisterResult {
+    response.map_err(raw_reject).into()
+}
+
+fn raw_reject(reject: Reject) -> pocket_ic::RejectResponse {
+    let code = reject.code.reject_code() as u64;
+    pocket_ic::RejectResponse {
+        reject_code: pocket_ic::RejectCode::try_from(code).expect("both lists are the specification's"),
+        reject_message: reject.message,
+        error_code: ErrorCode::try_from(reject.code as u64).expect("every code is one of the replica's"),
+        certified: true,
+    }
+}
+
+async fn query(
+    State(server): Shared,
+    Path(id): Id,
+    Json(call): Json<RawCanisterCall>,
+) -> Answer<RawCanisterResult> {
+    let query = Query {
+        canister: principal(&call.canister_id)?,
+        caller: principal(&call.sender)?,
+        method: call.method,
+        argument: call.payload,
+    };
+    Ok(Json(result(server.find(id)?.instance.run(move |n| n.query(query)).await?)))
+}
+
+async fn submit_ingress_message(
+    State(server): Shared,
+    Path(id): Id,
+    Json(call): Json<RawCanisterCall>,
+) -> Answer<Result<RawMessageId, pocket_ic::RejectResponse>> {
+    let pocket_ic = server.find(id)?;
+    let (canister, sender) = (principal(&call.canister_id)?, principal(&call.sender)?);
+    let nonce = server.nonce.fetch_add(1, Ordering::Relaxed).to_be_bytes().to_vec();
+    let RawCanisterCall { method, payload, effective_principal, .. } = call;
+    let submitted = pocket_ic.instance.run(move |network| {
+        let expiry = network.time() + limits::INGRESS_TTL;
+        let content = EnvelopeContent::Call {
+            nonce: Some(nonce),
+            ingress_expiry: expiry,
+            sender,
+            canister_id: canister,
+            method_name: method.clone(),
+            arg: payload.clone(),
+            sender_info: None,
+        };
+        let id = *content.to_request_id();
+        let message = IngressMessage { id, sender, canister, method, argument: payload, expiry };
+        network.submit(message).map(|()| id)
+    });
+    let submitted = submitted.await?;
+    Ok(Json(
+        submitted.map(|id| RawMessageId { effective_principal, message_id: id.to_vec() }).map_err(raw_reject),
+    ))
+}
+
+fn request_id(message: &RawMessageId) -> Result<RequestId, Failure> {
+    message
+        .message_id
+        .as_slice()
+        .try_into()
+        .map_err(|_| Failure(StatusCode::BAD_REQUEST, "a message id has 32 bytes".into()))
+}
+
+async fn await_ingress_message(
+    State(server): Shared,
+    Path(id): Id,
+    Json(message): Json<RawMessageId>,
+) -> Answer<RawCanisterResult> {
+    let request = request_id(&message)?;
+    let instance = server.find(id)?.instance;
+    let response = if instance.is_live() {
+        instance.wait_for(LIVE_AWAIT, move |network| finished(network, &request)).await?
+    } else {
+        instance.run(move |network| network.await_ingress(&request)).await?
+    };
+    match response {
+        Some(response) => Ok(Json(result(response))),
+        None => Err(Failure(
+            StatusCode::BAD_REQUEST,
+            format!("PocketIC did not complete the update call {} in time", hex::encode(request)),
+        )),
+    }
+}
+
+fn finished(network: &mut Network, request: &RequestId) -> Option<CallResponse> {
+    match network.ingress_state(request) {
+        Some((_, IngressState::Done(response))) => Some(response.clone()),
+        _ => None,
+    }
+}
+
+async fn ingress_status(
+    State(server): Shared,
+    Path(id): Id,
+    Json(args): Json<RawIngressStatusArgs>,
+) -> Answer<Option<RawCanisterResult>> {
+    let request = request_id(&args.raw_message_id)?;
+    let caller = args.raw_caller.map(Principal::from);
+    let pocket_ic = server.find(id)?;
+    let status = pocket_ic.instance.run(move |network| match network.ingress_state(&request) {
+        Some((owner, _)) if caller.is_some_and(|caller| caller != owner) => Err(Failure(
+            StatusCode::FORBIDDEN,
+            "The user does not have permission to view the status of this call.".into(),
+        )),
+        Some((_, IngressState::Done(response))) => Ok(Some(result(response.clone()))),
+        _ => Ok(None),
+    });
+    status.await?.map(Json)
+}
+
+async fn auto_progress_enabled(State(server): Shared, Path(id): Id) -> Answer<bool> {
+    Ok(Json(server.find(id)?.instance.is_live()))
+}
+
+async fn auto_progress(State(server): Shared, Path(id): Id) -> Answer<()> {
+    server.find(id)?.instance.set_live(true).await?;
+    Ok(Json(()))
+}
+
+async fn stop_progress(State(server): Shared, Path(id): Id) -> Answer<()> {
+    server.find(id)?.instance.set_live(false).await?;
+    Ok(Json(()))
+}
+
+async fn instance_api(
+    State(server): Shared,
+    Path((id, path)): Path<(InstanceId, String)>,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let instance = server.find(id)?.instance;
+    Ok(ic::serve(instance, &path, body).await.into_response())
+}
+
+async fn create_gateway(
+    State(server): Shared,
+    Json(config): Json<HttpGatewayConfig>,
+) -> Json<CreateHttpGatewayResponse> {
+    let created = match config.forward_to {
+        HttpGatewayBackend::PocketIcInstance(id) => {
+            start_gateway(&server, id, config.ip_addr.as_deref(), config.port).await
+        }
+        HttpGatewayBackend::Replica(url) => Err(format!("forwarding to {url} is not supported")),
+    };
+    Json(match created {
+        Ok(info) => CreateHttpGatewayResponse::Created(info),
+        Err(message) => CreateHttpGatewayResponse::Error { message },
+    })
+}
+
+async fn start_gateway(
+    server: &Server,
+    id: InstanceId,
+    ip_addr: Option<&str>,
+    port: Option<u16>,
+) -> Result<HttpGatewayInfo, String> {
+    let pocket_ic = server.find(id).map_err(|Failure(_, message)| message)?;
+    let address = match ip_addr {
+        Some(text) => text.parse().map_err(|e| format!("`{text}` is no IP address: {e}"))?,
+        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let listener = TcpListener::bind((address, port.unwrap_or(0))).await.map_err(|e| e.to_string())?;
+    let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+    let routes = gateway(pocket_ic.instance.clone(), topology(&pocket_ic));
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).await {
+            tracing::warn!("the HTTP gateway has stopped: {error}");
+        }
+    });
+    let mut state = server.state();
+    let gateway = state.next_gateway;
+    state.next_gateway += 1;
+    state.gateways.insert(gateway, (id, task.abort_handle()));
+    Ok(HttpGatewayInfo { instance_id: gateway, port })
+}
+
+async fn stop_gateway(State(server): Shared, Path(gateway): Id) -> Json<()> {
+    if let Some((_, task)) = server.state().gateways.remove(&gateway) {
+        task.abort();
+    }
+    Json(())
+}
+
+/// The routes at an instance's own address: the Internet Computer's interface and PocketIC's topology.
+pub fn gateway(instance: Arc<Instance>, topology: Topology) -> Router {
+    let api =
+        async |State(instance): State<Arc<Instance>>, Path(path): Path<String>, request: Request<Body>| {
+            let body = axum::body::to_bytes(request.into_body(), 2 * limits::MESSAGE_BYTES).await;
+            match body {
+                Ok(body) => ic::serve(instance, &path, body).await.into_response(),
+                Err(error) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response(),
+            }
+        };
+    Router::new()
+        .route("/api/{*path}", any(api))
+        .route("/_/topology", get(async move || Json(topology)))
+        .with_state(instance)
+}
+
+/// The topology of a network that was not made through PocketIC's interface.
+pub fn application_topology(instance: &Arc<Instance>) -> Topology {
+    topology(&PocketIc { instance: instance.clone(), kinds: [SubnetKind::Application].into() })
+}

@@ -1,0 +1,163 @@
+//! The `local-net` command: a network of its own, or a server for the `pocket-ic` crate.
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use local_net::{
+    http::{
+        instance::{Instance, system_time},
+        pocket_ic::{self, Server},
+    },
+    network::{Network, default_effective_canister_id},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+
+/// Runs canisters on this machine.
+///
+/// Without a subcommand it serves PocketIC's REST interface: set POCKET_IC_BIN to this binary, and tests that use the
+/// `pocket-ic` crate run on it.
+///
+/// It is an estimate of the Internet Computer: one subnet with one node, state in memory, instructions and cycles of a
+/// 13-node application subnet. It does not model consensus, HTTPS outcalls, threshold signatures, snapshots, 64-bit
+/// heaps or the limits of a subnet as a whole. To check against more of the real thing, set POCKET_IC_BIN to DFINITY's
+/// PocketIC server; the same tests run there.
+#[derive(Parser)]
+// The `pocket-ic` crate accepts servers that call themselves `pocket-ic-server 16.x.y`.
+#[command(name = "pocket-ic-server", version = "16.1.0", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts one network that executes messages by itself, and prints how to reach it.
+    ///
+    /// The output has one fact per line, the value after a colon: `url`, `root key` (hexadecimal DER), `default
+    /// effective canister id` (the canister id to name in calls of `provisional_create_canister_with_cycles`). The network
+    /// ends with Ctrl-C, and its state with it.
+    Serve(ServeArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port to listen on; 0 for any that is free.
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// Seed of the network's keys and random bytes; the same seed gives the same root key.
+    #[arg(long, default_value = "local-net")]
+    seed: String,
+    /// Accept requests with any signature and expiry.
+    #[arg(long)]
+    no_ingress_validation: bool,
+}
+
+#[derive(Args)]
+struct ServerArgs {
+    /// Port to listen on; 0 for any that is free.
+    #[arg(long, short, default_value_t = 0)]
+    port: u16,
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    ip_addr: IpAddr,
+    /// File that receives the port. If it exists, another server of the same tests runs, and this one ends.
+    #[arg(long)]
+    port_file: Option<PathBuf>,
+    /// Seconds without a request after which the server ends.
+    #[arg(long, default_value_t = 60)]
+    ttl: u64,
+    /// Seconds after which the server ends in any case.
+    #[arg(long)]
+    hard_ttl: Option<u64>,
+    /// What to log, for example `info` or `local_net=debug`.
+    #[arg(long)]
+    log_levels: Option<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let levels = cli.server.log_levels.clone().unwrap_or_else(|| "warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(levels).context("--log-levels")?)
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        match cli.command {
+            Some(Command::Serve(args)) => serve(args).await,
+            None => serve_pocket_ic(cli.server).await,
+        }
+    })
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let seed = Sha256::digest(args.seed.as_bytes()).into();
+    let instance = Instance::start(Network::new(seed, system_time()), !args.no_ingress_validation)?;
+    instance.set_live(true).await?;
+    let listener = TcpListener::bind((args.host, args.port)).await.with_context(|| {
+        format!("cannot listen on {}:{}; choose another port with --port", args.host, args.port)
+    })?;
+    let routes = pocket_ic::gateway(instance.clone(), pocket_ic::application_topology(&instance));
+    println!("url: http://{}", listener.local_addr()?);
+    println!("root key: {}", hex::encode(&instance.root_key));
+    println!("default effective canister id: {}", default_effective_canister_id());
+    std::io::stdout().flush()?;
+    tokio::select! {
+        served = axum::serve(listener, routes) => served?,
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
+}
+
+async fn serve_pocket_ic(args: ServerArgs) -> anyhow::Result<()> {
+    let port_file = match &args.port_file {
+        None => None,
+        Some(path) => match std::fs::File::create_new(path) {
+            Ok(file) => Some((path.clone(), file)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("cannot create {}", path.display())),
+        },
+    };
+    let listener = TcpListener::bind((args.ip_addr, args.port)).await?;
+    let port = listener.local_addr()?.port();
+    if let Some((_, file)) = &port_file {
+        let mut file = file;
+        writeln!(file, "{port}")?;
+    }
+    let server = Arc::new(Server::default());
+    let routes = pocket_ic::router(server.clone());
+    let served = tokio::select! {
+        served = axum::serve(listener, routes) => served,
+        () = until_idle(&server, Duration::from_secs(args.ttl)) => Ok(()),
+        () = after(args.hard_ttl) => Ok(()),
+    };
+    if let Some((path, _)) = port_file {
+        std::fs::remove_file(path)?;
+    }
+    served.map_err(Into::into)
+}
+
+/// Returns when no request has come for `ttl`.
+async fn until_idle(server: &Server, ttl: Duration) {
+    while server.idle() < ttl {
+        tokio::time::sleep(ttl.saturating_sub(server.idle()).max(Duration::from_millis(100))).await;
+    }
+}
+
+async fn after(seconds: Option<u64>) {
+    match seconds {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,332 @@
+//! The management canister.
+
+mod code;
+mod settings;
+
+use crate::{
+    canister::{Canister, Status},
+    costs, limits,
+    network::{Network, Origin, Request},
+    reject::{ErrorCode, Reject, Response},
+};
+use candid::{CandidType, Nat, Principal, utils::ArgumentDecoder};
+use ic_management_canister_types as types;
+use rand::RngCore;
+use sha2::{Digest, Sha256};
+
+/// What became of a call.
+enum Outcome {
+    /// It is answered; the cycles come back to the caller.
+    Answered { response: Response, refund: u128 },
+    /// It will be answered later.
+    Pending,
+}
+
+impl From<Response> for Outcome {
+    fn from(response: Response) -> Self {
+        Self::Answered { response, refund: 0 }
+    }
+}
+
+/// The Candid encoding of no values.
+pub(crate) fn empty_reply() -> Vec<u8> {
+    b"DIDL\0\0".to_vec()
+}
+
+fn decode<T: for<'a> candid::Deserialize<'a> + CandidType>(argument: &[u8]) -> Result<T, Reject> {
+    candid::decode_one(argument).map_err(Reject::bad_payload)
+}
+
+fn encode(value: impl CandidType) -> Response {
+    candid::encode_one(value).map_err(Reject::bad_payload)
+}
+
+fn cycles_of(amount: &Nat) -> Result<u128, Reject> {
+    u128::try_from(&amount.0).map_err(|_| Reject::bad_payload("more than 2^128 cycles"))
+}
+
+/// `create_canister` and its kin need at most this many cycles when the caller names no amount.
+const DEFAULT_PROVISIONAL_CYCLES: u128 = 100_000_000_000_000;
+
+impl Network {
+    /// Executes a call to the management canister and answers it.
+    pub(crate) fn manage(&mut self, request: Request) {
+        let (origin, cycles) = (request.origin, request.cycles);
+        match self.execute_management(request) {
+            Ok(Outcome::Answered { response, refund }) => self.respond(origin, response, refund),
+            Ok(Outcome::Pending) => {}
+            Err(reject) => self.respond(origin, Err(reject), cycles),
+        }
+    }
+
+    /// Executes a query to the management canister.
+    pub(crate) fn manage_query(&mut self, caller: Principal, method: &str, argument: &[u8]) -> Response {
+        match method {
+            "fetch_canister_logs" => self.fetch_canister_logs(caller, argument),
+            "canister_status" => self.canister_status(caller, argument),
+            "list_canisters" | "canister_info" => self.canister_info(argument),
+            _ => Err(unknown_method(method)),
+        }
+    }
+
+    fn execute_management(&mut self, request: Request) -> Result<Outcome, Reject> {
+        let Request { caller, ref method, ref argument, cycles, origin, .. } = request;
+        let outcome = match method.as_str() {
+            "create_canister" => return self.create_canister(caller, argument, cycles),
+            "deposit_cycles" => return self.deposit_cycles(argument, cycles),
+            "stop_canister" => return self.stop_canister(caller, argument, origin),
+            "provisional_create_canister_with_cycles" => self.provisional_create(caller, argument),
+            "provisional_top_up_canister" => self.provisional_top_up(argument),
+            "start_canister" => self.start_canister(caller, argument),
+            "delete_canister" => self.delete_canister(caller, argument),
+            "install_code" => self.install_code(caller, argument),
+            "install_chunked_code" => self.install_chunked_code(caller, argument),
+            "uninstall_code" => self.uninstall_code(caller, argument),
+            "upload_chunk" => self.upload_chunk(caller, argument),
+            "stored_chunks" => self.stored_chunks(caller, argument),
+            "clear_chunk_store" => self.clear_chunk_store(caller, argument),
+            "update_settings" => self.update_settings(caller, argument),
+            "canister_status" => self.canister_status(caller, argument),
+            "canister_info" => self.canister_info(argument),
+            "canister_metadata" => self.canister_metadata(caller, argument),
+            "fetch_canister_logs" => self.fetch_canister_logs(caller, argument),
+            "raw_rand" => self.raw_rand(argument),
+            _ => Err(unknown_method(method)),
+        };
+        outcome.map(|reply| Outcome::Answered { response: Ok(reply), refund: cycles })
+    }
+
+    /// The canister, if `caller` controls it.
+    fn controlled(
+        &mut self,
+        id: Principal,
+        caller: Principal,
+        method: &str,
+    ) -> Result<&mut Canister, Reject> {
+        let canister = self.canister_mut(id)?;
+        if canister.is_controlled_by(caller) {
+            return Ok(canister);
+        }
+        let controllers: Vec<String> = canister.settings.controllers.iter().map(Principal::to_text).collect();
+        Err(Reject::new(
+            ErrorCode::CanisterInvalidController,
+            format!(
+                "Only controllers of canister {id} can call ic00 method {method}: the caller is {caller}, the \
+                 controllers are {}",
+                controllers.join(" ")
+            ),
+        ))
+    }
+
+    fn add_canister(
+        &mut self,
+        id: Principal,
+        caller: Principal,
+        balance: u128,
+        settings: Option<types::CanisterSettings>,
+    ) -> Response {
+        let mut canister = Canister::new(id, vec![caller], balance, self.time()).map_err(|e| {
+            Reject::new(ErrorCode::CanisterOutOfMemory, format!("cannot create a canister: {e}"))
+        })?;
+        if let Some(settings) = settings {
+            canister.settings.change(settings)?;
+        }
+        self.canisters.insert(id, canister);
+        encode(types::CanisterIdRecord { canister_id: id })
+    }
+
+    fn create_canister(
+        &mut self,
+        caller: Principal,
+        argument: &[u8],
+        cycles: u128,
+    ) -> Result<Outcome, Reject> {
+        let args: types::CreateCanisterArgs = decode(argument)?;
+        let Some(balance) = cycles.checked_sub(costs::CANISTER_CREATION_FEE) else {
+            return Err(Reject::new(
+                ErrorCode::InsufficientCyclesForCreateCanister,
+                format!(
+                    "Creating a canister requires a fee of {} cycles, but {cycles} cycles were received with the \
+                     create_canister request.",
+                    costs::CANISTER_CREATION_FEE
+                ),
+            ));
+        };
+        let id = self.fresh_canister_id();
+        Ok(Ok(self.add_canister(id, caller, balance, args.settings)?).into())
+    }
+
+    fn provisional_create(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::ProvisionalCreateCanisterWithCyclesArgs = decode(argument)?;
+        let balance = args.amount.as_ref().map_or(Ok(DEFAULT_PROVISIONAL_CYCLES), cycles_of)?;
+        let id = match args.specified_id {
+            Some(id) if self.canisters.contains_key(&id) => {
+                return Err(Reject::new(
+                    ErrorCode::CanisterIdAlreadyExists,
+                    format!("Unsuccessful canister creation: canister id {id} already exists"),
+                ));
+            }
+            Some(id) => id,
+            None => self.fresh_canister_id(),
+        };
+        self.add_canister(id, caller, balance, args.settings)
+    }
+
+    fn provisional_top_up(&mut self, argument: &[u8]) -> Response {
+        let args: types::ProvisionalTopUpCanisterArgs = decode(argument)?;
+        self.add_cycles(args.canister_id, cycles_of(&args.amount)?)?;
+        Ok(empty_reply())
+    }
+
+    /// Adds cycles to a canister from nowhere; the new balance.
+    ///
+    /// # Errors
+    /// `IC0301` when there is no such canister.
+    pub fn add_cycles(&mut self, id: Principal, amount: u128) -> Result<u128, Reject> {
+        let canister = self.canister_mut(id)?;
+        canister.balance = canister.balance.saturating_add(amount);
+        Ok(canister.balance)
+    }
+
+    fn deposit_cycles(&mut self, argument: &[u8], cycles: u128) -> Result<Outcome, Reject> {
+        let args: types::CanisterIdRecord = decode(argument)?;
+        self.add_cycles(args.canister_id, cycles)?;
+        Ok(Ok(empty_reply()).into())
+    }
+
+    fn start_canister(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::CanisterIdRecord = decode(argument)?;
+        let canister = self.controlled(args.canister_id, caller, "start_canister")?;
+        canister.version += 1;
+        if let Status::Stopping(waiting) = std::mem::replace(&mut canister.status, Status::Running) {
+            for origin in waiting {
+                let reject = Reject::new(
+                    ErrorCode::CanisterStoppingCancelled,
+                    format!("Canister {}'s stop request was cancelled", args.canister_id),
+                );
+                self.respond(origin, Err(reject), 0);
+            }
+        }
+        Ok(empty_reply())
+    }
+
+    fn stop_canister(
+        &mut self,
+        caller: Principal,
+        argument: &[u8],
+        origin: Origin,
+    ) -> Result<Outcome, Reject> {
+        let args: types::CanisterIdRecord = decode(argument)?;
+        let canister = self.controlled(args.canister_id, caller, "stop_canister")?;
+        match &mut canister.status {
+            Status::Stopped => return Ok(Ok(empty_reply()).into()),
+            Status::Stopping(waiting) => waiting.push(origin),
+            Status::Running => canister.status = Status::Stopping(vec![origin]),
+        }
+        self.stop_if_idle(args.canister_id);
+        Ok(Outcome::Pending)
+    }
+
+    fn delete_canister(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::CanisterIdRecord = decode(argument)?;
+        let id = args.canister_id;
+        let canister = self.controlled(id, caller, "delete_canister")?;
+        if !matches!(canister.status, Status::Stopped) {
+            return Err(Reject::new(
+                ErrorCode::CanisterNotStopped,
+                format!("Canister {id} must be stopped before it is deleted."),
+            ));
+        }
+        self.abandon_calls(id);
+        self.canisters.remove(&id);
+        Ok(empty_reply())
+    }
+
+    fn upload_chunk(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::UploadChunkArgs = decode(argument)?;
+        let canister = self.controlled(args.canister_id, caller, "upload_chunk")?;
+        if args.chunk.len() > limits::CHUNK_BYTES {
+            return Err(Reject::bad_payload(format!(
+                "the chunk of {} bytes exceeds the limit of {} bytes",
+                args.chunk.len(),
+                limits::CHUNK_BYTES
+            )));
+        }
+        let hash: [u8; 32] = Sha256::digest(&args.chunk).into();
+        if canister.chunks.len() >= limits::CHUNKS && !canister.chunks.contains_key(&hash) {
+            return Err(Reject::bad_payload(format!(
+                "the chunk store holds {} chunks already",
+                limits::CHUNKS
+            )));
+        }
+        canister.chunks.insert(hash, args.chunk);
+        encode(types::ChunkHash { hash: hash.to_vec() })
+    }
+
+    fn stored_chunks(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::CanisterIdRecord = decode(argument)?;
+        let canister = self.controlled(args.canister_id, caller, "stored_chunks")?;
+        let hashes = canister.chunks.keys().map(|hash| types::ChunkHash { hash: hash.to_vec() });
+        encode(hashes.collect::<Vec<_>>())
+    }
+
+    fn clear_chunk_store(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::CanisterIdRecord = decode(argument)?;
+        self.controlled(args.canister_id, caller, "clear_chunk_store")?.chunks.clear();
+        Ok(empty_reply())
+    }
+
+    fn fetch_canister_logs(&mut self, caller: Principal, argument: &[u8]) -> Response {
+        let args: types::FetchCanisterLogsArgs = decode(argument)?;
+        let canister = self.canister(args.canister_id)?;
+        let allowed = match &canister.settings.log_visibility {
+            types::LogVisibility::Public => true,
+            types::LogVisibility::Controllers => canister.is_controlled_by(caller),
+            types::LogVisibility::AllowedViewers(viewers) => {
+                viewers.contains(&caller) || canister.is_controlled_by(caller)
+            }
+        };
+        if !allowed {
+            return Err(Reject::new(
+                ErrorCode::CanisterRejectedMessage,
+                format!("Caller {caller} is not allowed to access canister logs"),
+            ));
+        }
+        let wanted = |index: u64, time: u64| match args.filter {
+            None => true,
+            Some(types::CanisterLogFilter::ByIdx { start, end }) => (start..end).contains(&index),
+            Some(types::CanisterLogFilter::ByTimestampNanos { start, end }) => (start..end).contains(&time),
+        };
+        let records = canister.log.records().filter(|r| wanted(r.index, r.time));
+        let canister_log_records = records
+            .map(|r| types::CanisterLogRecord {
+                idx: r.index,
+                timestamp_nanos: r.time,
+                content: r.content.clone(),
+            })
+            .collect();
+        encode(types::FetchCanisterLogsResult { canister_log_records })
+    }
+
+    fn raw_rand(&mut self, argument: &[u8]) -> Response {
+        <()>::decode_arguments(argument)?;
+        let mut bytes = [0; 32];
+        self.random.fill_bytes(&mut bytes);
+        encode(bytes.to_vec())
+    }
+}
+
+/// Decoding a tuple of arguments with the management canister's error.
+trait DecodeArguments: Sized {
+    fn decode_arguments(argument: &[u8]) -> Result<Self, Reject>;
+}
+
+impl<T: for<'a> ArgumentDecoder<'a>> DecodeArguments for T {
+    fn decode_arguments(argument: &[u8]) -> Result<Self, Reject> {
+        candid::decode_args(argument).map_err(Reject::bad_payload)
+    }
+}
+
+fn unknown_method(method: &str) -> Reject {
+    Reject::new(ErrorCode::UnknownManagementMessage, format!("Management canister has no method '{method}'"))
+}

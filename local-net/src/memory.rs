@@ -1,0 +1,402 @@
+//! Canister memory that a message can change and undo.
+//!
+//! A memfd holds the committed bytes. A private mapping of it holds the changes of the running message: it is what
+//! the canister sees. Committing writes the changed pages to the memfd, undoing drops them. Which pages were
+//! touched and which were changed is read from `/proc/self/pagemap`: the mapping's pages are dropped before each message, so
+//! a page that is present afterwards was accessed, and one that is not the file's own was written.
+//!
+//! A read fault may map the neighbours of a page as well, but never beyond the aligned 64 KiB around it
+//! (`fault_around_bytes`), which is the unit of accounting: the mapping starts on such a boundary.
+
+use crate::{
+    costs::{OS_PAGE, PageCount, WASM_PAGE},
+    limits,
+};
+use std::{
+    cell::RefCell,
+    fs::File,
+    io,
+    ops::Range,
+    os::{
+        fd::{AsRawFd, FromRawFd},
+        unix::fs::FileExt,
+    },
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// Bytes behind a heap whose access traps; wasmtime leaves out bounds checks because of them.
+pub const GUARD_BYTES: usize = 64 << 20;
+
+static PAGEMAP: LazyLock<File> =
+    LazyLock::new(|| File::open("/proc/self/pagemap").expect("/proc/self/pagemap is readable on Linux"));
+
+/// Memory with one level of undo: the bytes of the last commit and the changes since.
+pub struct Memory {
+    file: File,
+    reservation: *mut libc::c_void,
+    reserved: usize,
+    base: *mut u8,
+    capacity: usize,
+    /// Bytes that are mapped now.
+    len: AtomicUsize,
+    /// Bytes at the last commit.
+    committed: AtomicUsize,
+}
+
+// SAFETY: the mapping belongs to this value. A canister and the host take turns: a message runs on one thread, which holds
+// the network exclusively.
+unsafe impl Send for Memory {}
+// SAFETY: as above; shared references are used from the thread that runs the message.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// An empty memory that can grow to `capacity` bytes, with [`GUARD_BYTES`] behind it.
+    ///
+    /// # Errors
+    /// When the system has no address space or file descriptor left.
+    pub fn new(capacity: usize) -> io::Result<Arc<Self>> {
+        let reserved = capacity + GUARD_BYTES + WASM_PAGE;
+        // SAFETY: both calls take no pointer of ours; their results are checked.
+        let (fd, reservation) = unsafe {
+            let fd = libc::memfd_create(c"canister".as_ptr(), libc::MFD_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            (File::from_raw_fd(fd), map_inaccessible(std::ptr::null_mut(), reserved, 0)?)
+        };
+        let base = reservation.cast::<u8>().map_addr(|a| a.next_multiple_of(WASM_PAGE));
+        Ok(Arc::new(Self {
+            file: fd,
+            reservation,
+            reserved,
+            base,
+            capacity,
+            len: AtomicUsize::new(0),
+            committed: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Bytes the memory has now.
+    pub fn len(&self) -> usize {
+        self.len.load(Relaxed)
+    }
+
+    /// Whether the memory has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Grows to `new` bytes (a multiple of 64 KiB); false when that exceeds the capacity or the system's memory.
+    pub fn grow(&self, new: usize) -> bool {
+        let old = self.len();
+        if new <= old {
+            return true;
+        }
+        if new > self.capacity || self.file.set_len(new as u64).is_err() {
+            return false;
+        }
+        // SAFETY: [old, new) lies in our reservation, and the file has just been extended to cover it.
+        let mapped = unsafe {
+            libc::mmap(
+                self.base.add(old).cast(),
+                new - old,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                self.file.as_raw_fd(),
+                old as libc::off_t,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return false;
+        }
+        self.len.store(new, Relaxed);
+        true
+    }
+
+    /// The bytes at `range`, or `None` when it leaves the memory.
+    pub fn get(&self, range: Range<usize>) -> Option<&[u8]> {
+        if range.start > range.end || range.end > self.len() {
+            return None;
+        }
+        // SAFETY: the range is mapped; nothing else writes while the host reads (see `Sync`).
+        Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.len()) })
+    }
+
+    /// Writes `bytes` at `offset`; false when they do not fit.
+    #[must_use]
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        match offset.checked_add(bytes.len()) {
+            Some(end) if end <= self.len() => {
+                // SAFETY: the destination is mapped and lies in our mapping, which no safe slice of `bytes` overlaps:
+                // `bytes` is either the host's or another memory's.
+                unsafe { std::ptr::copy(bytes.as_ptr(), self.base.add(offset), bytes.len()) };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The pages touched since the last commit or undoing, for memory that only this message uses.
+    pub fn scan(&self) -> PageScan {
+        let mut entries = vec![0u8; self.len() / OS_PAGE * 8];
+        PAGEMAP
+            .read_exact_at(&mut entries, (self.base.addr() / OS_PAGE * 8) as u64)
+            .expect("the mapping's part of the pagemap is readable");
+        let states =
+            entries.chunks_exact(8).map(|e| u64::from_le_bytes(e.try_into().expect("chunks of 8 bytes")));
+        PageScan(states.map(PageState).collect())
+    }
+
+    /// Makes all changes permanent; `scan` was taken after the last of them.
+    ///
+    /// # Errors
+    /// When the system has no memory left for them.
+    pub fn commit(&self, scan: &PageScan) -> io::Result<()> {
+        scan.private_ranges().try_for_each(|range| self.write_back(range))?;
+        self.committed.store(self.len(), Relaxed);
+        self.drop_pages(0..self.len());
+        Ok(())
+    }
+
+    /// Makes the changes in `pages` (and a change of the length) permanent. Only these pages were written.
+    ///
+    /// # Errors
+    /// When the system has no memory left for them.
+    pub fn commit_pages(&self, pages: &PageSet) -> io::Result<()> {
+        for page in pages.iter() {
+            let range = page * WASM_PAGE..(page + 1) * WASM_PAGE;
+            self.write_back(range.clone())?;
+            self.drop_pages(range);
+        }
+        self.committed.store(self.len(), Relaxed);
+        Ok(())
+    }
+
+    fn write_back(&self, range: Range<usize>) -> io::Result<()> {
+        // SAFETY: the range is mapped, and only read.
+        let bytes = unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.len()) };
+        self.file.write_all_at(bytes, range.start as u64)
+    }
+
+    /// Undoes everything since the last commit.
+    pub fn roll_back(&self) {
+        self.shrink(self.committed.load(Relaxed));
+        self.drop_pages(0..self.len());
+    }
+
+    /// Makes the memory empty; this cannot be undone.
+    pub fn clear(&self) {
+        self.shrink(0);
+        self.committed.store(0, Relaxed);
+    }
+
+    fn shrink(&self, keep: usize) {
+        let len = self.len();
+        if keep >= len {
+            return;
+        }
+        // SAFETY: [keep, len) is mapped by us, and nothing refers to it between messages.
+        unsafe { map_inaccessible(self.base.add(keep).cast(), len - keep, libc::MAP_FIXED) }
+            .expect("replacing our own mapping does not need address space");
+        self.file.set_len(keep as u64).expect("a memfd can always shrink");
+        self.len.store(keep, Relaxed);
+    }
+
+    /// Drops pages of the mapping, so that the file's pages show again.
+    fn drop_pages(&self, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        // SAFETY: the range is mapped by us, and no slice of it lives between messages.
+        unsafe { libc::madvise(self.base.add(range.start).cast(), range.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the reservation is ours, and nothing refers to it any more.
+        unsafe { libc::munmap(self.reservation, self.reserved) };
+    }
+}
+
+/// Reserves address space without memory.
+///
+/// # Safety
+/// With `MAP_FIXED` the range must be ours.
+unsafe fn map_inaccessible(
+    at: *mut libc::c_void,
+    len: usize,
+    flags: libc::c_int,
+) -> io::Result<*mut libc::c_void> {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: the caller's promise.
+    let mapped = unsafe { libc::mmap(at, len, libc::PROT_NONE, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapped) }
+}
+
+/// An entry of `/proc/self/pagemap` (Linux, `Documentation/admin-guide/mm/pagemap.rst`).
+#[derive(Clone, Copy)]
+struct PageState(u64);
+
+impl PageState {
+    /// In memory or swapped out.
+    fn present(self) -> bool {
+        self.0 >> 62 != 0
+    }
+
+    /// Present, and not a page of the file: a private copy.
+    fn private(self) -> bool {
+        self.present() && self.0 >> 61 & 1 == 0
+    }
+}
+
+/// The state of every OS page of a memory at one moment.
+pub struct PageScan(Vec<PageState>);
+
+impl PageScan {
+    /// The 64 KiB pages that were accessed and written.
+    pub fn count(&self) -> PageCount {
+        let mut count = PageCount::default();
+        for wasm_page in self.0.chunks(WASM_PAGE / OS_PAGE) {
+            count.accessed += u64::from(wasm_page.iter().any(|p| p.present()));
+            count.written += u64::from(wasm_page.iter().any(|p| p.private()));
+        }
+        count
+    }
+
+    /// Runs of pages that differ from the file, as byte ranges.
+    fn private_ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut at = 0;
+        self.0.chunk_by(|a, b| a.private() == b.private()).filter_map(move |run| {
+            let start = at;
+            at += run.len() * OS_PAGE;
+            run[0].private().then_some(start..at)
+        })
+    }
+}
+
+/// A set of 64 KiB pages, by index.
+#[derive(Clone, Debug, Default)]
+pub struct PageSet {
+    bits: Vec<u64>,
+    len: u64,
+}
+
+impl PageSet {
+    /// Adds the pages that hold the bytes of `range`; returns how many are new.
+    pub fn insert_range(&mut self, range: Range<usize>) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let (first, last) = (range.start / WASM_PAGE, (range.end - 1) / WASM_PAGE);
+        if self.bits.len() <= last / 64 {
+            self.bits.resize(last / 64 + 1, 0);
+        }
+        let before = self.len;
+        for page in first..=last {
+            let (word, bit) = (&mut self.bits[page / 64], 1u64 << (page % 64));
+            self.len += u64::from(*word & bit == 0);
+            *word |= bit;
+        }
+        self.len - before
+    }
+
+    /// Number of pages.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is no page.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Removes all pages.
+    pub fn clear(&mut self) {
+        self.bits.clear();
+        self.len = 0;
+    }
+
+    /// The pages in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        let words = self.bits.iter().enumerate().filter(|(_, word)| **word != 0);
+        words.flat_map(|(i, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| i * 64 + bit)
+        })
+    }
+}
+
+thread_local! {
+    /// The memory that the next instantiated module gets: wasmtime's interface passes no context.
+    static NEXT: RefCell<Option<Arc<Memory>>> = const { RefCell::new(None) };
+}
+
+/// Makes the next module that this thread instantiates use `memory` as its heap.
+pub fn provide_heap(memory: Arc<Memory>) {
+    NEXT.set(Some(memory));
+}
+
+/// Gives instances the memory passed to [`provide_heap`].
+pub struct HeapCreator;
+
+struct Heap(Arc<Memory>);
+
+// SAFETY: the mapping has `capacity` bytes plus a guard and never moves.
+unsafe impl LinearMemory for Heap {
+    fn byte_size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        if self.0.grow(new_size) { Ok(()) } else { Err(wasmtime::Error::msg("out of memory")) }
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.0.base
+    }
+}
+
+// SAFETY: the memory that is handed out fulfils the reservation and guard that were asked for, which is checked.
+unsafe impl MemoryCreator for HeapCreator {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        _maximum: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let memory = NEXT.take().ok_or("no heap was provided")?;
+        if reserved.unwrap_or(0) > memory.capacity || guard > GUARD_BYTES {
+            return Err(format!("the heap's reservation is too small for {reserved:?} + {guard} bytes"));
+        }
+        if !memory.grow(minimum) {
+            return Err(format!("no memory for {minimum} bytes of heap"));
+        }
+        Ok(Box::new(Heap(memory)))
+    }
+}
+
+/// A heap of the largest size wasm32 allows.
+///
+/// # Errors
+/// When the system has no address space left.
+pub fn new_heap() -> io::Result<Arc<Memory>> {
+    Memory::new(limits::HEAP_BYTES as usize)
+}
+
+/// A stable memory of the largest size this network allows.
+///
+/// # Errors
+/// When the system has no address space left.
+pub fn new_stable() -> io::Result<Arc<Memory>> {
+    Memory::new(limits::STABLE_BYTES as usize)
+}

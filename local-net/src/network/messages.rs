@@ -1,0 +1,462 @@
+//! Messages between canisters: call contexts, callbacks and their execution.
+
+use super::{Network, RequestId};
+use crate::{
+    canister::{Code, Status},
+    costs,
+    execution::Function,
+    reject::{ErrorCode, Reject, Response},
+    system_api::{Effects, EntryPoint, Message, OutgoingCall, Stop},
+};
+use candid::Principal;
+
+/// Where a call came from, and so where its answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A user's request.
+    Ingress(RequestId),
+    /// A canister, which waits with this callback.
+    Canister(u64),
+    /// The network: timers and heartbeats.
+    System,
+}
+
+/// A call to a canister or to the management canister.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The callee.
+    pub callee: Principal,
+    /// The caller.
+    pub caller: Principal,
+    /// The method's name.
+    pub method: String,
+    /// The argument's bytes.
+    pub argument: Vec<u8>,
+    /// Cycles attached.
+    pub cycles: u128,
+    /// When the caller stops waiting, in nanoseconds since 1970; 0 when it does not.
+    pub deadline: u64,
+    /// Where the answer goes.
+    pub origin: Origin,
+}
+
+/// Something that waits in the queue to be executed.
+pub(super) enum Delivery {
+    Request(Request),
+    Response {
+        callback: u64,
+        response: Response,
+        refund: u128,
+    },
+    /// A task of the canister: the name of the exported function.
+    Task {
+        canister: Principal,
+        function: &'static str,
+    },
+}
+
+/// A call that its callee has not finished.
+pub(super) struct CallContext {
+    pub(super) canister: Principal,
+    pub(super) origin: Origin,
+    caller: Principal,
+    deadline: u64,
+    answered: bool,
+    /// Calls made for it that wait for a response.
+    outstanding: usize,
+    /// Cycles not accepted yet.
+    cycles: u128,
+    /// Instructions of its messages so far.
+    instructions: u64,
+}
+
+/// A call that its caller waits for.
+pub(super) struct Callback {
+    context: u64,
+    pub(super) canister: Principal,
+    pub(super) deadline: u64,
+    call: OutgoingCall,
+}
+
+/// What happens to the canister's state after an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// It stays, and cycles are charged.
+    Changes,
+    /// It is undone, but cycles are charged: a query executed as an update.
+    Charge,
+    /// It is undone, and nothing is charged: a query.
+    Nothing,
+    /// It stays as it is without being committed, for the next step of an upgrade; cycles are charged.
+    Pending,
+}
+
+/// What an execution that returned leaves behind.
+pub(crate) struct Executed {
+    /// What it asks for.
+    pub(crate) effects: Effects,
+    /// Instructions it used.
+    pub(crate) instructions: u64,
+}
+
+impl Network {
+    /// Runs `function` of `id`. Memory, globals, balance, timer, certified data and log are up to date afterwards.
+    pub(crate) fn execute(
+        &mut self,
+        id: Principal,
+        function: Function<'_>,
+        message: Message,
+        keep: Keep,
+    ) -> Result<Executed, Reject> {
+        let (subnet, root_key, time) = (self.subnet, self.root_key.clone(), self.time);
+        let canister = self.canister_mut(id)?;
+        let environment = canister.environment(subnet, root_key, time);
+        let memory_limit = match (message.entry_point, canister.settings.wasm_memory_limit) {
+            (
+                EntryPoint::Update | EntryPoint::SystemTask | EntryPoint::Init | EntryPoint::PostUpgrade,
+                limit,
+            ) if limit > 0 => Some(limit),
+            _ => None,
+        };
+        let charged = keep != Keep::Nothing;
+        let prepaid = if charged { costs::execution_fee(message.instruction_limit) } else { 0 };
+        let (balance, timer) = (canister.balance, canister.timer);
+        let Some(Code { instance, .. }) = &mut canister.code else { return Err(Reject::no_module(id)) };
+        let outcome = instance.run(function, environment, message, balance.saturating_sub(prepaid), timer);
+        let mut result = outcome.result;
+        if let (Ok(()), Some(limit)) = (&result, memory_limit)
+            && canister.heap.len() as u64 > limit
+        {
+            result = Err(Stop::WasmMemoryLimit(limit));
+        }
+        if result.is_ok() && keep == Keep::Changes {
+            let committed = canister
+                .heap
+                .commit(&outcome.heap_pages)
+                .and_then(|()| canister.stable.commit_pages(instance.stable_written()));
+            match committed {
+                Ok(()) => instance.commit_globals(),
+                Err(error) => result = Err(Stop::OutOfMemory(error.to_string())),
+            }
+        }
+        if result.is_err() || matches!(keep, Keep::Charge | Keep::Nothing) {
+            canister.heap.roll_back();
+            canister.stable.roll_back();
+            instance.roll_back_globals();
+        }
+        let mut effects = outcome.effects;
+        if charged {
+            for line in std::mem::take(&mut effects.log) {
+                canister.log.push(time, line);
+            }
+            if let Err(stop) = &result {
+                canister.log.push(time, format!("[TRAP]: {stop}").into_bytes());
+            }
+            let fee = costs::execution_fee(outcome.instructions + outcome.copy_instructions);
+            canister.balance = match (&result, keep) {
+                (Ok(()), Keep::Changes | Keep::Pending) => {
+                    (effects.balance + prepaid.min(balance)).saturating_sub(fee)
+                }
+                _ => balance.saturating_sub(fee),
+            };
+            canister.version += 1;
+        }
+        result.map_err(|stop| stop.into_reject(id))?;
+        if matches!(keep, Keep::Changes | Keep::Pending) {
+            canister.timer = effects.timer.unwrap_or(timer);
+            if let Some(data) = effects.certified_data.take() {
+                canister.certified_data = data;
+            }
+        }
+        Ok(Executed { effects, instructions: outcome.instructions })
+    }
+
+    /// Executes the next message of the queue; false when there is none. Adds its instructions to `instructions`.
+    pub(super) fn execute_next(&mut self, instructions: &mut u64) -> bool {
+        let Some(delivery) = self.queue.pop_front() else { return false };
+        match delivery {
+            Delivery::Request(request) if request.callee == Principal::management_canister() => {
+                self.manage(request);
+            }
+            Delivery::Request(request) => *instructions += self.execute_request(request),
+            Delivery::Task { canister, function } => *instructions += self.execute_task(canister, function),
+            Delivery::Response { callback, response, refund } => {
+                *instructions += self.execute_response(callback, response, refund);
+            }
+        }
+        true
+    }
+
+    pub(super) fn enqueue(&mut self, delivery: Delivery) {
+        self.queue.push_back(delivery);
+    }
+
+    pub(super) fn has_messages(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn execute_request(&mut self, request: Request) -> u64 {
+        let (function, message, keep) = match self.prepare_request(&request) {
+            Ok(prepared) => prepared,
+            Err(reject) => {
+                self.respond(request.origin, Err(reject), request.cycles);
+                return 0;
+            }
+        };
+        let context = self.open_context(CallContext {
+            canister: request.callee,
+            origin: request.origin,
+            caller: request.caller,
+            deadline: request.deadline,
+            answered: false,
+            outstanding: 0,
+            cycles: request.cycles,
+            instructions: 0,
+        });
+        let result = self.execute(
+            request.callee,
+            Function::Export(&function),
+            Message { argument: request.argument, ..message },
+            keep,
+        );
+        self.finish(context, result)
+    }
+
+    /// The function that a request runs, or why it cannot run.
+    fn prepare_request(&self, request: &Request) -> Result<(String, Message, Keep), Reject> {
+        let id = request.callee;
+        let canister = self.canister(id)?;
+        canister.check_running()?;
+        let code = canister.code.as_ref().ok_or_else(|| Reject::no_module(id))?;
+        let method = &request.method;
+        let update = format!("canister_update {method}");
+        let query = format!("canister_query {method}");
+        let (function, entry_point, keep) = if code.module.exports(&update) {
+            (update, EntryPoint::Update, Keep::Changes)
+        } else if code.module.exports(&query) {
+            (query, EntryPoint::ReplicatedQuery, Keep::Charge)
+        } else if code.module.exports(&format!("canister_composite_query {method}")) {
+            return Err(Reject::new(
+                ErrorCode::CompositeQueryCalledInReplicatedMode,
+                format!(
+                    "Composite query cannot be called in replicated mode: canister {id}, method '{method}'"
+                ),
+            ));
+        } else {
+            return Err(Reject::no_method(id, "update", method));
+        };
+        let message = Message {
+            unanswered: true,
+            deadline: request.deadline,
+            cycles_available: request.cycles,
+            ..Message::new(entry_point, request.caller)
+        };
+        canister.check_cycles(costs::execution_fee(message.instruction_limit))?;
+        Ok((function, message, keep))
+    }
+
+    fn execute_task(&mut self, id: Principal, function: &'static str) -> u64 {
+        let Ok(canister) = self.canister(id) else { return 0 };
+        let message = Message::new(EntryPoint::SystemTask, Principal::management_canister());
+        let ready = canister.is_running()
+            && canister.code.as_ref().is_some_and(|c| c.module.exports(function))
+            && canister.check_cycles(costs::execution_fee(message.instruction_limit)).is_ok();
+        if !ready {
+            return 0;
+        }
+        let context = self.open_context(CallContext {
+            canister: id,
+            origin: Origin::System,
+            caller: Principal::management_canister(),
+            deadline: 0,
+            answered: true,
+            outstanding: 0,
+            cycles: 0,
+            instructions: 0,
+        });
+        let result = self.execute(id, Function::Export(function), message, Keep::Changes);
+        self.finish(context, result)
+    }
+
+    fn execute_response(&mut self, callback: u64, response: Response, refund: u128) -> u64 {
+        // The callback is gone when its canister was uninstalled, or when its deadline passed.
+        let Some(Callback { context: context_id, canister: id, call, .. }) = self.callbacks.remove(&callback)
+        else {
+            return 0;
+        };
+        let Ok(canister) = self.canister_mut(id) else { return 0 };
+        canister.balance += refund + call.prepaid;
+        if let Some(open) = canister.open_calls.get_mut(&call.callee) {
+            *open = open.saturating_sub(1);
+        }
+        canister.open_calls.retain(|_, open| *open > 0);
+        let Some(context) = self.contexts.get_mut(&context_id) else { return 0 };
+        context.outstanding -= 1;
+        let base = Message {
+            unanswered: !context.answered,
+            deadline: context.deadline,
+            cycles_available: context.cycles,
+            cycles_refunded: refund,
+            earlier_instructions: context.instructions,
+            ..Message::new(EntryPoint::Reply, context.caller)
+        };
+        let (closure, message) = match response {
+            Ok(argument) => (call.on_reply, Message { argument, ..base.clone() }),
+            Err(reject) => (
+                call.on_reject,
+                Message { entry_point: EntryPoint::Reject, reject: Some(reject), ..base.clone() },
+            ),
+        };
+        let reject = message.reject.clone();
+        let result = self.execute(id, Function::Callback(closure), message, Keep::Changes);
+        if result.is_err()
+            && let Some(cleanup) = call.on_cleanup
+        {
+            let message = Message { entry_point: EntryPoint::Cleanup, reject, unanswered: false, ..base };
+            // A trap in the cleanup callback undoes the callback's changes only; the call fails either way.
+            let _ = self.execute(id, Function::Callback(cleanup), message, Keep::Changes);
+        }
+        self.finish(context_id, result)
+    }
+
+    fn open_context(&mut self, context: CallContext) -> u64 {
+        if let Some(canister) = self.canisters.get_mut(&context.canister) {
+            canister.open_contexts += 1;
+        }
+        let id = self.fresh_id();
+        self.contexts.insert(id, context);
+        id
+    }
+
+    /// Does what an execution asked for, and answers the call if that is due. Returns the instructions used.
+    fn finish(&mut self, context_id: u64, result: Result<Executed, Reject>) -> u64 {
+        let Some(context) = self.contexts.get_mut(&context_id) else { return 0 };
+        let id = context.canister;
+        let mut instructions = 0;
+        let mut calls = Vec::new();
+        let mut answer = None;
+        match result {
+            Ok(executed) => {
+                instructions = executed.instructions;
+                context.instructions += instructions;
+                context.cycles = context.cycles.saturating_sub(executed.effects.cycles_accepted);
+                context.outstanding += executed.effects.calls.len();
+                calls = executed.effects.calls;
+                answer = executed.effects.answer.map(|answer| {
+                    answer.map_err(|text| Reject::new(ErrorCode::CanisterRejectedMessage, text))
+                });
+            }
+            Err(reject) if context.outstanding == 0 => answer = Some(Err(reject)),
+            Err(_) => {}
+        }
+        if answer.is_none() && context.outstanding == 0 {
+            answer = Some(Err(Reject::new(
+                ErrorCode::CanisterDidNotReply,
+                format!("Canister {id} did not reply to the call"),
+            )));
+        }
+        let answer = answer.filter(|_| !context.answered);
+        let (origin, finished) = (context.origin, context.outstanding == 0);
+        let refund = if answer.is_some() {
+            context.answered = true;
+            std::mem::take(&mut context.cycles)
+        } else {
+            0
+        };
+        for call in calls {
+            self.send(context_id, id, call);
+        }
+        if let Some(answer) = answer {
+            self.respond(origin, answer, refund);
+        }
+        if finished {
+            self.contexts.remove(&context_id);
+            self.close_context(id);
+        }
+        instructions
+    }
+
+    /// Counts down the open calls of a canister; a stopping canister without any is stopped.
+    fn close_context(&mut self, id: Principal) {
+        let Some(canister) = self.canisters.get_mut(&id) else { return };
+        canister.open_contexts = canister.open_contexts.saturating_sub(1);
+        self.stop_if_idle(id);
+    }
+
+    /// Completes a stop request when the canister has no open calls.
+    pub(crate) fn stop_if_idle(&mut self, id: Principal) {
+        let Some(canister) = self.canisters.get_mut(&id) else { return };
+        if canister.open_contexts > 0 || !matches!(canister.status, Status::Stopping(_)) {
+            return;
+        }
+        canister.version += 1;
+        if let Status::Stopping(waiting) = std::mem::replace(&mut canister.status, Status::Stopped) {
+            for origin in waiting {
+                self.respond(origin, Ok(crate::management::empty_reply()), 0);
+            }
+        }
+    }
+
+    fn send(&mut self, context: u64, caller: Principal, call: OutgoingCall) {
+        let callback = self.fresh_id();
+        let deadline = call.timeout_seconds.map_or(0, |s| self.time() + u64::from(s) * 1_000_000_000);
+        if let Some(canister) = self.canisters.get_mut(&caller) {
+            *canister.open_calls.entry(call.callee).or_default() += 1;
+        }
+        let mut call = call;
+        let (method, argument) = (std::mem::take(&mut call.method), std::mem::take(&mut call.argument));
+        self.enqueue(Delivery::Request(Request {
+            callee: call.callee,
+            caller,
+            method,
+            argument,
+            cycles: call.cycles,
+            deadline,
+            origin: Origin::Canister(callback),
+        }));
+        self.callbacks.insert(callback, Callback { context, canister: caller, deadline, call });
+    }
+
+    /// Answers a call; `refund` are the cycles that were not accepted.
+    pub(crate) fn respond(&mut self, origin: Origin, response: Response, refund: u128) {
+        match origin {
+            Origin::Ingress(request) => self.finish_ingress(request, response),
+            Origin::Canister(callback) => self.enqueue(Delivery::Response { callback, response, refund }),
+            Origin::System => {}
+        }
+    }
+
+    /// Ends the waiting of bounded-wait calls whose deadline has passed.
+    pub(super) fn expire_calls(&mut self) {
+        let time = self.time();
+        let expired = self.callbacks.iter().filter(|(_, c)| c.deadline != 0 && c.deadline <= time);
+        let expired: Vec<u64> = expired.map(|(id, _)| *id).collect();
+        for callback in expired {
+            if let Some(callback) = self.callbacks.get_mut(&callback) {
+                callback.deadline = 0;
+            }
+            let reject = Reject::new(ErrorCode::DeadlineExpired, "Call deadline has expired.");
+            self.enqueue(Delivery::Response { callback, response: Err(reject), refund: 0 });
+        }
+    }
+
+    /// Rejects all calls that `id` has not answered and forgets its callbacks: its code is gone.
+    pub(crate) fn abandon_calls(&mut self, id: Principal) {
+        let gone: Vec<u64> =
+            self.contexts.iter().filter(|(_, c)| c.canister == id).map(|(id, _)| *id).collect();
+        for context_id in gone {
+            let Some(context) = self.contexts.remove(&context_id) else { continue };
+            if !context.answered {
+                let reject = Reject::new(
+                    ErrorCode::CanisterDidNotReply,
+                    format!("Canister {id} has been uninstalled before it replied to the call"),
+                );
+                self.respond(context.origin, Err(reject), context.cycles);
+            }
+        }
+        if let Some(canister) = self.canisters.get_mut(&id) {
+            canister.open_contexts = 0;
+        }
+        self.stop_if_idle(id);
+    }
+}
