@@ -123,8 +123,28 @@ impl Instance {
         self.committed_globals = self.globals.iter().map(|g| g.get(&mut self.store)).collect();
     }
 
+    /// Undoes what happened since the last commit, in memories and globals.
+    pub fn roll_back(&mut self, module: &CompiledModule) {
+        let Execution { heap, stable, environment, message, .. } = self.store.data();
+        let (heap, stable) = (heap.clone(), stable.clone());
+        let grown = heap.len();
+        heap.roll_back();
+        stable.roll_back();
+        if heap.len() < grown {
+            // The instance remembers the heap's length; a new one reads it again.
+            let committed_globals = std::mem::take(&mut self.committed_globals);
+            let (environment, message) = (environment.clone(), message.clone());
+            *self = Self::new(module, heap.clone(), stable, environment, message)
+                .expect("a module that was instantiated on a smaller heap can be instantiated again");
+            self.committed_globals = committed_globals;
+            // Instantiation has written the data segments once more.
+            heap.roll_back();
+        }
+        self.roll_back_globals();
+    }
+
     /// Gives the globals the values of the last commit.
-    pub fn roll_back_globals(&mut self) {
+    fn roll_back_globals(&mut self) {
         for (global, value) in self.globals.iter().zip(&self.committed_globals) {
             global.set(&mut self.store, *value).expect("a mutable global takes a value it had before");
         }

@@ -107,10 +107,6 @@ fn wasm() -> Vec<u8> {
   (@custom "icp:private secret" "controllers")
 "#,
     );
-    // Imports must come first.
-    let (imports, rest): (Vec<&str>, Vec<&str>) =
-        text.lines().partition(|l| l.trim_start().starts_with("(import"));
-    let text = format!("{}\n{}\n{}", rest[0], imports.join("\n"), rest[1..].join("\n"));
     wat::parse_str(text).unwrap()
 }
 

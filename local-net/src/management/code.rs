@@ -162,10 +162,8 @@ impl Network {
         let result = self.start_module(installation, EntryPoint::PostUpgrade, "canister_post_upgrade");
         let canister = self.canister_mut(id)?;
         if result.is_err() {
-            heap.roll_back();
-            canister.stable.roll_back();
-            if let Some(code) = &mut code {
-                code.instance.roll_back_globals();
+            if let Some(Code { instance, module }) = &mut code {
+                instance.roll_back(module);
             }
             canister.heap = heap;
             canister.code = code;

@@ -121,7 +121,7 @@ impl Network {
         let charged = keep != Keep::Nothing;
         let prepaid = if charged { costs::execution_fee(message.instruction_limit) } else { 0 };
         let (balance, timer) = (canister.balance, canister.timer);
-        let Some(Code { instance, .. }) = &mut canister.code else { return Err(Reject::no_module(id)) };
+        let Some(Code { instance, module }) = &mut canister.code else { return Err(Reject::no_module(id)) };
         let outcome = instance.run(function, environment, message, balance.saturating_sub(prepaid), timer);
         let mut result = outcome.result;
         if let (Ok(()), Some(limit)) = (&result, memory_limit)
@@ -140,9 +140,7 @@ impl Network {
             }
         }
         if result.is_err() || matches!(keep, Keep::Charge | Keep::Nothing) {
-            canister.heap.roll_back();
-            canister.stable.roll_back();
-            instance.roll_back_globals();
+            instance.roll_back(module);
         }
         let mut effects = outcome.effects;
         if charged {
@@ -153,11 +151,9 @@ impl Network {
                 canister.log.push(time, format!("[TRAP]: {stop}").into_bytes());
             }
             let fee = costs::execution_fee(outcome.instructions + outcome.copy_instructions);
-            canister.balance = match (&result, keep) {
-                (Ok(()), Keep::Changes | Keep::Pending) => {
-                    (effects.balance + prepaid.min(balance)).saturating_sub(fee)
-                }
-                _ => balance.saturating_sub(fee),
+            canister.balance = match &result {
+                Ok(()) => (effects.balance + prepaid.min(balance)).saturating_sub(fee),
+                Err(_) => balance.saturating_sub(fee),
             };
             canister.version += 1;
         }

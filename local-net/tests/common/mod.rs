@@ -135,6 +135,10 @@ pub fn decode<T: for<'a> Deserialize<'a> + CandidType>(response: &Response) -> T
 /// A module with all imports of `ic0` that the tests use, one page of memory, a table of eight functions, and a few helpers:
 /// `$reply_i64` answers with a number, `$call` calls the canister whose 10-byte id stands at address 1000.
 pub fn module(body: &str) -> String {
+    // Imports must come before everything else.
+    let (imports, body): (Vec<&str>, Vec<&str>) =
+        body.lines().partition(|line| line.trim_start().starts_with("(import"));
+    let (imports, body) = (imports.join("\n"), body.join("\n"));
     format!(
         r#"(module
   (import "ic0" "msg_arg_data_size" (func $arg_size (result i32)))
@@ -167,6 +171,7 @@ pub fn module(body: &str) -> String {
   (import "ic0" "accept_message" (func $accept))
   (import "ic0" "debug_print" (func $print (param i32 i32)))
   (import "ic0" "trap" (func $trap (param i32 i32)))
+{imports}
   (memory (export "memory") 1)
   (table 8 8 funcref)
   (type $callback (func (param i32)))

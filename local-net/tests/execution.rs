@@ -1,0 +1,459 @@
+//! Execution of messages: undoing, metering, limits and the order of callbacks.
+
+mod common;
+
+use common::{Net, code, id_bytes, module, number, user};
+use ic_management_canister_types::CanisterInstallMode;
+use local_net::{
+    costs::{self, DIRTY_PAGE_COPY, PAGE_ACCESS, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL},
+    limits,
+    network::IngressState,
+    reject::ErrorCode,
+};
+
+/// Instructions for the first access to a 64 KiB page, and again for its first change.
+const WASM_PAGE_ACCESS: u64 = 16 * PAGE_ACCESS;
+
+#[test]
+fn a_trap_undoes_heap_globals_stable_memory_and_effects() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"
+  (global $g (mut i64) (i64.const 5))
+  (func (export "canister_update spoil")
+    (i64.store (i32.const 0) (i64.const 77))
+    (global.set $g (i64.const 77))
+    (drop (memory.grow (i32.const 1)))
+    (i64.store (i32.const 65536) (i64.const 77))
+    (drop (call $stable_grow (i64.const 1)))
+    (call $stable_write (i64.const 0) (i64.const 0) (i64.const 8))
+    (call $certify (i32.const 0) (i32.const 8))
+    (drop (call $timer_set (i64.const 1)))
+    (call $print (i32.const 256) (i32.const 3))
+    (call $append (i32.const 0) (i32.const 8))
+    (call $reply)
+    unreachable)
+  (func (export "canister_query state")
+    (call $reply_i64 (i64.add
+      (i64.add (i64.load (i32.const 0)) (i64.mul (global.get $g) (i64.const 10)))
+      (i64.add (i64.mul (i64.extend_i32_u (memory.size)) (i64.const 1000))
+               (i64.mul (call $stable_size) (i64.const 100000))))))
+  (func (export "canister_global_timer") (i64.store (i32.const 0) (i64.const 99)))"#,
+    ));
+    for _ in 0..3 {
+        let response = net.call(id, "spoil", []);
+        assert_eq!(code(&response), ErrorCode::CanisterTrapped);
+        assert_eq!(
+            response.unwrap_err().message,
+            format!("Error from Canister {id}: Canister trapped: unreachable")
+        );
+        net.network.round();
+        assert_eq!(number(&net.query(id, "state", [])), 1050);
+    }
+    let canister = net.network.canister(id).unwrap();
+    assert!(canister.certified_data.is_empty());
+    let log: Vec<_> =
+        canister.log.records().map(|r| String::from_utf8_lossy(&r.content).into_owned()).collect();
+    assert_eq!(log[..2], ["inc", "[TRAP]: Canister trapped: unreachable"], "the log is kept");
+}
+
+#[test]
+fn changes_of_a_message_last() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"
+  (global $g (mut i64) (i64.const 0))
+  (func (export "canister_update step")
+    (global.set $g (i64.add (global.get $g) (i64.const 1)))
+    (drop (memory.grow (i32.const 1)))
+    (i64.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 8)) (global.get $g))
+    (drop (call $stable_grow (i64.const 1)))
+    (i64.store (i32.const 0) (global.get $g))
+    (call $stable_write (i64.mul (global.get $g) (i64.const 60000)) (i64.const 0) (i64.const 8))
+    (call $reply))
+  (func (export "canister_query at") (local $at i32)
+    (call $arg_copy (i32.const 0) (i32.const 0) (i32.const 4))
+    (local.set $at (i32.load (i32.const 0)))
+    (call $reply_i64 (i64.load (i32.sub (i32.mul (local.get $at) (i32.const 65536)) (i32.const 8)))))
+  (func (export "canister_query stable_at")
+    (call $arg_copy (i32.const 0) (i32.const 0) (i32.const 4))
+    (call $stable_read (i64.const 16) (i64.mul (i64.load32_u (i32.const 0)) (i64.const 60000)) (i64.const 8))
+    (call $reply_i64 (i64.load (i32.const 16))))"#,
+    ));
+    for _ in 0..5 {
+        net.call(id, "step", []).unwrap();
+    }
+    for step in 1..=5u32 {
+        assert_eq!(number(&net.query(id, "at", (step + 1).to_le_bytes())), u64::from(step));
+        assert_eq!(number(&net.query(id, "stable_at", step.to_le_bytes())), u64::from(step));
+    }
+}
+
+#[test]
+fn instructions_are_those_of_the_table() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"
+  (func (export "canister_query straight")
+    (drop (i32.div_s (i32.const 7) (i32.const 2)))
+    (drop (f32.div (f32.const 7) (f32.const 2)))
+    (drop (i8x16.shuffle 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 (v128.const i64x2 0 0) (v128.const i64x2 0 0)))
+    (drop (memory.grow (i32.const 0)))
+    (call $reply_i64 (call $counter (i32.const 0))))
+  (func (export "canister_query looped") (local $i i32)
+    (local.set $i (i32.const 10))
+    (loop $again
+      (local.tee $i (i32.sub (local.get $i) (i32.const 1)))
+      (br_if $again))
+    (if (local.get $i) (then unreachable) (else (nop)))
+    (call $nothing)
+    (call $reply_i64 (call $counter (i32.const 0))))
+  (func $nothing)
+  (func (export "canister_query bulk")
+    (memory.fill (i32.const 1024) (i32.const 1) (i32.const 777))
+    (call $reply_i64 (call $counter (i32.const 0))))"#,
+    ));
+    let answer = 1 + 5 + PERFORMANCE_COUNTER + 5;
+    // Every function costs one; then operands, operator and drop.
+    let straight = 1 + (2 + 10 + 1) + (2 + 3 + 1) + (2 + 3 + 1) + (1 + 300 + 1) + answer;
+    assert_eq!(number(&net.query(id, "straight", [])), straight);
+    let looped = 1 + 2 + 10 * (1 + 1 + 1 + 1 + 2) + (1 + 2) + 1 + (5 + 1) + answer;
+    assert_eq!(number(&net.query(id, "looped", [])), looped);
+    let bulk = 1 + 3 + 100 + 777 + answer + 2 * WASM_PAGE_ACCESS;
+    assert_eq!(number(&net.query(id, "bulk", [])), bulk);
+}
+
+#[test]
+fn touched_pages_are_charged_once() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"
+  (func $start_pages (drop (memory.grow (i32.const 9))))
+  (start $start_pages)
+  (func (export "canister_update prepare") (drop (call $stable_grow (i64.const 4))) (call $reply))
+  (func (export "canister_query read_two") (local $before i64)
+    (local.set $before (call $counter (i32.const 0)))
+    (drop (i64.load (i32.const 65536)))
+    (drop (i64.load (i32.const 131064)))
+    (drop (i64.load (i32.const 524288)))
+    (call $reply_i64 (i64.sub (call $counter (i32.const 0)) (local.get $before))))
+  (func (export "canister_query write_two") (local $before i64)
+    (local.set $before (call $counter (i32.const 0)))
+    (i32.store8 (i32.const 65536) (i32.const 1))
+    (drop (i64.load (i32.const 65540)))
+    (i32.store8 (i32.const 524288) (i32.const 1))
+    (call $reply_i64 (i64.sub (call $counter (i32.const 0)) (local.get $before))))
+  (func (export "canister_query stable") (local $before i64)
+    (i64.store (i32.const 0) (i64.const 1))
+    (local.set $before (call $counter (i32.const 0)))
+    (call $stable_write (i64.const 65530) (i64.const 0) (i64.const 8))
+    (call $stable_read (i64.const 0) (i64.const 65530) (i64.const 8))
+    (call $stable_read (i64.const 0) (i64.const 200000) (i64.const 8))
+    (call $reply_i64 (i64.sub (call $counter (i32.const 0)) (local.get $before))))"#,
+    ));
+    net.call(id, "prepare", []).unwrap();
+    assert_eq!(number(&net.query(id, "read_two", [])), PERFORMANCE_COUNTER + 2 * WASM_PAGE_ACCESS);
+    assert_eq!(number(&net.query(id, "write_two", [])), PERFORMANCE_COUNTER + 4 * WASM_PAGE_ACCESS);
+    // Two pages written, one more read.
+    let stable = 3 * (STABLE_ACCESS + 8) + 5 * WASM_PAGE_ACCESS;
+    assert_eq!(number(&net.query(id, "stable", [])), PERFORMANCE_COUNTER + stable);
+}
+
+#[test]
+fn a_message_is_paid_for() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"(func (export "canister_update touch") (i32.store8 (i32.const 0) (i32.const 1)) (call $reply))"#,
+    ));
+    let before = net.balance(id);
+    net.call(id, "touch", []).unwrap();
+    let instructions = 1 + 3 + 5 + SYSTEM_CALL + 2 * WASM_PAGE_ACCESS + 16 * DIRTY_PAGE_COPY;
+    let fee = costs::ingress_fee(5) + costs::execution_fee(instructions);
+    assert_eq!(before - net.balance(id), fee);
+    let before = net.balance(id);
+    net.query(id, "touch", []).unwrap_err();
+    assert_eq!(net.balance(id), before, "queries are free");
+}
+
+#[test]
+fn the_second_counter_adds_up_the_messages_of_a_call() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"
+  (elem (i32.const 1) func $back)
+  (func (export "canister_update get") (call $reply_i64 (i64.const 1)))
+  (func (export "canister_update twice")
+    (call $take_arg)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 272) (i32.const 3)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (drop (call $perform)))
+  (func $back (param i32)
+    (call $reply_i64 (i64.sub (call $counter (i32.const 1)) (call $counter (i32.const 0)))))"#,
+    ));
+    let first_message = number(&net.call(id, "twice", id_bytes(id)));
+    assert!(first_message > costs::CALL_NEW + costs::CALL_PERFORM);
+    assert!(first_message < 1_000_000);
+}
+
+/// `burn` uses up instructions quickly: `table.size` costs a hundred each.
+fn burner() -> String {
+    let sizes = "(drop (table.size 0))".repeat(200);
+    module(&format!(
+        r#"
+  (func $forever (loop $again {sizes} (br $again)))
+  (func (export "canister_update burn") (i64.store (i32.const 0) (i64.const 1)) (call $forever))
+  (func (export "canister_query burn_query") (call $forever))
+  (func (export "canister_query get") (call $reply_i64 (i64.load (i32.const 0))))
+  (func (export "canister_inspect_message")
+    (call $accept)
+    (if (i32.eq (call $arg_size) (i32.const 1)) (then (call $forever))))"#
+    ))
+}
+
+#[test]
+fn instruction_limits_stop_a_message() {
+    let mut net = Net::new();
+    let id = net.canister(&burner());
+    let before = net.balance(id);
+    let update = net.call(id, "burn", []);
+    assert_eq!(code(&update), ErrorCode::CanisterInstructionLimitExceeded);
+    assert!(update.unwrap_err().message.contains("exceeded the limit of 40000000000 instructions"));
+    assert!(
+        before - net.balance(id) >= costs::execution_fee(limits::UPDATE_INSTRUCTIONS),
+        "all of them are paid"
+    );
+    assert_eq!(number(&net.query(id, "get", [])), 0, "and undone");
+    let query = net.query(id, "burn_query", []).unwrap_err();
+    assert!(query.message.contains("exceeded the limit of 5000000000 instructions"), "{query}");
+    let inspect = net.call(id, "burn", [0]).unwrap_err();
+    assert!(inspect.message.contains("exceeded the limit of 200000000 instructions"), "{inspect}");
+}
+
+#[test]
+fn inspect_message_decides_about_users_only() {
+    let mut net = Net::new();
+    let text = module(
+        r#"
+  (elem (i32.const 1) func $back)
+  (func (export "canister_inspect_message") (if (i32.eqz (call $arg_size)) (then (call $accept))))
+  (func (export "canister_update get") (call $reply_i64 (i64.const 3)))
+  (func (export "canister_update relay") (call $reply))
+  (func (export "canister_heartbeat")
+    (if (i64.eqz (i64.load (i32.const 0))) (then (return)))
+    (i64.store (i32.const 0) (i64.const 0))
+    (call $call_new (i32.const 8) (i32.const 10) (i32.const 272) (i32.const 3)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (call $call_append (i32.const 0) (i32.const 8))
+    (drop (call $perform)))
+  (func $back (param i32)
+    (call $arg_copy (i32.const 32) (i32.const 0) (i32.const 8)))
+  (func (export "canister_query seen") (call $reply_i64 (i64.load (i32.const 32))))
+  (func (export "canister_init") (call $arg_copy (i32.const 0) (i32.const 0) (call $arg_size)))"#,
+    );
+    let id = net.create_with(100_000_000_000_000, None);
+    let mut argument = 1u64.to_le_bytes().to_vec();
+    argument.extend(id_bytes(id));
+    let args = ic_management_canister_types::InstallCodeArgs {
+        mode: CanisterInstallMode::Install,
+        canister_id: id,
+        wasm_module: wat::parse_str(text).unwrap(),
+        arg: argument,
+        sender_canister_version: None,
+    };
+    net.manage("install_code", args).unwrap();
+    assert_eq!(number(&net.call(id, "get", [])), 3);
+    assert_eq!(code(&net.call(id, "get", [1])), ErrorCode::CanisterRejectedMessage, "it is not accepted");
+    for _ in 0..3 {
+        net.network.round();
+    }
+    assert_eq!(number(&net.query(id, "seen", [])), 3, "a canister's call is not inspected");
+}
+
+#[test]
+fn callbacks_come_in_order_and_cleanup_after_a_trap() {
+    let mut net = Net::new();
+    // `chain` calls `get` of the canister in the argument three times at once; the callbacks note their number.
+    let text = module(
+        r#"
+  (elem (i32.const 1) func $note $trap_in_callback $cleanup $note_reject)
+  (global $noted (mut i64) (i64.const 0))
+  (global $left (mut i32) (i32.const 0))
+  (func $one (param $callback i32) (param $environment i32)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 272) (i32.const 3)
+      (local.get $callback) (local.get $environment) (i32.const 4) (local.get $environment)))
+  (func (export "canister_update get") (call $reply_i64 (i64.const 7)))
+  (func (export "canister_update chain")
+    (call $take_arg)
+    (global.set $noted (i64.const 0))
+    (global.set $left (i32.const 3))
+    (call $one (i32.const 1) (i32.const 1)) (drop (call $perform))
+    (call $one (i32.const 1) (i32.const 2)) (drop (call $perform))
+    (call $one (i32.const 1) (i32.const 3)) (drop (call $perform)))
+  (func $note (param $n i32)
+    (global.set $noted (i64.add (i64.mul (global.get $noted) (i64.const 10)) (i64.extend_i32_u (local.get $n))))
+    (global.set $left (i32.sub (global.get $left) (i32.const 1)))
+    (if (i32.eqz (global.get $left)) (then (call $reply_i64 (global.get $noted)))))
+  (func $note_reject (param $n i32)
+    (call $reply_i64 (i64.extend_i32_u (call $reject_code))))
+  (func (export "canister_update broken")
+    (call $take_arg)
+    (call $one (i32.const 2) (i32.const 5))
+    (call $on_cleanup (i32.const 3) (i32.const 6))
+    (drop (call $perform)))
+  (func $trap_in_callback (param i32)
+    (global.set $noted (i64.const 999))
+    (call $trap (i32.const 288) (i32.const 4)))
+  (func $cleanup (param $n i32) (global.set $noted (i64.extend_i32_u (local.get $n))))
+  (func (export "canister_update reject_code")
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 288) (i32.const 4)
+      (i32.const 1) (i32.const 0) (i32.const 4) (i32.const 0))
+    (drop (call $perform)))
+  (func (export "canister_query noted") (call $reply_i64 (global.get $noted)))"#,
+    );
+    let (a, b) = (net.canister(&text), net.canister(&text));
+    assert_eq!(number(&net.call(a, "chain", id_bytes(b))), 123);
+    let broken = net.call(a, "broken", id_bytes(b));
+    assert_eq!(code(&broken), ErrorCode::CanisterCalledTrap);
+    assert_eq!(number(&net.query(a, "noted", [])), 6, "the callback is undone, the cleanup is not");
+    // Nobody answers `fail`: the method does not exist. 5 is CANISTER_ERROR.
+    assert_eq!(number(&net.call(a, "reject_code", [])), 5);
+}
+
+#[test]
+fn cycles_travel_with_calls_and_come_back() {
+    let mut net = Net::new();
+    let text = module(
+        r#"
+  (elem (i32.const 1) func $refunded)
+  (func (export "canister_update take")
+    (drop (call $cycles_accept (i64.const 300)))
+    (call $reply_i64 (call $cycles_available)))
+  (func (export "canister_update send")
+    (call $take_arg)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 304) (i32.const 4)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (call $call_cycles (i64.const 1000))
+    (drop (call $perform)))
+  (func $refunded (param i32) (call $reply_i64 (call $cycles_refunded)))
+  (func (export "canister_update overdraw")
+    (call $take_arg)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 304) (i32.const 4)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (call $call_cycles (i64.const 9000000000000000000)))
+  (func (export "canister_update in_query") (call $reply))
+  (func (export "canister_query call_from_query")
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 304) (i32.const 4)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0)))"#,
+    );
+    let (a, b) = (net.canister(&text), net.canister(&text));
+    let (before_a, before_b) = (net.balance(a), net.balance(b));
+    assert_eq!(number(&net.call(a, "send", id_bytes(b))), 700);
+    let executed = before_b + 300 - net.balance(b);
+    assert!(
+        executed > costs::UPDATE_MESSAGE_FEE && executed < 10_000_000,
+        "the callee pays its message: {executed}"
+    );
+    let spent = before_a - net.balance(a);
+    let at_least = costs::call_fee(4) + 2 * costs::UPDATE_MESSAGE_FEE + 300;
+    assert!(spent > at_least && spent < at_least + 5_000_000, "reserves come back: {spent}");
+    // A callee that does not exist returns everything.
+    let nobody = candid::Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 9, 1, 1]);
+    assert_eq!(number(&net.call(a, "send", id_bytes(nobody))), 1000);
+    let overdraw = net.call(a, "overdraw", id_bytes(b));
+    assert_eq!(code(&overdraw), ErrorCode::CanisterContractViolation);
+    let query = net.query(a, "call_from_query", []).unwrap_err();
+    assert_eq!(query.code, ErrorCode::CanisterContractViolation);
+    assert!(
+        query.message.contains("\"ic0_call_new\" cannot be executed in non replicated query mode"),
+        "{query}"
+    );
+}
+
+#[test]
+fn bounded_wait_calls_end_at_their_deadline() {
+    let mut net = Net::new();
+    // `hang` waits for an answer of `never`, which waits for the same call.
+    let text = module(
+        r#"
+  (elem (i32.const 1) func $done)
+  (func (export "canister_update get") (drop (i32.const 0)) (call $wait))
+  (func $wait
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 272) (i32.const 3)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (drop (call $perform)))
+  (func (export "canister_update bounded")
+    (call $take_arg)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 272) (i32.const 3)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (call $best_effort (i32.const 10))
+    (drop (call $perform)))
+  (func $done (param i32) (call $reply_i64 (i64.extend_i32_u (call $reject_code))))
+  (func (export "canister_update init_target") (call $take_arg) (call $reply))"#,
+    );
+    let (a, b) = (net.canister(&text), net.canister(&text));
+    // b's `get` calls b's `get`, and so on: no answer ever comes.
+    net.call(b, "init_target", id_bytes(b)).unwrap();
+    let id = net.submit(a, user(), "bounded", id_bytes(b)).unwrap();
+    net.network.execute_message();
+    for _ in 0..20 {
+        net.network.execute_message();
+    }
+    assert_eq!(net.state(id), Some(IngressState::Processing));
+    net.network.set_time(net.network.time() + 11_000_000_000);
+    net.network.start_round();
+    for _ in 0..20 {
+        net.network.execute_message();
+    }
+    let Some(IngressState::Done(response)) = net.state(id) else { panic!("the deadline has passed") };
+    assert_eq!(number(&response), 6, "SYS_UNKNOWN");
+}
+
+#[test]
+fn a_canister_without_cycles_is_frozen() {
+    let mut net = Net::new();
+    let id = net.canister(&burner());
+    let freezing = net.network.canister(id).unwrap().freezing_limit();
+    net.network.canister_mut(id).unwrap().balance =
+        freezing + costs::execution_fee(limits::UPDATE_INSTRUCTIONS) / 2;
+    let response = net.call(id, "burn", []);
+    assert_eq!(code(&response), ErrorCode::CanisterOutOfCycles);
+    net.network.canister_mut(id).unwrap().balance = 0;
+    assert_eq!(code(&net.query(id, "get", [])), ErrorCode::CanisterOutOfCycles);
+}
+
+#[test]
+fn replies_and_heaps_have_limits() {
+    let mut net = Net::new();
+    let id = net.canister(&module(
+        r#"
+  (func $grow (drop (memory.grow (i32.const 64))))
+  (start $grow)
+  (func (export "canister_update two") (call $append (i32.const 0) (i32.const 2097152)) (call $reply))
+  (func (export "canister_update more") (call $append (i32.const 0) (i32.const 2097153)) (call $reply))
+  (func (export "canister_query three") (call $append (i32.const 0) (i32.const 3145728)) (call $reply))
+  (func (export "canister_query more_query") (call $append (i32.const 0) (i32.const 3145729)) (call $reply))
+  (func (export "canister_update grow") (drop (memory.grow (i32.const 100))) (call $reply))
+  (func (export "canister_query silent"))
+  (func (export "canister_query twice") (call $reply) (call $reply))
+  (func (export "canister_query outside") (call $append (i32.const 5000000) (i32.const 1)))"#,
+    ));
+    assert_eq!(net.call(id, "two", []).unwrap().len(), 2 << 20);
+    assert_eq!(code(&net.call(id, "more", [])), ErrorCode::CanisterContractViolation);
+    assert_eq!(net.query(id, "three", []).unwrap().len(), 3 << 20);
+    assert_eq!(code(&net.query(id, "more_query", [])), ErrorCode::CanisterContractViolation);
+    assert_eq!(code(&net.query(id, "silent", [])), ErrorCode::CanisterDidNotReply);
+    assert_eq!(code(&net.query(id, "twice", [])), ErrorCode::CanisterContractViolation);
+    assert_eq!(code(&net.query(id, "outside", [])), ErrorCode::CanisterTrapped);
+    assert!(net.submit(id, user(), "two", vec![0; limits::MESSAGE_BYTES + 1]).is_err());
+    let args = ic_management_canister_types::UpdateSettingsArgs {
+        canister_id: id,
+        settings: ic_management_canister_types::CanisterSettings {
+            wasm_memory_limit: Some((8u64 << 20).into()),
+            ..Default::default()
+        },
+        sender_canister_version: None,
+    };
+    net.manage("update_settings", args).unwrap();
+    assert_eq!(code(&net.call(id, "grow", [])), ErrorCode::CanisterWasmMemoryLimitExceeded);
+    assert_eq!(net.network.canister(id).unwrap().heap.len(), 65 << 16, "the growth is undone");
+}
