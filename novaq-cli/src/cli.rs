@@ -3,6 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::commands;
+
 /// Compress language models to a few bits per weight, run them, and put them on the Internet Computer.
 #[derive(Debug, Parser)]
 #[command(name = "novaq", version, about, max_term_width = 100)]
@@ -17,7 +19,14 @@ pub struct Cli {
 
 /// The subcommands. Each has its `Args` and its `run` in its own file under `commands/`.
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Inspect(commands::inspect::Args),
+    Verify(commands::verify::Args),
+    Run(commands::run::Args),
+    Expand(commands::expand::Args),
+    Upload(commands::upload::Args),
+    Models(commands::models::Args),
+}
 
 impl Cli {
     /// Sends `tracing` events to standard error, filtered by `-v` or `RUST_LOG`.
@@ -36,6 +45,13 @@ impl Cli {
     /// # Errors
     /// What the subcommand reports; [`crate::output::report`] prints it.
     pub fn run(self) -> anyhow::Result<()> {
-        match self.command {}
+        match self.command {
+            Command::Inspect(args) => commands::inspect::run(&args),
+            Command::Verify(args) => commands::verify::run(&args),
+            Command::Run(args) => commands::run::run(&args),
+            Command::Expand(args) => commands::expand::run(&args),
+            Command::Upload(args) => commands::upload::run(&args),
+            Command::Models(args) => commands::models::run(args),
+        }
     }
 }

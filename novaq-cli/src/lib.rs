@@ -2,6 +2,8 @@
 //!
 //! Results go to standard output, progress and errors to standard error, so that `--json` can be piped.
 
+pub mod artifact_dir;
 pub mod cli;
 pub mod commands;
+pub mod network;
 pub mod output;

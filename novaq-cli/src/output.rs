@@ -117,6 +117,41 @@ pub fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// `number` with commas between thousands.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `number` of `noun`, which takes an s where there is not exactly one.
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// Prints a table on standard output, its columns as wide as they need to be.
+pub fn table<const N: usize>(heads: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+    let rows: Vec<[String; N]> = rows.collect();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([heads[column].chars().count()]).max().unwrap_or(0)
+    });
+    let line = |cells: [&str; N]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+    };
+    line(heads);
+    for row in &rows {
+        line(std::array::from_fn(|column| row[column].as_str()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::{Context, anyhow};
@@ -135,6 +170,12 @@ mod tests {
              caused by: 2 bytes are missing\n\
              hint: run `novaq verify tales`\n"
         );
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        assert_eq!(["7", "999", "1,000", "5,770,496"], [7, 999, 1000, 5_770_496].map(count));
+        assert_eq!((counted(1, "shard"), counted(0, "shard")), ("1 shard".to_owned(), "0 shards".to_owned()));
     }
 
     #[test]

@@ -1,1 +1,8 @@
-//! One file per subcommand, each with `Args` (what can be typed) and `run(Args) -> anyhow::Result<()>`.
+//! One file per subcommand, each with `Args` (what can be typed) and `run`.
+
+pub mod expand;
+pub mod inspect;
+pub mod models;
+pub mod run;
+pub mod upload;
+pub mod verify;

@@ -95,6 +95,27 @@ impl Loader {
     pub fn step(&mut self, source: &dyn ShardSource) -> Result<Option<u64>, ArtifactError> {
         let manifest = Arc::clone(&self.manifest);
         let Some(entry) = manifest.tensors.get(self.next) else { return Ok(None) };
+        let read = self.load_entry(entry, source)?;
+        self.next += 1;
+        Ok(Some(read))
+    }
+
+    /// Reads tensor `index` of the manifest as floats, row-major: for exports. It counts as not loaded.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or its section can't be read or decoded.
+    pub fn decode(&mut self, index: usize, source: &dyn ShardSource) -> Result<Vec<f32>, ArtifactError> {
+        let manifest = Arc::clone(&self.manifest);
+        let Some(entry) = manifest.tensors.get(index) else {
+            return Err(ArtifactError::field("tensors", format!("there is no tensor {index}")));
+        };
+        self.load_entry(entry, source)?;
+        let matrix = self.tensors.matrices.remove(&entry.name).map(|matrix| matrix.decode());
+        Ok(matrix.or_else(|| self.tensors.vectors.remove(&entry.name)).unwrap_or_default())
+    }
+
+    /// Loads a tensor, and its codebooks if they are not there yet; returns the bytes read.
+    fn load_entry(&mut self, entry: &TensorEntry, source: &dyn ShardSource) -> Result<u64, ArtifactError> {
         let mut read = entry.section.length;
         if let Codec::Aq { codebooks, .. } = &entry.codec
             && !self.codebooks.contains_key(codebooks)
@@ -102,8 +123,7 @@ impl Loader {
             read += self.load_codebooks(codebooks, source)?;
         }
         self.load_tensor(entry, source)?;
-        self.next += 1;
-        Ok(Some(read))
+        Ok(read)
     }
 
     fn load_codebooks(&mut self, name: &str, source: &dyn ShardSource) -> Result<u64, ArtifactError> {

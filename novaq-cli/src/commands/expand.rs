@@ -1,0 +1,189 @@
+//! `novaq expand`: turns an artifact back into a Hugging Face checkpoint.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use novaq_engine::artifact::{LoadedModel, Loader, Manifest};
+use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::tokenizer::Tokenizer;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+
+use crate::artifact_dir::ArtifactDir;
+use crate::output::{self, HintExt};
+
+/// Write an artifact as a Hugging Face checkpoint with 32-bit weights, which transformers loads.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The artifact's folder.
+    #[arg(value_name = "DIR")]
+    artifact: PathBuf,
+
+    /// Folder to write; it is made, and must be empty.
+    #[arg(short, long, value_name = "MODEL_DIR")]
+    output: PathBuf,
+}
+
+/// Largest weights file, in bytes: what is held in memory at once.
+const MAX_FILE_BYTES: usize = 2_000_000_000;
+
+/// Runs the command.
+///
+/// # Errors
+/// If the artifact is damaged, or the folder cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let artifact = ArtifactDir::open(&args.artifact)?;
+    let out = &args.output;
+    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(anyhow::anyhow!("`{}` is not empty", out.display()))
+            .hint(|| "name another folder with `-o`, or remove this one".to_owned());
+    }
+    let LoadedModel { tokenizer, .. } = artifact.load()?;
+    fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
+    let manifest = artifact.manifest();
+    let bytes = write_weights(&artifact, out)?;
+    let config = &manifest.config;
+    write_json(out, "config.json", &config_json(config))?;
+    write_json(out, "generation_config.json", &generation_config_json(config))?;
+    write_json(out, "tokenizer.json", &tokenizer.to_json())?;
+    write_json(out, "tokenizer_config.json", &tokenizer_config_json(manifest, &tokenizer))?;
+    println!("Tensors: {} as 32-bit floats ({})", manifest.tensors.len(), output::bytes(bytes));
+    println!("Checkpoint: `{}`", out.display());
+    Ok(())
+}
+
+fn write_json(folder: &Path, name: &str, value: &Value) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    let text = serde_json::to_string_pretty(value)?;
+    fs::write(&path, text + "\n").with_context(|| format!("`{}` cannot be written", path.display()))
+}
+
+/// Writes the tensors as `model.safetensors`, or as several files and an index where they are larger than
+/// [`MAX_FILE_BYTES`]; returns their bytes.
+fn write_weights(artifact: &ArtifactDir, out: &Path) -> anyhow::Result<u64> {
+    let manifest = artifact.manifest();
+    let size = |shape: &[usize]| shape.iter().product::<usize>() * 4;
+    let mut files: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut filled = 0;
+    for (index, entry) in manifest.tensors.iter().enumerate() {
+        if filled > 0 && filled + size(&entry.shape) > MAX_FILE_BYTES {
+            files.push(Vec::new());
+            filled = 0;
+        }
+        filled += size(&entry.shape);
+        files.last_mut().expect("never empty").push(index);
+    }
+
+    let bar = output::progress(manifest.tensors.len() as u64, "Expanding", "tensors");
+    let mut loader = Loader::new(Arc::clone(manifest));
+    let mut weight_map = serde_json::Map::new();
+    let mut total = 0;
+    let count = files.len();
+    for (number, indices) in files.into_iter().enumerate() {
+        let name = if count == 1 {
+            "model.safetensors".to_owned()
+        } else {
+            format!("model-{:05}-of-{count:05}.safetensors", number + 1)
+        };
+        let mut values = Vec::with_capacity(indices.len());
+        for &index in &indices {
+            let floats = loader.decode(index, artifact).map_err(|error| artifact.load_error(error))?;
+            values.push(floats.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+            bar.inc(1);
+        }
+        let mut views = Vec::with_capacity(indices.len());
+        for (&index, bytes) in indices.iter().zip(&values) {
+            let entry = &manifest.tensors[index];
+            views.push((entry.name.as_str(), TensorView::new(Dtype::F32, entry.shape.clone(), bytes)?));
+            weight_map.insert(entry.name.clone(), Value::from(name.clone()));
+            total += bytes.len() as u64;
+        }
+        let path = out.join(&name);
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        safetensors::serialize_to_file(views, Some(metadata), &path)
+            .with_context(|| format!("`{}` cannot be written", path.display()))?;
+    }
+    if count > 1 {
+        let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        write_json(out, "model.safetensors.index.json", &index)?;
+    }
+    bar.finish_and_clear();
+    Ok(total)
+}
+
+/// `config.json` in the form that transformers 4 and 5 both read.
+fn config_json(config: &Config) -> Value {
+    let rope_scaling = match config.rope_scaling {
+        RopeScaling::Default => Value::Null,
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
+            json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+            })
+        }
+    };
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": rope_scaling,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": eos_json(config),
+        "torch_dtype": "float32",
+    })
+}
+
+/// One id, a list of several, or null.
+fn eos_json(config: &Config) -> Value {
+    match config.eos_token_ids[..] {
+        [] => Value::Null,
+        [id] => id.into(),
+        _ => json!(config.eos_token_ids),
+    }
+}
+
+fn generation_config_json(config: &Config) -> Value {
+    json!({"bos_token_id": config.bos_token_id, "eos_token_id": eos_json(config)})
+}
+
+fn tokenizer_config_json(manifest: &Manifest, tokenizer: &Tokenizer) -> Value {
+    let config = &manifest.config;
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
+    let mut value = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": token(config.bos_token_id),
+        "eos_token": token(config.eos_token_ids.first().copied()),
+        "model_max_length": config.max_position_embeddings,
+        "clean_up_tokenization_spaces": false,
+    });
+    if let Some(template) = &manifest.chat_template {
+        value["chat_template"] = template.as_str().into();
+    }
+    value
+}

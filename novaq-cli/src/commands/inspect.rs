@@ -1,0 +1,152 @@
+//! `novaq inspect`: what an artifact is, from its manifest.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use novaq_engine::artifact::{Codec, Manifest, TensorEntry};
+use novaq_engine::model::RopeScaling;
+use serde::Serialize;
+
+use crate::artifact_dir::ArtifactDir;
+use crate::output;
+
+/// Show what an artifact is: model, size, bits per weight, quality, memory.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The artifact's folder.
+    #[arg(value_name = "DIR")]
+    artifact: PathBuf,
+
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+
+    /// Print the manifest, the model's id and the sizes as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Inspection<'a> {
+    model_id: String,
+    bytes: u64,
+    shard_bytes: u64,
+    manifest_bytes: u64,
+    manifest: &'a Manifest,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the folder holds no valid manifest.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let artifact = ArtifactDir::open(&args.artifact)?;
+    let manifest = artifact.manifest();
+    if args.json {
+        return output::json(&Inspection {
+            model_id: hex::encode(artifact.model_id()),
+            bytes: artifact.bytes(),
+            shard_bytes: manifest.shard_bytes(),
+            manifest_bytes: artifact.manifest_bytes().len() as u64,
+            manifest,
+        });
+    }
+    print_summary(&artifact);
+    if args.tensors {
+        println!();
+        output::table(["tensor", "shape", "codec", "shard", "bytes"], manifest.tensors.iter().map(row));
+    }
+    Ok(())
+}
+
+fn row(entry: &TensorEntry) -> [String; 5] {
+    let shape: Vec<String> = entry.shape.iter().map(ToString::to_string).collect();
+    [
+        entry.name.clone(),
+        shape.join(" × "),
+        codec_name(&entry.codec),
+        entry.section.shard.to_string(),
+        output::count(entry.section.length),
+    ]
+}
+
+/// A codec as it is printed.
+fn codec_name(codec: &Codec) -> String {
+    match codec {
+        Codec::F32 => "f32".to_owned(),
+        Codec::F16 => "f16".to_owned(),
+        Codec::Int8 => "int8".to_owned(),
+        Codec::Aq { codebooks, row_means } => {
+            format!("aq {codebooks}{}", if *row_means { " + row means" } else { "" })
+        }
+    }
+}
+
+fn print_summary(artifact: &ArtifactDir) {
+    let manifest = artifact.manifest();
+    let config = &manifest.config;
+    let compression = &manifest.compression;
+    println!("Name: {} {}", manifest.name, manifest.version);
+    println!("Model id: {}", hex::encode(artifact.model_id()));
+    println!("Licence: {}", manifest.license);
+    let revision = manifest.origin.revision.as_ref().map(|revision| format!(" at {revision}"));
+    println!("Origin: {}{}", manifest.origin.repository, revision.unwrap_or_default());
+    println!(
+        "Architecture: {}, {} layers, hidden {}, feed-forward {}, {} heads of {} ({} for keys and values)",
+        manifest.architecture,
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.head_dim,
+        config.num_key_value_heads
+    );
+    let scaling = match config.rope_scaling {
+        RopeScaling::Default => String::new(),
+        RopeScaling::Linear { factor } => format!(", RoPE scaled linearly by {factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!(", RoPE scaled as in Llama 3 by {factor}"),
+    };
+    println!("Context: {} tokens{scaling}", output::count(config.max_position_embeddings as u64));
+    let head = if config.tie_word_embeddings { "tied head" } else { "separate head" };
+    println!("Vocabulary: {}, {head}", output::count(config.vocab_size as u64));
+    println!("Parameters: {}", output::count(compression.parameters));
+    println!(
+        "Size: {} in {}, {:.1} times smaller than FP32, {:.1} than FP16",
+        output::bytes(artifact.bytes()),
+        output::counted(manifest.shards.len() as u64, "shard"),
+        compression.ratio_fp32,
+        compression.ratio_fp16
+    );
+    println!(
+        "Bits per weight: {:.2} in the layers ({:.2} codes), {:.2} in embedding and head, {:.2} in all",
+        compression.bits_per_weight_body,
+        compression.bits_per_weight_codes,
+        compression.bits_per_weight_embedding,
+        compression.bits_per_weight_file
+    );
+    println!("Calibration: {}, seed {}", compression.calibration, compression.seed);
+    match &manifest.verification {
+        Some(verification) => println!(
+            "Quality: KL {:.4} nats per token, perplexity {:.2} (original {:.2}), same first choice {:.1} %, on {} of {}",
+            verification.kl,
+            verification.perplexity,
+            verification.perplexity_original,
+            verification.top1_agreement * 100.0,
+            output::counted(verification.tokens, "token"),
+            verification.text
+        ),
+        None => println!("Quality: not measured (`novaq eval` measures it)"),
+    }
+    println!(
+        "Memory: {} of weights, {} of cache per token",
+        output::bytes(manifest.estimates.heap_bytes),
+        output::bytes(manifest.estimates.cache_bytes_per_token)
+    );
+    println!(
+        "Instructions: {} per token in a canister, estimated",
+        output::count(manifest.estimates.instructions_per_token)
+    );
+    if !manifest.tags.is_empty() {
+        println!("Tags: {}", manifest.tags.join(", "));
+    }
+}

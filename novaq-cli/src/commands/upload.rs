@@ -1,0 +1,213 @@
+//! `novaq upload`: brings an artifact into the model repository.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use serde_bytes::ByteBuf;
+use shared_types::ModelId;
+use shared_types::lifecycle::ModelStatus;
+use shared_types::model::{MissingShardsArgs, PutShardArgs};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::artifact_dir::ArtifactDir;
+use crate::network::{self, CallError, ModelCanister, NetworkArgs, Repository};
+use crate::output;
+
+/// Upload an artifact to a model repository. Interrupted uploads go on where they stopped.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The artifact's folder.
+    #[arg(value_name = "DIR")]
+    artifact: PathBuf,
+
+    #[command(flatten)]
+    network: NetworkArgs,
+
+    /// Shards on their way at the same time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    jobs: u8,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What an upload did.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Upload {
+    /// The model's id, in hexadecimal.
+    pub model_id: String,
+    /// `pending`, `active` or `deprecated`.
+    pub status: &'static str,
+    /// Shards of the model.
+    pub shards: u32,
+    /// Shards that were stored by this run.
+    pub uploaded: u32,
+    /// Bytes of these.
+    pub uploaded_bytes: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the artifact is damaged, or the repository cannot be reached or refuses it.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let artifact = Arc::new(ArtifactDir::open(&args.artifact)?);
+    let checked = output::progress_bytes(artifact.manifest().shard_bytes(), "Checking");
+    artifact.verify_shards(|bytes| checked.inc(bytes))?;
+    checked.finish_and_clear();
+
+    let runtime = tokio::runtime::Runtime::new().context("the asynchronous runtime cannot start")?;
+    let upload = runtime.block_on(async {
+        let canister = Arc::new(ModelCanister::connect(&args.network).await?);
+        let bar = output::progress_bytes(artifact.manifest().shard_bytes(), "Uploading");
+        let result =
+            upload(canister, Arc::clone(&artifact), usize::from(args.jobs), Backoff::default(), &bar).await;
+        bar.finish_and_clear();
+        result
+    });
+    let upload = upload.map_err(network::with_hint)?;
+    if args.json {
+        return output::json(&upload);
+    }
+    println!("Model id: {}", upload.model_id);
+    let uploaded = output::counted(upload.uploaded.into(), "shard");
+    println!("Uploaded: {uploaded} of {} ({})", upload.shards, output::bytes(upload.uploaded_bytes));
+    println!("Status: {}", upload.status);
+    if upload.status == "pending" {
+        println!("Next: `novaq models activate {}`", upload.model_id);
+    }
+    Ok(())
+}
+
+/// How long to wait before a call is tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// Attempts in all, at least 1.
+    pub attempts: u32,
+    /// The first pause; each one after it is twice as long.
+    pub first: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { attempts: 6, first: Duration::from_millis(500) }
+    }
+}
+
+impl Backoff {
+    /// Tries `call` until it succeeds, fails for good, or the attempts are used up.
+    async fn retry<T, F: Future<Output = Result<T, CallError>>>(
+        self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, CallError> {
+        let mut pause = self.first;
+        for attempt in 1.. {
+            match call().await {
+                Err(error) if error.is_transient() && attempt < self.attempts => {
+                    tracing::info!(%error, attempt, "trying again in {pause:?}");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                result => return result,
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// Uploads what the repository lacks, at most `jobs` shards at a time; `bar` counts the bytes that are there.
+///
+/// # Errors
+/// If a shard is damaged, or a call fails for good. What was stored stays stored.
+pub async fn upload<R: Repository + 'static>(
+    repository: Arc<R>,
+    artifact: Arc<ArtifactDir>,
+    jobs: usize,
+    backoff: Backoff,
+    bar: &ProgressBar,
+) -> anyhow::Result<Upload> {
+    let state = backoff.retry(|| repository.begin_upload(artifact.manifest_bytes().to_vec())).await?;
+    let model_id = state.model_id;
+    anyhow::ensure!(
+        *model_id.as_bytes() == artifact.model_id(),
+        "the repository computes another id ({model_id}) than this version of novaq"
+    );
+    let mut upload = Upload {
+        model_id: model_id.to_string(),
+        status: status_name(state.status),
+        shards: state.shards,
+        uploaded: 0,
+        uploaded_bytes: 0,
+    };
+    let mut status = state.status;
+    if state.status == ModelStatus::Pending {
+        let missing = missing_shards(&*repository, model_id, backoff).await?;
+        let bytes_of =
+            |index: u32| artifact.manifest().shards.get(index as usize).map_or(0, |shard| shard.bytes);
+        let missing_bytes: u64 = missing.iter().map(|&index| bytes_of(index)).sum();
+        bar.inc(artifact.manifest().shard_bytes().saturating_sub(missing_bytes));
+        let permits = Arc::new(Semaphore::new(jobs));
+        let mut tasks = JoinSet::new();
+        for index in missing {
+            let (repository, artifact, permits) =
+                (Arc::clone(&repository), Arc::clone(&artifact), Arc::clone(&permits));
+            tasks.spawn(async move {
+                let _permit = permits.acquire_owned().await.context("the upload was given up")?;
+                let bytes = ByteBuf::from(artifact.read_shard(index)?);
+                let len = bytes.len() as u64;
+                let args = PutShardArgs { model_id, index, bytes };
+                let result =
+                    backoff.retry(|| repository.put_shard(args.clone())).await.with_context(|| {
+                        format!("shard `{}` was not stored", artifact.shard_path(index).display())
+                    })?;
+                anyhow::Ok((len, result.newly_stored))
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            let (bytes, newly_stored) = task.context("an upload task failed")??;
+            bar.inc(bytes);
+            if newly_stored {
+                upload.uploaded += 1;
+                upload.uploaded_bytes += bytes;
+            }
+        }
+        status = backoff.retry(|| repository.finish_upload(model_id)).await?.status;
+    }
+    upload.status = status_name(status);
+    Ok(upload)
+}
+
+/// All shards that the repository does not have, in rising order.
+async fn missing_shards<R: Repository>(
+    repository: &R,
+    model_id: ModelId,
+    backoff: Backoff,
+) -> Result<Vec<u32>, CallError> {
+    let mut missing = Vec::new();
+    let mut after = None;
+    loop {
+        let args = MissingShardsArgs { model_id, after, limit: shared_types::paging::MAX_PAGE };
+        let page = backoff.retry(|| repository.missing_shards(args.clone())).await?;
+        missing.extend(page.indices);
+        after = page.next;
+        if after.is_none() {
+            return Ok(missing);
+        }
+    }
+}
+
+/// A status as it is printed.
+pub(super) fn status_name(status: ModelStatus) -> &'static str {
+    match status {
+        ModelStatus::Pending => "pending",
+        ModelStatus::Active => "active",
+        ModelStatus::Deprecated => "deprecated",
+    }
+}

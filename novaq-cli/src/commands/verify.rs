@@ -1,0 +1,73 @@
+//! `novaq verify`: whether every byte of an artifact is what its manifest says.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+use novaq_engine::artifact::Loader;
+use serde::Serialize;
+
+use crate::artifact_dir::ArtifactDir;
+use crate::output;
+
+/// Check an artifact: manifest, hashes and headers of all shards, and that every tensor and the tokenizer decode.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The artifact's folder.
+    #[arg(value_name = "DIR")]
+    artifact: PathBuf,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    model_id: String,
+    shards: usize,
+    bytes: u64,
+    tensors: usize,
+    vocab_size: usize,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Names what is missing or damaged.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let artifact = ArtifactDir::open(&args.artifact)?;
+    let manifest = artifact.manifest();
+    let bar = output::progress_bytes(manifest.shard_bytes(), "Hashing");
+    artifact.verify_shards(|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+
+    let bar = output::progress(manifest.tensors.len() as u64, "Decoding", "tensors");
+    let mut loader = Loader::new(Arc::clone(manifest));
+    while loader.step(&artifact).map_err(|error| artifact.load_error(error))?.is_some() {
+        bar.inc(1);
+    }
+    let loaded = loader.finish(&artifact).map_err(|error| artifact.load_error(error))?;
+    bar.finish_and_clear();
+
+    let verified = Verified {
+        model_id: hex::encode(artifact.model_id()),
+        shards: manifest.shards.len(),
+        bytes: artifact.bytes(),
+        tensors: manifest.tensors.len(),
+        vocab_size: loaded.tokenizer.vocab_size(),
+    };
+    if args.json {
+        return output::json(&verified);
+    }
+    println!("Model id: {}", verified.model_id);
+    println!(
+        "Shards: {} ({}), hashes and headers as in the manifest",
+        verified.shards,
+        output::bytes(manifest.shard_bytes())
+    );
+    println!("Tensors: {} decoded, a complete {} model", verified.tensors, manifest.architecture);
+    println!("Tokenizer: {} tokens", output::count(verified.vocab_size as u64));
+    println!("Verified: `{}`", artifact.path().display());
+    Ok(())
+}

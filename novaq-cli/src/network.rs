@@ -1,0 +1,350 @@
+//! Which network, who calls, and the `model` canister as a client sees it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use candid::utils::ArgumentEncoder;
+use candid::{CandidType, Principal};
+use clap::Args;
+use ic_agent::agent::RejectCode;
+use ic_agent::identity::{BasicIdentity, Prime256v1Identity, Secp256k1Identity};
+use ic_agent::{Agent, AgentError, Identity};
+use serde::de::DeserializeOwned;
+use serde_bytes::ByteBuf;
+use shared_types::ModelId;
+use shared_types::model::{
+    BeginUploadArgs, DeprecateArgs, ListModelsArgs, MissingShardsArgs, MissingShardsPage, ModelError,
+    ModelPage, ModelRecord, PutShardArgs, PutShardResult, UploadState,
+};
+
+use crate::output::HintExt;
+
+/// Where the model repository is and who calls it.
+#[derive(Debug, Clone, Args)]
+pub struct NetworkArgs {
+    /// `local` (`http://127.0.0.1:4943`), `ic`, or the URL of a network's API endpoint.
+    #[arg(long, default_value = "local", env = "NOVAQ_NETWORK", value_parser = Network::parse)]
+    network: Network,
+
+    /// PEM file of the calling identity (ed25519, secp256k1 or prime256v1).
+    #[arg(long, env = "NOVAQ_IDENTITY", value_name = "FILE")]
+    identity: Option<PathBuf>,
+
+    /// The `model` canister.
+    #[arg(long, env = "NOVAQ_CANISTER", value_name = "ID")]
+    canister: Principal,
+}
+
+/// An Internet Computer network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Network {
+    url: String,
+    /// Whether it is the Internet Computer itself, whose root key is known. Any other network's is fetched from it.
+    is_mainnet: bool,
+}
+
+impl Network {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (url, is_mainnet) = match text {
+            "local" => ("http://127.0.0.1:4943".to_owned(), false),
+            "ic" => ("https://icp-api.io".to_owned(), true),
+            url => {
+                let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+                let Some(host) =
+                    rest.and_then(|rest| rest.split(['/', ':']).next()).filter(|h| !h.is_empty())
+                else {
+                    return Err("expected `local`, `ic` or a URL with http or https".to_owned());
+                };
+                let is_mainnet = ["icp-api.io", "icp0.io", "ic0.app", "internetcomputer.org"]
+                    .iter()
+                    .any(|domain| host == *domain || host.ends_with(&format!(".{domain}")));
+                (url.trim_end_matches('/').to_owned(), is_mainnet)
+            }
+        };
+        Ok(Self { url, is_mainnet })
+    }
+}
+
+/// Reads the identity in a PEM file, whichever of the Internet Computer's key types it holds.
+fn read_identity(path: &Path) -> anyhow::Result<Box<dyn Identity>> {
+    let pem = std::fs::read(path)
+        .with_context(|| format!("the identity `{}` cannot be read", path.display()))
+        .hint(|| "make one with `openssl genpkey -algorithm ed25519 -out identity.pem`".to_owned())?;
+    if let Ok(identity) = BasicIdentity::from_pem(&pem) {
+        return Ok(Box::new(identity));
+    }
+    if let Ok(identity) = Secp256k1Identity::from_pem(&pem) {
+        return Ok(Box::new(identity));
+    }
+    if let Ok(identity) = Prime256v1Identity::from_pem(&pem) {
+        return Ok(Box::new(identity));
+    }
+    Err(anyhow::anyhow!(
+        "the identity `{}` is not an ed25519, secp256k1 or prime256v1 key in PEM",
+        path.display()
+    ))
+    .hint(|| "keys that are encrypted have to be exported first".to_owned())
+}
+
+/// Why a call to the repository failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The message did not reach the canister, or its reply did not come back.
+    #[error("call of `{method}` failed")]
+    Agent {
+        /// The canister's method.
+        method: &'static str,
+        /// What the agent says.
+        #[source]
+        source: Box<AgentError>,
+    },
+    /// The reply is not what the interface says.
+    #[error("the reply of `{method}` cannot be read: the canister may be of another version")]
+    Reply {
+        /// The canister's method.
+        method: &'static str,
+        /// What the decoder says.
+        #[source]
+        source: candid::Error,
+    },
+    /// The canister refused the call.
+    #[error("`{method}` was refused")]
+    Refused {
+        /// The canister's method.
+        method: &'static str,
+        /// The canister's reason.
+        #[source]
+        source: ModelError,
+    },
+}
+
+impl CallError {
+    /// Whether the same call may succeed a little later.
+    pub fn is_transient(&self) -> bool {
+        let Self::Agent { source, .. } = self else { return false };
+        match &**source {
+            AgentError::TransportError(_) | AgentError::TimeoutWaitingForResponse() => true,
+            AgentError::HttpError(payload) => payload.status == 429 || payload.status >= 500,
+            AgentError::UncertifiedReject { reject, .. } | AgentError::CertifiedReject { reject, .. } => {
+                reject.reject_code == RejectCode::SysTransient
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Adds what can be done about a failed call to `error`, if one is its cause.
+pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
+    let hint = match error.chain().find_map(|cause| cause.downcast_ref::<CallError>()) {
+        Some(CallError::Refused { source, .. }) => match source {
+            ModelError::Anonymous => "`--identity FILE` says who calls",
+            ModelError::Unauthorized { .. } => {
+                "an admin of the repository can grant the role to this identity"
+            }
+            ModelError::UnknownModel { .. } => "`novaq models list` shows the models",
+            ModelError::NotValidated | ModelError::Incomplete { .. } => "`novaq upload` completes the upload",
+            _ => return error,
+        },
+        Some(error) if error.is_transient() => "the same command goes on where this stopped",
+        _ => return error,
+    };
+    match Err::<std::convert::Infallible, _>(error).hint(|| hint.to_owned()) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// What an upload asks of a model repository. A trait, so that interruptions can be tested without a network.
+pub trait Repository: Send + Sync {
+    /// Begins an upload, or finds the one that was begun with the same manifest.
+    fn begin_upload(&self, manifest: Vec<u8>) -> impl Future<Output = Result<UploadState, CallError>> + Send;
+    /// A page of the shards that are not stored yet.
+    fn missing_shards(
+        &self,
+        args: MissingShardsArgs,
+    ) -> impl Future<Output = Result<MissingShardsPage, CallError>> + Send;
+    /// Stores a shard; storing it again changes nothing.
+    fn put_shard(&self, args: PutShardArgs)
+    -> impl Future<Output = Result<PutShardResult, CallError>> + Send;
+    /// Has a complete upload validated.
+    fn finish_upload(&self, model_id: ModelId)
+    -> impl Future<Output = Result<ModelRecord, CallError>> + Send;
+}
+
+/// The `model` canister.
+pub struct ModelCanister {
+    agent: Agent,
+    canister: Principal,
+}
+
+impl ModelCanister {
+    /// Connects to the canister; fetches the root key of networks other than the Internet Computer.
+    ///
+    /// # Errors
+    /// If the identity cannot be read, or the network does not answer.
+    pub async fn connect(args: &NetworkArgs) -> anyhow::Result<Self> {
+        let mut builder = Agent::builder()
+            .with_url(&args.network.url)
+            .with_max_polling_time(Duration::from_mins(2))
+            .with_max_tcp_error_retries(0);
+        if let Some(path) = &args.identity {
+            builder = builder.with_boxed_identity(read_identity(path)?);
+        }
+        let url = &args.network.url;
+        let agent = builder.build().with_context(|| format!("`{url}` is not the address of a network"))?;
+        if !args.network.is_mainnet {
+            agent
+                .fetch_root_key()
+                .await
+                .with_context(|| format!("the network at {url} does not answer"))
+                .hint(|| {
+                    "`cargo xtask demo --keep` leaves a local network running; `--network` names another"
+                        .to_owned()
+                })?;
+        }
+        Ok(Self { agent, canister: args.canister })
+    }
+
+    /// Calls an update method and waits for its certified reply.
+    async fn update<A: ArgumentEncoder + Send, T: CandidType + DeserializeOwned>(
+        &self,
+        method: &'static str,
+        args: A,
+    ) -> Result<T, CallError> {
+        let args = candid::encode_args(args).map_err(|source| CallError::Reply { method, source })?;
+        let reply = self.agent.update(&self.canister, method).with_arg(args).call_and_wait().await;
+        Self::decode(method, reply)
+    }
+
+    /// Calls a query method.
+    async fn query<A: ArgumentEncoder + Send>(
+        &self,
+        method: &'static str,
+        args: A,
+    ) -> Result<Vec<u8>, CallError> {
+        let args = candid::encode_args(args).map_err(|source| CallError::Reply { method, source })?;
+        let reply = self.agent.query(&self.canister, method).with_arg(args).call().await;
+        reply.map_err(|source| CallError::Agent { method, source: Box::new(source) })
+    }
+
+    fn decode<T: CandidType + DeserializeOwned>(
+        method: &'static str,
+        reply: Result<Vec<u8>, AgentError>,
+    ) -> Result<T, CallError> {
+        let reply = reply.map_err(|source| CallError::Agent { method, source: Box::new(source) })?;
+        let (result,): (Result<T, ModelError>,) =
+            candid::decode_args(&reply).map_err(|source| CallError::Reply { method, source })?;
+        result.map_err(|source| CallError::Refused { method, source })
+    }
+
+    /// All models that the caller may see, ordered by id.
+    ///
+    /// # Errors
+    /// If a call fails.
+    pub async fn list_models(&self) -> Result<Vec<ModelRecord>, CallError> {
+        let mut models = Vec::new();
+        let mut after = None;
+        loop {
+            let args = ListModelsArgs { status: None, after, limit: shared_types::paging::MAX_PAGE };
+            let reply = self.query("list_models", (args,)).await?;
+            let (page,): (ModelPage,) = candid::decode_args(&reply)
+                .map_err(|source| CallError::Reply { method: "list_models", source })?;
+            models.extend(page.models);
+            after = page.next;
+            if after.is_none() {
+                return Ok(models);
+            }
+        }
+    }
+
+    /// One model.
+    ///
+    /// # Errors
+    /// If the call fails, or there is no such model.
+    pub async fn get_model(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
+        Self::decode("get_model", Ok(self.query("get_model", (model_id,)).await?))
+    }
+
+    /// The bytes of a model's manifest.
+    ///
+    /// # Errors
+    /// If the call fails, or there is no such model.
+    pub async fn get_manifest(&self, model_id: ModelId) -> Result<Vec<u8>, CallError> {
+        let manifest: ByteBuf =
+            Self::decode("get_manifest", Ok(self.query("get_manifest", (model_id,)).await?))?;
+        Ok(manifest.into_vec())
+    }
+
+    /// Makes a validated model available to agents.
+    ///
+    /// # Errors
+    /// If the call fails or is refused.
+    pub async fn activate(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
+        self.update("activate", (model_id,)).await
+    }
+
+    /// Withdraws a model.
+    ///
+    /// # Errors
+    /// If the call fails or is refused.
+    pub async fn deprecate(&self, model_id: ModelId, reason: String) -> Result<ModelRecord, CallError> {
+        self.update("deprecate", (DeprecateArgs { model_id, reason },)).await
+    }
+}
+
+impl Repository for ModelCanister {
+    async fn begin_upload(&self, manifest: Vec<u8>) -> Result<UploadState, CallError> {
+        self.update("begin_upload", (BeginUploadArgs { manifest: ByteBuf::from(manifest) },)).await
+    }
+
+    async fn missing_shards(&self, args: MissingShardsArgs) -> Result<MissingShardsPage, CallError> {
+        Self::decode("missing_shards", Ok(self.query("missing_shards", (args,)).await?))
+    }
+
+    async fn put_shard(&self, args: PutShardArgs) -> Result<PutShardResult, CallError> {
+        self.update("put_shard", (args,)).await
+    }
+
+    async fn finish_upload(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
+        self.update("finish_upload", (model_id,)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_internet_computer_keeps_its_root_key() {
+        for (text, is_mainnet) in [
+            ("local", false),
+            ("ic", true),
+            ("https://icp-api.io/", true),
+            ("https://abc.icp0.io", true),
+            ("http://localhost:8000", false),
+            ("https://noticp0.io", false),
+            ("https://icp0.io.example.org", false),
+        ] {
+            assert_eq!(Network::parse(text).unwrap().is_mainnet, is_mainnet, "{text}");
+        }
+        for text in ["", "mainnet", "ftp://x", "https://"] {
+            assert!(Network::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn identities_of_each_kind_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("identity.pem");
+        // RFC 8410, section 10.3.
+        let ed25519 = "-----BEGIN PRIVATE KEY-----\n\
+            MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+            -----END PRIVATE KEY-----\n";
+        std::fs::write(&path, ed25519).unwrap();
+        assert!(read_identity(&path).unwrap().sender().is_ok());
+        std::fs::write(&path, "not a key").unwrap();
+        let error = read_identity(&path).err().unwrap().to_string();
+        assert!(error.ends_with("is not an ed25519, secp256k1 or prime256v1 key in PEM"), "{error}");
+    }
+}
