@@ -27,8 +27,8 @@ pub enum ModelOperation {
     Activate,
     /// Withdraw the model.
     Deprecate,
-    /// Read a shard as an agent does.
-    ServeShard,
+    /// Read the manifest or a shard as an agent does.
+    Serve,
 }
 
 impl ModelStatus {
@@ -39,7 +39,7 @@ impl ModelStatus {
             | ModelOperation::FinishUpload
             | ModelOperation::DiscardUpload
             | ModelOperation::Activate => self == Self::Pending,
-            ModelOperation::Deprecate | ModelOperation::ServeShard => self == Self::Active,
+            ModelOperation::Deprecate | ModelOperation::Serve => self == Self::Active,
         }
     }
 
@@ -51,7 +51,7 @@ impl ModelStatus {
             ModelOperation::PutShard
             | ModelOperation::FinishUpload
             | ModelOperation::DiscardUpload
-            | ModelOperation::ServeShard => self,
+            | ModelOperation::Serve => self,
         })
     }
 }
@@ -67,7 +67,7 @@ mod tests {
         ModelOperation::DiscardUpload,
         ModelOperation::Activate,
         ModelOperation::Deprecate,
-        ModelOperation::ServeShard,
+        ModelOperation::Serve,
     ];
 
     proptest! {

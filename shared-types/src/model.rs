@@ -18,8 +18,8 @@ use crate::lifecycle::{ModelOperation, ModelStatus};
 /// Largest shard file in bytes, header included: a 2 MiB message with room for its envelope.
 pub const MAX_SHARD_BYTES: u64 = 1_900_000;
 
-/// Largest manifest in bytes, for the same reason.
-pub const MAX_MANIFEST_BYTES: u64 = 1_900_000;
+/// Largest manifest in bytes.
+pub const MAX_MANIFEST_BYTES: u64 = 1_500_000;
 
 /// Most shards in a model: 64 GB at the largest shard size, far above what one canister's heap can run.
 pub const MAX_SHARDS: u32 = 34_000;
@@ -153,8 +153,8 @@ pub struct ModelRecord {
     pub name: String,
     /// Semantic version from the manifest.
     pub version: String,
-    /// Licence from the manifest (SPDX expression).
-    pub licence: String,
+    /// License from the manifest (SPDX expression).
+    pub license: String,
     /// Where the model stands.
     pub status: ModelStatus,
     /// Who began the upload.
