@@ -1,0 +1,54 @@
+//! Table of contents of stable memory. An id is never given to another structure, retired ones included.
+
+use ic_stable_structures::DefaultMemoryImpl;
+use ic_stable_structures::memory_manager::{MemoryId, MemoryManager, VirtualMemory};
+
+/// A part of stable memory.
+pub type Memory = VirtualMemory<DefaultMemoryImpl>;
+
+const MODELS: MemoryId = MemoryId::new(0);
+const SHARDS: MemoryId = MemoryId::new(1);
+const USAGE: MemoryId = MemoryId::new(2);
+const EXTENTS: MemoryId = MemoryId::new(3);
+const ROLES: MemoryId = MemoryId::new(4);
+const AUDIT_INDEX: MemoryId = MemoryId::new(5);
+const AUDIT_DATA: MemoryId = MemoryId::new(6);
+/// Manifests and shards: last, since it grows most.
+const BYTES: MemoryId = MemoryId::new(7);
+
+/// The memories of the canister.
+pub struct Memories {
+    /// Catalogue.
+    pub models: Memory,
+    /// Shards of all models.
+    pub shards: Memory,
+    /// Bytes reserved by each uploader.
+    pub usage: Memory,
+    /// Free extents of `bytes`.
+    pub extents: Memory,
+    /// Roles.
+    pub roles: Memory,
+    /// Offsets of the audit log's entries.
+    pub audit_index: Memory,
+    /// The audit log's entries.
+    pub audit_data: Memory,
+    /// Manifests and shards.
+    pub bytes: Memory,
+}
+
+impl Memories {
+    /// Divides `memory`.
+    pub fn of(memory: DefaultMemoryImpl) -> Self {
+        let manager = MemoryManager::init(memory);
+        Self {
+            models: manager.get(MODELS),
+            shards: manager.get(SHARDS),
+            usage: manager.get(USAGE),
+            extents: manager.get(EXTENTS),
+            roles: manager.get(ROLES),
+            audit_index: manager.get(AUDIT_INDEX),
+            audit_data: manager.get(AUDIT_DATA),
+            bytes: manager.get(BYTES),
+        }
+    }
+}
