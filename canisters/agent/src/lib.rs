@@ -1,1 +1,88 @@
-//! The agent canister.
+//! The agent canister: one language model, one owner, a queue of jobs.
+//!
+//! Endpoints only; `shared_types::agent` documents them, `agent.did` is the interface. The rules are in [`jobs`],
+//! [`store`] and [`engine`], which know nothing of `ic-cdk`; [`slices`] and [`loading`] are the messages that drive them.
+//!
+//! # What survives
+//! Jobs, tokens, manifest and shards are in stable memory. The model in the heap and its key-value cache are caches: an
+//! upgrade or a trap loses at most one slice of work, never a token, and the bits of what follows are the same.
+
+#![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
+
+pub mod engine;
+pub mod guards;
+pub mod jobs;
+pub mod lifecycle;
+pub mod loading;
+pub mod memory;
+pub mod queries;
+pub mod slices;
+pub mod state;
+pub mod store;
+pub mod updates;
+
+use ic_cdk::{query, update};
+use shared_types::agent::{
+    AgentError, AgentStatus, JobId, JobPage, JobProgress, JobProgressArgs, JobRecord, ListJobsArgs,
+    LoadState, SubmitJobArgs,
+};
+
+#[update]
+fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
+    updates::jobs::submit_job(args)
+}
+
+#[update]
+fn cancel_job(job_id: JobId) -> Result<JobRecord, AgentError> {
+    updates::jobs::cancel_job(job_id)
+}
+
+#[update]
+fn load_model() -> Result<LoadState, AgentError> {
+    updates::model::load_model()
+}
+
+#[update]
+async fn return_cycles() -> Result<u128, AgentError> {
+    updates::cycles::return_cycles().await
+}
+
+/// One slice of work. The canister calls it itself, so that a trap is contained and can be counted.
+#[update(hidden = true)]
+fn run_slice() -> Result<(), AgentError> {
+    updates::model::run_slice()
+}
+
+#[query]
+fn job_progress(args: JobProgressArgs) -> Result<JobProgress, AgentError> {
+    queries::job_progress(&args)
+}
+
+#[query]
+fn get_job(job_id: JobId) -> Result<JobRecord, AgentError> {
+    queries::get_job(job_id)
+}
+
+#[query]
+fn list_jobs(args: ListJobsArgs) -> Result<JobPage, AgentError> {
+    queries::list_jobs(&args)
+}
+
+#[query]
+fn status() -> Result<AgentStatus, AgentError> {
+    queries::status()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_types::agent::AgentInitArgs;
+
+    candid::export_service!();
+
+    #[test]
+    fn candid_file_is_the_code() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/agent.did");
+        canister_common::interface::assert_candid_file(path, &__export_service());
+    }
+}

@@ -1,0 +1,288 @@
+//! Slices of any size, cut off anywhere, give the tokens of an uninterrupted run.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ic_stable_structures::DefaultMemoryImpl;
+use novaq_engine::artifact::{Manifest, Shards};
+use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::synth::{Format, Synthetic};
+use novaq_engine::tokenizer::Tokenizer;
+use proptest::prelude::*;
+use shared_types::ModelId;
+use shared_types::agent::{JobProgressArgs, LoadState, SubmitJobArgs};
+use shared_types::lifecycle::{ModelOperation, ModelStatus};
+use shared_types::model::ModelError;
+
+use super::*;
+use crate::memory::Memories;
+use crate::store::{MAX_ATTEMPTS, Part, refusal};
+
+struct Artifact {
+    manifest: Manifest,
+    shards: Vec<Vec<u8>>,
+}
+
+fn artifact() -> Artifact {
+    let json = include_bytes!("../../../models/ohms-tales-6m/tokenizer.json");
+    let tokenizer = Tokenizer::from_json(json).unwrap();
+    let config = Config {
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        max_position_embeddings: 48,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        eos_token_ids: vec![],
+        bos_token_id: None,
+    };
+    let mut shards = Vec::new();
+    let synthetic = Synthetic {
+        config,
+        body: Format::Aq { codebooks: 2, dimension: 4 },
+        embedding: Format::Int8,
+        seed: 11,
+        tokenizer: tokenizer.to_bytes(),
+    };
+    let manifest = synthetic.write(&mut shards).unwrap();
+    Artifact { manifest, shards }
+}
+
+fn model_id(artifact: &Artifact) -> ModelId {
+    ModelId::new(artifact.manifest.id().unwrap())
+}
+
+struct Agent {
+    memory: DefaultMemoryImpl,
+    jobs: Jobs,
+    store: ModelStore,
+    engine: Engine,
+}
+
+impl Agent {
+    fn new() -> Self {
+        Self::open(DefaultMemoryImpl::default())
+    }
+
+    fn open(memory: DefaultMemoryImpl) -> Self {
+        let it = Memories::of(memory.clone());
+        Self {
+            memory,
+            jobs: Jobs::open(it.jobs, it.open_jobs, it.prompts, it.tokens, it.keys, it.last_job),
+            store: ModelStore::open(it.load, it.stored_shards, it.manifest, it.shards),
+            engine: Engine::default(),
+        }
+    }
+
+    fn upgraded(self) -> Self {
+        Self::open(self.memory)
+    }
+
+    fn loaded(artifact: &Artifact) -> Self {
+        let mut agent = Self::new();
+        agent.store.begin(1);
+        agent.store.manifest_arrived(&model_id(artifact), &artifact.manifest.to_bytes().unwrap()).unwrap();
+        for (index, shard) in artifact.shards.iter().enumerate() {
+            agent.store.shard_arrived(index as u32, shard, 2).unwrap();
+        }
+        assert_eq!(*agent.store.state(), LoadState::Loaded);
+        agent
+    }
+
+    /// A slice in which each look at the meter finds 1,000 instructions more.
+    fn slice(&mut self, budget: u64) {
+        let Some(job_id) = self.jobs.head() else { return };
+        let instructions = Cell::new(0);
+        let meter = || {
+            instructions.set(instructions.get() + 1_000);
+            instructions.get()
+        };
+        self.jobs.begin_attempt(job_id);
+        self.engine.slice(&mut self.jobs, &mut self.store, job_id, budget, &meter, 5).unwrap();
+    }
+}
+
+fn params(temperature: f32, max_tokens: u32) -> GenerationParams {
+    GenerationParams { max_tokens, temperature, top_k: Some(40), top_p: Some(0.9), seed: 3 }
+}
+
+fn submit(agent: &mut Agent, prompt: &str, params: &GenerationParams) -> JobId {
+    let args = SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), key: None };
+    agent.jobs.submit(args, 0).unwrap().job_id
+}
+
+/// The engine's own tokens and text, in one go.
+fn reference(artifact: &Artifact, prompt: &str, params: &GenerationParams) -> (Vec<u32>, String) {
+    let manifest = Arc::new(artifact.manifest.clone());
+    let LoadedModel { model, tokenizer } = Loader::load(manifest, &Shards(artifact.shards.clone())).unwrap();
+    let request = Request {
+        prompt: tokenizer.encode_prompt(prompt, model.config().bos_token_id).unwrap(),
+        max_tokens: params.max_tokens as usize,
+        sampling: sampling(params),
+        stop_tokens: vec![],
+    };
+    let mut generation = Generation::new(&model, request).unwrap();
+    while !matches!(generation.advance(&model, &mut Budget::unlimited()).unwrap(), Event::Finished(_)) {}
+    let tokens = generation.generated().to_vec();
+    let text = tokenizer.decode(&tokens, true).unwrap();
+    (tokens, text)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn interruptions_change_no_token(
+        slices in prop::collection::vec((2u64..40, prop::bool::weighted(0.2)), 1..40),
+        temperature in prop_oneof![Just(0.0f32), Just(0.8)],
+    ) {
+        let artifact = artifact();
+        let params = params(temperature, 12);
+        let prompt = "Once upon a time a fox";
+        let mut agent = Agent::loaded(&artifact);
+        let job_id = submit(&mut agent, prompt, &params);
+        let mut text = String::new();
+        let mut tokens = Vec::new();
+        let mut messages = 0;
+        for (steps, upgrade) in slices.into_iter().cycle() {
+            agent.slice(steps * 1_000);
+            messages += 1;
+            let args = JobProgressArgs { job_id, after_token: tokens.len() as u32 };
+            let page = agent.jobs.progress(&args).unwrap();
+            tokens.extend(page.tokens);
+            text.push_str(&page.text);
+            if page.job.state.is_final() {
+                prop_assert_eq!(page.job.state, JobState::Done { reason: FinishReason::MaxTokens });
+                prop_assert!(page.job.counts.messages <= messages);
+                break;
+            }
+            // An upgrade in every slice would repeat the prefill for ever when slices are short.
+            if upgrade && messages % 64 == 0 {
+                agent = agent.upgraded();
+            }
+        }
+        prop_assert_eq!((tokens, text), reference(&artifact, prompt, &params));
+    }
+}
+
+#[test]
+fn jobs_run_one_after_the_other() {
+    let artifact = artifact();
+    let mut agent = Agent::loaded(&artifact);
+    let prompts = ["A hare", "A tortoise", "A crow"];
+    let ids = prompts.map(|prompt| submit(&mut agent, prompt, &params(0.0, 4)));
+    agent.jobs.cancel(ids[1], 1).unwrap();
+    while agent.jobs.head().is_some() {
+        agent.slice(7_000);
+    }
+    for (id, prompt) in [(ids[0], prompts[0]), (ids[2], prompts[2])] {
+        assert_eq!(agent.jobs.tokens(id), reference(&artifact, prompt, &params(0.0, 4)).0);
+        let counts = agent.jobs.get(id).unwrap().counts;
+        assert!(counts.instructions > 0 && counts.messages > 0 && counts.prompt_tokens > 0);
+    }
+    assert!(agent.jobs.tokens(ids[1]).is_empty());
+}
+
+#[test]
+fn the_context_window_ends_a_job() {
+    let artifact = artifact();
+    let mut agent = Agent::loaded(&artifact);
+    let full = submit(&mut agent, "A fox", &params(0.0, 1_000));
+    let long = submit(&mut agent, &"fox ".repeat(100), &params(0.0, 4));
+    while agent.jobs.head().is_some() {
+        agent.slice(100_000);
+    }
+    assert_eq!(agent.jobs.get(full).unwrap().state, JobState::Done { reason: FinishReason::ContextFull });
+    let failed = agent.jobs.get(long).unwrap().state;
+    assert!(
+        matches!(failed, JobState::Failed { reason: JobFailure::PromptTooLong { context: 48, .. } }),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn loading_asks_in_order_and_resumes() {
+    let artifact = artifact();
+    let manifest = artifact.manifest.to_bytes().unwrap();
+    let id = model_id(&artifact);
+    let mut agent = Agent::new();
+    let mut in_flight = BTreeSet::new();
+    assert!(agent.store.wanted(&in_flight, 4, 0).is_empty(), "nothing is asked for before loading begins");
+    agent.store.begin(0);
+    assert_eq!(agent.store.wanted(&in_flight, 4, 0), [Part::Manifest]);
+    in_flight.insert(Part::Manifest);
+    assert!(agent.store.wanted(&in_flight, 4, 0).is_empty());
+    in_flight.clear();
+    agent.store.manifest_arrived(&id, &manifest).unwrap();
+    let mut agent = agent.upgraded();
+    let shards = artifact.shards.len() as u32;
+    assert_eq!(agent.store.wanted(&in_flight, 100, 0), (0..shards).map(Part::Shard).collect::<Vec<_>>());
+    for index in (0..shards).rev() {
+        assert_eq!(*agent.store.state(), LoadState::Loading);
+        agent.store.shard_arrived(index, &artifact.shards[index as usize], 9).unwrap();
+        agent = agent.upgraded();
+    }
+    assert_eq!(*agent.store.state(), LoadState::Loaded);
+    let counts = agent.store.counts();
+    let bytes = manifest.len() + artifact.shards.iter().map(Vec::len).sum::<usize>();
+    assert_eq!((counts.shards, counts.shards_loaded, counts.bytes), (shards, shards, bytes as u64));
+    assert!(agent.store.loaded().is_some());
+}
+
+#[test]
+fn wrong_content_is_refused() {
+    let artifact = artifact();
+    let manifest = artifact.manifest.to_bytes().unwrap();
+    let mut agent = Agent::new();
+    agent.store.begin(0);
+    let wrong = |result| matches!(result, Err(LoadError::WrongContent { .. }));
+    assert!(wrong(agent.store.shard_arrived(0, &artifact.shards[0], 0)), "no shard before the manifest");
+    assert!(wrong(agent.store.manifest_arrived(&ModelId::of(b"another"), &manifest)));
+    assert!(wrong(agent.store.manifest_arrived(&model_id(&artifact), &manifest[1..])));
+    agent.store.manifest_arrived(&model_id(&artifact), &manifest).unwrap();
+    let mut flipped = artifact.shards[0].clone();
+    flipped[100] ^= 1;
+    assert!(wrong(agent.store.shard_arrived(0, &flipped, 0)));
+    assert!(wrong(agent.store.shard_arrived(artifact.shards.len() as u32, &flipped, 0)));
+    assert_eq!(agent.store.counts().shards_loaded, 0);
+}
+
+#[test]
+fn a_silent_repository_is_given_up_after_some_attempts() {
+    let mut agent = Agent::new();
+    agent.store.begin(0);
+    let mut now = 0;
+    for attempt in 1..=MAX_ATTEMPTS {
+        assert_eq!(agent.store.wanted(&BTreeSet::new(), 4, now), [Part::Manifest]);
+        agent.store.asked(Part::Manifest);
+        let result = agent.store.unanswered(Part::Manifest, "timeout", now);
+        if attempt < MAX_ATTEMPTS {
+            result.unwrap();
+            assert!(agent.store.wanted(&BTreeSet::new(), 4, now).is_empty(), "it waits before it asks again");
+            now += agent.store.pause_ns(now);
+        } else {
+            assert_eq!(result, Err(LoadError::NoAnswer { attempts: attempt, message: "timeout".to_owned() }));
+        }
+    }
+    agent.store.fail(LoadError::UnknownModel);
+    agent.store.begin(now);
+    assert_eq!(agent.store.wanted(&BTreeSet::new(), 4, now), [Part::Manifest], "a new try starts from zero");
+}
+
+#[test]
+fn refusals_keep_their_meaning() {
+    let status = ModelStatus::Deprecated;
+    let refused = ModelError::WrongStatus { status, operation: ModelOperation::Serve };
+    assert_eq!(refusal(refused), LoadError::NotServed { status });
+    assert_eq!(refusal(ModelError::UnknownModel { model_id: ModelId::ZERO }), LoadError::UnknownModel);
+    assert!(matches!(refusal(ModelError::ShardMissing { index: 1 }), LoadError::WrongContent { .. }));
+}

@@ -1,0 +1,114 @@
+//! The messages that drive the agent: a timer asks what there is to do, a call to itself does it.
+//!
+//! A slice that traps rolls its own writes back, and with them anything it could say about itself. So the timer's message
+//! journals the attempt first; the await commits it. The outcome comes as an answer or a rejection.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use ic_cdk::api::{CanisterStatusCode, canister_self, canister_status, time};
+use ic_cdk::call::{Call, CallFailed, CallRejected};
+use ic_cdk_timers::TimerId;
+use shared_types::agent::{JobFailure, JobId, JobState, LoadState};
+
+use crate::{loading, state};
+
+/// While parts of the model are on their way, whether they still are is looked at this often.
+const LOADING_WATCH: Duration = Duration::from_secs(20);
+
+/// After a failure that waiting may cure, such as a lack of cycles.
+const RETRY: Duration = Duration::from_secs(10);
+
+thread_local! {
+    static TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
+    static SLICE_UNDER_WAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The right to run a slice; given back on drop, also when a message after the await traps.
+struct Turn;
+
+impl Turn {
+    fn take() -> Option<Self> {
+        (!SLICE_UNDER_WAY.replace(true)).then_some(Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        SLICE_UNDER_WAY.set(false);
+    }
+}
+
+/// Looks after `delay` what there is to do. There is one timer: a later call replaces an earlier one.
+pub fn schedule(delay: Duration) {
+    if let Some(earlier) = TIMER.take() {
+        ic_cdk_timers::clear_timer(earlier);
+    }
+    TIMER.set(Some(ic_cdk_timers::set_timer(delay, take_turn())));
+}
+
+/// Fails whatever waits for a model that can't be had.
+pub fn fail_open_jobs() {
+    state::mutate(|state| {
+        if let LoadState::Failed { reason } = state.store.state().clone() {
+            state.jobs.fail_all(&JobFailure::Load(reason), time());
+        }
+    });
+}
+
+/// Does the next thing there is to do.
+async fn take_turn() {
+    TIMER.set(None);
+    let Some(job_id) = state::read(|state| state.jobs.head()) else {
+        return load_on();
+    };
+    if state::read(|state| state.store.loaded().is_none()) {
+        state::mutate(|state| {
+            state.store.begin(time());
+            state.jobs.set_state(job_id, &JobState::Loading, time());
+        });
+        return load_on();
+    }
+    let Some(turn) = Turn::take() else { return };
+    state::mutate(|state| state.jobs.begin_attempt(job_id));
+    let outcome = Call::unbounded_wait(canister_self(), "run_slice").await;
+    let delay = match outcome {
+        Ok(_) => Duration::ZERO,
+        Err(failed) => slice_failed(job_id, &failed),
+    };
+    drop(turn);
+    if state::read(|state| state.jobs.head().is_some()) {
+        schedule(delay);
+    }
+}
+
+/// Keeps parts of the model on their way, as long as any is wanted.
+fn load_on() {
+    if state::read(|state| *state.store.state() != LoadState::Loading) {
+        return;
+    }
+    loading::ask_for_parts();
+    let pause = state::read(|state| state.store.pause_ns(time()));
+    schedule(if pause > 0 { Duration::from_nanos(pause) } else { LOADING_WATCH });
+}
+
+/// Journals why a slice did not end; returns how long to wait.
+fn slice_failed(job_id: JobId, failed: &CallFailed) -> Duration {
+    match failed {
+        // A canister that is being stopped refuses its own calls too: the slice did not run.
+        CallFailed::CallRejected(rejected) if canister_status() == CanisterStatusCode::Running => {
+            trapped(job_id, rejected)
+        }
+        _ => {
+            state::mutate(|state| state.jobs.forget_attempts(job_id));
+            RETRY
+        }
+    }
+}
+
+fn trapped(job_id: JobId, rejected: &CallRejected) -> Duration {
+    state::mutate(|state| state.jobs.trapped(job_id, rejected.reject_message(), time()));
+    // What the slice found in the heap may be why it trapped.
+    state::with_engine(crate::engine::Engine::clear);
+    Duration::ZERO
+}

@@ -1,0 +1,84 @@
+//! The canister's state: what stable memory holds, and the engine in the heap, which is a cache of it.
+
+use std::cell::RefCell;
+
+use candid::Principal;
+use canister_common::cbor::Cbor;
+use ic_stable_structures::{DefaultMemoryImpl, StableCell};
+use serde::{Deserialize, Serialize};
+use shared_types::agent::AgentInitArgs;
+
+use crate::engine::Engine;
+use crate::jobs::Jobs;
+use crate::memory::{Memories, Memory};
+use crate::store::ModelStore;
+
+/// What the agent was installed with; absent only before `init` has run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Settings(Option<AgentInitArgs>);
+
+/// What stable memory holds.
+pub struct State {
+    settings: StableCell<Cbor<Settings>, Memory>,
+    /// Jobs and their tokens.
+    pub jobs: Jobs,
+    /// The model's manifest and shards.
+    pub store: ModelStore,
+}
+
+impl State {
+    fn open(memories: Memories) -> Self {
+        Self {
+            settings: StableCell::init(memories.settings, Cbor::default()),
+            jobs: Jobs::open(
+                memories.jobs,
+                memories.open_jobs,
+                memories.prompts,
+                memories.tokens,
+                memories.keys,
+                memories.last_job,
+            ),
+            store: ModelStore::open(
+                memories.load,
+                memories.stored_shards,
+                memories.manifest,
+                memories.shards,
+            ),
+        }
+    }
+
+    /// Sets up a new agent.
+    pub fn install(&mut self, args: AgentInitArgs) {
+        self.settings.set(Cbor(Settings(Some(args))));
+    }
+
+    /// Owner, model and limits.
+    pub fn settings(&self) -> &AgentInitArgs {
+        self.settings.get().0.0.as_ref().expect("`init` runs before any other method")
+    }
+
+    /// Whether `caller` is whom the agent obeys.
+    pub fn is_owner(&self, caller: Principal) -> bool {
+        self.settings().owner == caller
+    }
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::new(State::open(Memories::of(DefaultMemoryImpl::default())));
+    static ENGINE: RefCell<Engine> = RefCell::new(Engine::default());
+}
+
+/// Reads the state.
+pub fn read<R>(f: impl FnOnce(&State) -> R) -> R {
+    STATE.with_borrow(f)
+}
+
+/// Changes the state.
+pub fn mutate<R>(f: impl FnOnce(&mut State) -> R) -> R {
+    STATE.with_borrow_mut(f)
+}
+
+/// Uses the engine.
+pub fn with_engine<R>(f: impl FnOnce(&mut Engine) -> R) -> R {
+    ENGINE.with_borrow_mut(f)
+}
