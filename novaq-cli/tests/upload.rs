@@ -123,7 +123,7 @@ impl Repository for Repo {
             model_id,
             name: "synthetic".into(),
             version: "1.0.0".into(),
-            licence: "CC0-1.0".into(),
+            license: "CC0-1.0".into(),
             status: ModelStatus::Pending,
             uploader: Principal::anonymous(),
             bytes: self.artifact.manifest().shard_bytes(),

@@ -62,7 +62,7 @@ struct Row {
     model_id: String,
     name: String,
     version: String,
-    licence: String,
+    license: String,
     status: &'static str,
     uploader: String,
     bytes: u64,
@@ -81,7 +81,7 @@ impl From<&ModelRecord> for Row {
             model_id: record.model_id.to_string(),
             name: record.name.clone(),
             version: record.version.clone(),
-            licence: record.licence.clone(),
+            license: record.license.clone(),
             status: status_name(record.status),
             uploader: record.uploader.to_text(),
             bytes: record.bytes,
@@ -182,7 +182,7 @@ fn print_record(record: &ModelRecord, json: bool) -> anyhow::Result<()> {
     }
     println!("Model id: {}", record.model_id);
     println!("Name: {} {}", record.name, record.version);
-    println!("Licence: {}", record.licence);
+    println!("License: {}", record.license);
     println!("Status: {}", status_name(record.status));
     if let Some(deprecation) = &record.deprecation {
         println!("Reason: {}", deprecation.reason);
