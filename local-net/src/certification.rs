@@ -14,7 +14,10 @@ use ic_certification::{
 };
 use ic_verify_bls_signature::PrivateKey;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 /// A path in the state tree.
 pub type Path = Vec<Vec<u8>>;
@@ -82,6 +85,26 @@ fn leb128(value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     leb128::write::unsigned(&mut bytes, value).expect("writing to memory does not fail");
     bytes
+}
+
+/// The certificate of a canister's data. It is signed when it is first read: signing takes longer than most queries.
+pub struct DataCertificate {
+    tree: HashTree,
+    signer: Arc<Signer>,
+    bytes: OnceLock<Vec<u8>>,
+}
+
+impl DataCertificate {
+    /// The certificate in CBOR.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get_or_init(|| self.signer.certificate(self.tree.clone()))
+    }
+}
+
+impl std::fmt::Debug for DataCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataCertificate").field("tree", &self.tree).finish_non_exhaustive()
+    }
 }
 
 /// A node of the state tree.
@@ -152,11 +175,8 @@ fn balance(mut trees: Vec<HashTree>) -> HashTree {
 
 impl Network {
     /// A certificate for `paths` of the state tree, and the time.
-    pub fn certify(&self, mut paths: Vec<Path>) -> Vec<u8> {
-        let tree = self.state_tree(&paths);
-        paths.push(vec![b"time".to_vec()]);
-        let paths: Vec<&[Vec<u8>]> = paths.iter().map(Vec::as_slice).collect();
-        self.signer.certificate(tree.witness(&paths))
+    pub fn certify(&self, paths: Vec<Path>) -> Vec<u8> {
+        self.signer.certificate(self.witness(paths))
     }
 
     /// A certificate for the state of a request.
@@ -165,8 +185,18 @@ impl Network {
     }
 
     /// The certificate that a canister reads with `data_certificate_copy`.
-    pub(crate) fn certify_data(&self, id: Principal) -> Vec<u8> {
-        self.certify(vec![vec![b"canister".to_vec(), id.as_slice().to_vec(), b"certified_data".to_vec()]])
+    pub(crate) fn certify_data(&self, id: Principal) -> Arc<DataCertificate> {
+        let path = vec![b"canister".to_vec(), id.as_slice().to_vec(), b"certified_data".to_vec()];
+        let tree = self.witness(vec![path]);
+        Arc::new(DataCertificate { tree, signer: self.signer.clone(), bytes: OnceLock::new() })
+    }
+
+    /// The state tree with everything pruned that is not on one of `paths`; the time is always there.
+    fn witness(&self, mut paths: Vec<Path>) -> HashTree {
+        let tree = self.state_tree(&paths);
+        paths.push(vec![b"time".to_vec()]);
+        let paths: Vec<&[Vec<u8>]> = paths.iter().map(Vec::as_slice).collect();
+        tree.witness(&paths)
     }
 
     /// The state tree, as far as `paths` need it.

@@ -288,8 +288,9 @@ fn link_canister(linker: &mut Linker<Execution>) -> Result<()> {
         ALL => canister_self_size, canister_self_copy, |c| c.environment.canister.as_slice();
         ALL => subnet_self_size, subnet_self_copy, |c| c.environment.subnet.as_slice();
         BURN => root_key_size, root_key_copy, |c| &c.environment.root_key;
-        CERTIFICATE => data_certificate_size, data_certificate_copy, |c| c.message.certificate.as_deref()
-            .ok_or_else(|| Stop::Contract("there is no data certificate".into()))?;
+        CERTIFICATE => data_certificate_size, data_certificate_copy, |c| c.message.certificate.as_ref()
+            .ok_or_else(|| Stop::Contract("there is no data certificate".into()))?
+            .bytes();
     );
     define!(linker;
         ALL, SYSTEM_CALL => fn canister_status(c) -> u32 { c.environment.status }

@@ -9,6 +9,7 @@ pub use error::Stop;
 pub use functions::link;
 
 use crate::{
+    certification::DataCertificate,
     costs::{self, PageCount},
     limits,
     memory::{Memory, PageSet},
@@ -97,7 +98,7 @@ pub struct Message {
     /// Cycles that the callee did not accept, in a callback.
     pub cycles_refunded: u128,
     /// The certificate of the canister's data, in queries.
-    pub certificate: Option<Vec<u8>>,
+    pub certificate: Option<Arc<DataCertificate>>,
     /// Instructions this message may use.
     pub instruction_limit: u64,
     /// Instructions that earlier messages of the same call context used.
