@@ -83,6 +83,8 @@ error_codes! {
     CanisterFunctionNotFound = 513,
     /// Installation into a canister that has code.
     CanisterNonEmpty = 514,
+    /// Composite queries called each other in a circle.
+    QueryCallGraphLoopDetected = 517,
     /// The message exceeded its instruction limit.
     CanisterInstructionLimitExceeded = 522,
     /// Composite queries called each other too deeply.

@@ -619,3 +619,16 @@ pub fn gateway(instance: Arc<Instance>, topology: Topology) -> Router {
 pub fn application_topology(instance: &Arc<Instance>) -> Topology {
     topology(&PocketIc { instance: instance.clone(), kinds: [SubnetKind::Application].into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pocket_ic_knows_every_error_code() {
+        for code in crate::reject::ErrorCode::ALL {
+            let reject = raw_reject(Reject::new(*code, "text"));
+            assert_eq!(reject.error_code as u64, *code as u64);
+        }
+    }
+}

@@ -87,6 +87,8 @@ pub(crate) enum Keep {
     Charge,
     /// It is undone, and nothing is charged: a query.
     Nothing,
+    /// It stays until the composite query it belongs to has ended, and nothing is charged.
+    ForQuery,
     /// It stays as it is without being committed, for the next step of an upgrade; cycles are charged.
     Pending,
 }
@@ -118,7 +120,7 @@ impl Network {
             ) if limit > 0 => Some(limit),
             _ => None,
         };
-        let charged = keep != Keep::Nothing;
+        let charged = !matches!(keep, Keep::Nothing | Keep::ForQuery);
         let prepaid = if charged { costs::execution_fee(message.instruction_limit) } else { 0 };
         let (balance, timer) = (canister.balance, canister.timer);
         let Some(Code { instance, module }) = &mut canister.code else { return Err(Reject::no_module(id)) };

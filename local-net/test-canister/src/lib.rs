@@ -1,0 +1,126 @@
+//! A canister written with ic-cdk, ic-cdk-timers, ic-cdk-management-canister and ic-stable-structures: what these libraries need of
+//! a network, the tests of local-net try with it.
+
+use candid::Principal;
+use ic_cdk::{call::Call, query, update};
+use ic_cdk_management_canister as management;
+use ic_stable_structures::{
+    DefaultMemoryImpl, StableBTreeMap,
+    memory_manager::{MemoryId, MemoryManager, VirtualMemory},
+};
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+/// Map of the entries; the only memory of this canister.
+const ENTRIES: MemoryId = MemoryId::new(0);
+
+type Entries = StableBTreeMap<String, u64, VirtualMemory<DefaultMemoryImpl>>;
+
+thread_local! {
+    static ENTRIES_MAP: RefCell<Entries> =
+        RefCell::new(StableBTreeMap::init(MemoryManager::init(DefaultMemoryImpl::default()).get(ENTRIES)));
+    static TICKS: Cell<u64> = const { Cell::new(0) };
+    static GUARDS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn put_entry(key: String, value: u64) -> Option<u64> {
+    ENTRIES_MAP.with_borrow_mut(|entries| entries.insert(key, value))
+}
+
+#[update]
+fn put(key: String, value: u64) -> Option<u64> {
+    put_entry(key, value)
+}
+
+#[query]
+fn get(key: String) -> Option<u64> {
+    ENTRIES_MAP.with_borrow(|entries| entries.get(&key))
+}
+
+#[update]
+fn put_then_trap(key: String, value: u64) {
+    put_entry(key, value);
+    ic_cdk::trap("put and trapped");
+}
+
+#[update]
+async fn relay_put(canister: Principal, key: String, value: u64) -> Result<Option<u64>, String> {
+    let call = Call::unbounded_wait(canister, "put").with_args(&(key, value)).await;
+    call.map_err(|e| e.to_string())?.candid().map_err(|e| e.to_string())
+}
+
+/// Counts the guards that were dropped.
+struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        GUARDS.set(GUARDS.get() + 1);
+    }
+}
+
+/// Traps after an await, while a guard is held: the cleanup callback must drop it.
+#[update]
+async fn trap_after_await(key: String) {
+    let _guard = Guard;
+    let itself = ic_cdk::api::canister_self();
+    let _ = Call::bounded_wait(itself, "put").with_args(&(key.clone(), 1u64)).await;
+    put_entry(key, 2);
+    ic_cdk::trap("after the await");
+}
+
+#[query]
+fn guards() -> u64 {
+    GUARDS.get()
+}
+
+#[update]
+fn start_ticking(seconds: u64) {
+    ic_cdk_timers::set_timer_interval(Duration::from_secs(seconds), async || TICKS.set(TICKS.get() + 1));
+}
+
+/// Runs `slices` messages one after the other, each started by the one before.
+#[update]
+fn start_slices(slices: u64) {
+    fn slice(left: u64) {
+        TICKS.set(TICKS.get() + 1);
+        if left > 1 {
+            ic_cdk_timers::set_timer(Duration::ZERO, async move { slice(left - 1) });
+        }
+    }
+    ic_cdk_timers::set_timer(Duration::ZERO, async move { slice(slices) });
+}
+
+#[query]
+fn ticks() -> u64 {
+    TICKS.get()
+}
+
+/// Creates a canister with `cycles` besides the fee, and installs `wasm_module`.
+#[update]
+async fn create(wasm_module: Vec<u8>, cycles: u128) -> Result<Principal, String> {
+    let args = management::CreateCanisterArgs::default();
+    let created =
+        management::create_canister_with_extra_cycles(&args, cycles).await.map_err(|e| e.to_string())?;
+    let args = management::InstallCodeArgs {
+        mode: management::CanisterInstallMode::Install,
+        canister_id: created.canister_id,
+        wasm_module,
+        arg: candid::encode_args(()).map_err(|e| e.to_string())?,
+    };
+    management::install_code(&args).await.map_err(|e| e.to_string())?;
+    Ok(created.canister_id)
+}
+
+#[update]
+async fn random() -> Result<Vec<u8>, String> {
+    management::raw_rand().await.map_err(|e| e.to_string())
+}
+
+/// Asks another canister's query `get` from a composite query.
+#[query(composite = true)]
+async fn get_from(canister: Principal, key: String) -> Result<Option<u64>, String> {
+    let call = Call::bounded_wait(canister, "get").with_args(&(key,)).await;
+    call.map_err(|e| e.to_string())?.candid().map_err(|e| e.to_string())
+}
