@@ -20,6 +20,8 @@ pub struct Cli {
 /// The subcommands. Each has its `Args` and its `run` in its own file under `commands/`.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Compress(commands::compress::Args),
+    Eval(commands::eval::Args),
     Inspect(commands::inspect::Args),
     Verify(commands::verify::Args),
     Run(commands::run::Args),
@@ -46,6 +48,8 @@ impl Cli {
     /// What the subcommand reports; [`crate::output::report`] prints it.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Compress(args) => commands::compress::run(args),
+            Command::Eval(args) => commands::eval::run(&args),
             Command::Inspect(args) => commands::inspect::run(&args),
             Command::Verify(args) => commands::verify::run(&args),
             Command::Run(args) => commands::run::run(&args),

@@ -3,7 +3,11 @@
 //! Results go to standard output, progress and errors to standard error, so that `--json` can be piped.
 
 pub mod artifact_dir;
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
+pub mod compress;
+pub mod evaluate;
 pub mod network;
 pub mod output;
+pub mod quantize;

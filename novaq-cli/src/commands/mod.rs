@@ -1,5 +1,7 @@
 //! One file per subcommand, each with `Args` (what can be typed) and `run`.
 
+pub mod compress;
+pub mod eval;
 pub mod expand;
 pub mod inspect;
 pub mod models;

@@ -1,7 +1,7 @@
 //! Additive codes for a weight matrix: codebooks, codes and row scales found by turns.
 
 use half::f16;
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
 use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -40,11 +40,13 @@ pub struct Quantized {
     pub books: usize,
     /// Weights per codeword, `d`.
     pub dim: usize,
+    /// Weights per row, `k`; the last vector of a row may reach beyond it.
+    pub columns: usize,
     /// The codewords, `[M][16][d]`.
     pub codewords: Vec<i8>,
     /// What a codeword is multiplied with.
     pub codebook_scale: f32,
-    /// The codes, `[n][k / d][M]`.
+    /// The codes, `[n][⌈k / d⌉][M]`.
     pub codes: Vec<u8>,
     /// The scale of each row, `[n]`.
     pub row_scales: Vec<f16>,
@@ -64,9 +66,13 @@ pub fn quantize(
     start: &Codebooks,
     effort: Effort,
 ) -> Result<Quantized, NotPositiveDefinite> {
+    let columns = w.ncols();
+    let (w, h) = (&padded_weights(w, start.dim), &padded_hessian(h, start.dim));
+    let (w, h) = (w.view(), h.view());
     let factors = BlockFactors::new(h, start.dim)?;
     let groups = w.ncols() / start.dim;
-    let scales = w.rows().into_iter().map(|row| (row.dot(&row) / row.len() as f32).sqrt().max(f32::MIN_POSITIVE));
+    let scales =
+        w.rows().into_iter().map(|row| (row.dot(&row) / row.len() as f32).sqrt().max(f32::MIN_POSITIVE));
     let mut coded = Coded {
         codebooks: start.clone(),
         codes: vec![0; w.nrows() * groups * start.books],
@@ -89,7 +95,7 @@ pub fn quantize(
     let codewords: Vec<i8> = coded.codebooks.words.iter().map(|x| (x / step).round() as i8).collect();
     let mean = coded.scales.iter().sum::<f32>() / coded.scales.len().max(1) as f32;
     coded.codebooks.words = codewords.iter().map(|&c| f32::from(c) * step * mean).collect();
-    coded.scales.iter_mut().for_each(|s| *s = f16::from_f32(*s / mean).to_f32());
+    coded.scales.iter_mut().for_each(|scale| *scale = f16::from_f32(*scale / mean).to_f32());
     revisit(w, &mut coded, h, effort.beam);
     fit_scales(w, &mut coded, h, |x| f16::from_f32(x).to_f32());
 
@@ -98,10 +104,11 @@ pub fn quantize(
     Ok(Quantized {
         books: start.books,
         dim: start.dim,
+        columns,
         codewords,
         codebook_scale: step * mean,
         relative_error: if whole > 0.0 { loss(w, &coded, h, &ones) / whole } else { 0.0 },
-        row_scales: coded.scales.iter().map(|&s| f16::from_f32(s)).collect(),
+        row_scales: coded.scales.iter().map(|&scale| f16::from_f32(scale)).collect(),
         codes: coded.codes,
     })
 }
@@ -109,7 +116,7 @@ pub fn quantize(
 impl Quantized {
     /// The matrix `[n, k]` that is stored.
     pub fn decode(&self) -> Array2<f32> {
-        let width = self.codes.len() / self.row_scales.len() / self.books * self.dim;
+        let width = self.columns.next_multiple_of(self.dim);
         let coded = Coded {
             codebooks: Codebooks {
                 books: self.books,
@@ -117,10 +124,28 @@ impl Quantized {
                 words: self.codewords.iter().map(|&c| f32::from(c) * self.codebook_scale).collect(),
             },
             codes: self.codes.clone(),
-            scales: self.row_scales.iter().map(|s| s.to_f32()).collect(),
+            scales: self.row_scales.iter().map(|scale| scale.to_f32()).collect(),
         };
-        coded.decode(width)
+        coded.decode(width).slice_move(s![.., ..self.columns])
     }
+}
+
+/// `w` with columns of zeros up to a multiple of `d`.
+fn padded_weights(w: ArrayView2<f32>, d: usize) -> Array2<f32> {
+    let (rows, columns) = w.dim();
+    let mut padded = Array2::zeros((rows, columns.next_multiple_of(d)));
+    padded.slice_mut(s![.., ..columns]).assign(&w);
+    padded
+}
+
+/// `h` for padded weights: inputs that are always zero, but for the diagonal that keeps it positive definite.
+fn padded_hessian(h: ArrayView2<f32>, d: usize) -> Array2<f32> {
+    let columns = h.nrows();
+    let width = columns.next_multiple_of(d);
+    let least = h.diag().iter().copied().fold(f32::INFINITY, f32::min);
+    let mut padded = Array2::from_diag_elem(width, 0.01 * least);
+    padded.slice_mut(s![..columns, ..columns]).assign(&h);
+    padded
 }
 
 /// Vectors that the codebooks of a unit Gaussian are trained on.
@@ -135,7 +160,7 @@ pub fn gaussian_codebooks(books: usize, dim: usize, rounds: usize, seed: u64) ->
 }
 
 /// A sample of the standard normal distribution (Box and Muller).
-fn normal(rng: &mut impl Rng) -> f32 {
+pub(super) fn normal(rng: &mut impl Rng) -> f32 {
     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
     ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
@@ -210,4 +235,86 @@ fn k_means(vectors: &mut Array2<f32>, rng: &mut impl Rng) -> Vec<f32> {
         }
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantize::testing::{correlated_hessian, gaussian, output_error};
+
+    /// The errors that the field knows for these codecs on unit Gaussians; greedy residual codes are far off
+    /// (0.222 and 0.126 in place of 0.182 and 0.097).
+    #[test]
+    fn gaussian_vectors_are_coded_as_well_as_can_be() {
+        for (books, dim, expected) in
+            [(2, 8, 0.338), (3, 8, 0.182), (4, 8, 0.097), (6, 8, 0.028), (2, 4, 0.108)]
+        {
+            let codebooks = gaussian_codebooks(books, dim, 6, 7);
+            let tables = SearchTables::new(&codebooks, Array2::eye(dim).view());
+            let mut search = BeamSearch::new(24);
+            let vectors = gaussian(2000, dim, 99);
+            let (mut codes, mut word, mut error) = (vec![0; books], vec![0.0; dim], 0.0);
+            for vector in vectors.rows() {
+                search.encode(&tables, vector.as_slice().unwrap(), &mut codes);
+                codebooks.decode(&codes, &mut word);
+                error += vector.iter().zip(&word).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+            }
+            let error = f64::from(error) / vectors.len() as f64;
+            assert!((error / expected - 1.0f64).abs() < 0.035, "{books}x16@{dim}: {error}");
+        }
+    }
+
+    #[test]
+    fn error_feedback_pays_on_correlated_inputs() {
+        let w = gaussian(40, 64, 3);
+        let h = correlated_hessian(64, 4);
+        let start = gaussian_codebooks(3, 8, 3, 0);
+        let weights = vec![1.0; w.nrows()];
+        let quantized = |h: &Array2<f32>| {
+            quantize(w.view(), h.view(), &weights, &start, Effort::default()).unwrap().decode()
+        };
+        let (with, without) = (quantized(&h), quantized(&Array2::eye(64)));
+        let (with, without) = (output_error(&w, &with, &h), output_error(&w, &without, &h));
+        assert!(with < 0.6 * without, "{with} {without}");
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let w = gaussian(100, 32, 5);
+        let h = correlated_hessian(32, 6);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let start = gaussian_codebooks(2, 8, 2, 1);
+                quantize(w.view(), h.view(), &[1.0; 100], &start, Effort::default()).unwrap()
+            })
+        };
+        assert_eq!(run(1), run(5));
+    }
+
+    #[test]
+    fn columns_need_not_be_whole_vectors() {
+        let w = gaussian(40, 20, 8);
+        let h = correlated_hessian(20, 9);
+        let start = gaussian_codebooks(4, 8, 3, 0);
+        let quantized = quantize(w.view(), h.view(), &[1.0; 40], &start, Effort::default()).unwrap();
+        assert_eq!(quantized.codes.len(), 40 * 3 * 4);
+        let decoded = quantized.decode();
+        assert_eq!(decoded.dim(), w.dim());
+        let whole = output_error(&w, &Array2::zeros(w.dim()), &h);
+        let relative = output_error(&w, &decoded, &h) / whole;
+        // Relative errors are counted with the target's own error; padding adds nothing to them.
+        assert!((relative - quantized.relative_error).abs() < 1e-3, "{relative}");
+        assert!(relative < 0.1, "{relative}");
+    }
+
+    #[test]
+    fn rows_of_zeros_stay_zero() {
+        let mut w = gaussian(8, 16, 1);
+        w.row_mut(3).fill(0.0);
+        let start = gaussian_codebooks(2, 8, 1, 0);
+        let eye = Array2::eye(16);
+        let quantized = quantize(w.view(), eye.view(), &[1.0; 8], &start, Effort::default()).unwrap();
+        assert!(quantized.decode().row(3).iter().all(|x| x.abs() < 1e-6));
+    }
 }

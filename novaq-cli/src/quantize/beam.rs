@@ -114,13 +114,7 @@ pub struct BeamSearch {
 impl BeamSearch {
     /// A search that keeps the best `width` partial choices after each codebook.
     pub fn new(width: usize) -> Self {
-        Self {
-            width: width.max(1),
-            beam: Vec::new(),
-            next: Vec::new(),
-            costs: Vec::new(),
-            unary: Vec::new(),
-        }
+        Self { width: width.max(1), beam: Vec::new(), next: Vec::new(), costs: Vec::new(), unary: Vec::new() }
     }
 
     /// Finds codes whose sum of codewords `u` comes close to a target `t` in the metric `D` of `tables`: minimises
@@ -281,4 +275,83 @@ fn smallest(costs: &[f32]) -> f32 {
         }
     }
     lanes.iter().copied().fold(f32::INFINITY, f32::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::quantize::testing::{correlated_hessian, gaussian};
+
+    /// `(t - u)ᵀ D (t - u)` for the codes that a search of `width` finds.
+    fn error(width: usize, codebooks: &Codebooks, metric: ArrayView2<f32>, target: &[f32]) -> f64 {
+        let y: Vec<f32> = metric.dot(&ndarray::ArrayView1::from(target)).to_vec();
+        let mut codes = vec![0; codebooks.books];
+        BeamSearch::new(width).encode(&SearchTables::new(codebooks, metric), &y, &mut codes);
+        let mut u = vec![0.0; codebooks.dim];
+        codebooks.decode(&codes, &mut u);
+        let e: ndarray::Array1<f32> = target.iter().zip(&u).map(|(t, u)| t - u).collect();
+        f64::from(e.dot(&metric.dot(&e)))
+    }
+
+    fn example(books: usize, dim: usize, seed: u64) -> Codebooks {
+        Codebooks { books, dim, words: gaussian(books * ENTRIES, dim, seed).into_raw_vec_and_offset().0 }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn two_codebooks_are_searched_completely(seed in 0u64..10_000) {
+            let codebooks = example(2, 4, seed);
+            let metric = correlated_hessian(4, seed + 1);
+            let target = gaussian(1, 4, seed + 2).into_raw_vec_and_offset().0;
+            let found = error(ENTRIES, &codebooks, metric.view(), &target);
+            let mut best = f64::INFINITY;
+            let mut u = [0.0; 4];
+            for pair in 0..=255u8 {
+                codebooks.decode(&[pair & 15, pair >> 4], &mut u);
+                let e: ndarray::Array1<f32> = target.iter().zip(&u).map(|(t, u)| t - u).collect();
+                best = best.min(f64::from(e.dot(&metric.dot(&e))));
+            }
+            prop_assert!((found - best).abs() <= 1e-4 * (1.0 + best), "{found} {best}");
+        }
+    }
+
+    #[test]
+    fn a_wide_beam_beats_a_greedy_search() {
+        let codebooks = example(4, 8, 1);
+        let metric = correlated_hessian(8, 2);
+        let targets = gaussian(100, 8, 3);
+        let sum = |width| -> f64 {
+            targets
+                .rows()
+                .into_iter()
+                .map(|target| error(width, &codebooks, metric.view(), target.to_slice().unwrap()))
+                .sum()
+        };
+        let (greedy, narrow, wide) = (sum(1), sum(8), sum(32));
+        assert!(wide < narrow && narrow < 0.8 * greedy, "{greedy} {narrow} {wide}");
+    }
+
+    #[test]
+    fn a_better_first_choice_is_kept() {
+        let codebooks = example(3, 4, 9);
+        let tables = SearchTables::new(&codebooks, ndarray::Array2::eye(4).view());
+        let mut target = vec![0.0; 4];
+        codebooks.decode(&[3, 7, 11], &mut target);
+        let mut codes = [3, 7, 11];
+        assert!(!BeamSearch::new(1).encode(&tables, &target, &mut codes));
+        assert_eq!(codes, [3, 7, 11]);
+    }
+
+    #[test]
+    fn undefined_targets_end_in_some_choice() {
+        let codebooks = example(3, 4, 9);
+        let tables = SearchTables::new(&codebooks, ndarray::Array2::eye(4).view());
+        let mut codes = [1, 2, 3];
+        BeamSearch::new(4).encode(&tables, &[f32::NAN; 4], &mut codes);
+        assert_eq!(codes, [1, 2, 3]);
+    }
 }

@@ -97,3 +97,31 @@ pub fn revisit(w: ArrayView2<f32>, coded: &mut Coded, h: ArrayView2<f32>, beam: 
         .collect();
     coded.codes = parts.concat();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantize::additive::gaussian_codebooks;
+    use crate::quantize::fit::loss;
+    use crate::quantize::testing::{correlated_hessian, gaussian};
+
+    #[test]
+    fn revisiting_never_increases_the_error() {
+        let w = gaussian(50, 32, 1);
+        let h = correlated_hessian(32, 2);
+        let weights = vec![1.0; 50];
+        let mut coded = Coded {
+            codebooks: gaussian_codebooks(2, 8, 2, 3),
+            codes: vec![0; 50 * 4 * 2],
+            scales: vec![1.0; 50],
+        };
+        assign(w.view(), &mut coded, &BlockFactors::new(h.view(), 8).unwrap(), 8);
+        let mut before = loss(w.view(), &coded, h.view(), &weights);
+        for _ in 0..4 {
+            revisit(w.view(), &mut coded, h.view(), 8);
+            let after = loss(w.view(), &coded, h.view(), &weights);
+            assert!(after <= before * (1.0 + 1e-4), "{before} {after}");
+            before = after;
+        }
+    }
+}

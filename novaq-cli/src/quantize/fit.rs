@@ -26,7 +26,8 @@ impl Coded {
 
     /// Writes row `r` without its scale into `out [k]`.
     pub fn decode_row(&self, codebooks: &Codebooks, r: usize, out: &mut [f32]) {
-        for (codes, out) in self.row(r).chunks_exact(codebooks.books).zip(out.chunks_exact_mut(codebooks.dim)) {
+        for (codes, out) in self.row(r).chunks_exact(codebooks.books).zip(out.chunks_exact_mut(codebooks.dim))
+        {
             codebooks.decode(codes, out);
         }
     }
@@ -35,7 +36,11 @@ impl Coded {
     pub fn decode(&self, width: usize) -> Array2<f32> {
         let mut out = Array2::zeros((self.scales.len(), width));
         for (r, mut row) in out.rows_mut().into_iter().enumerate() {
-            self.decode_row(&self.codebooks, r, row.as_slice_mut().expect("rows of a new matrix are contiguous"));
+            self.decode_row(
+                &self.codebooks,
+                r,
+                row.as_slice_mut().expect("rows of a new matrix are contiguous"),
+            );
             row *= self.scales[r];
         }
         out
@@ -68,7 +73,11 @@ pub(super) fn errors(w: ArrayView2<f32>, coded: &Coded, rows: std::ops::Range<us
     let mut e = Array2::zeros((rows.len(), w.ncols()));
     for (i, r) in rows.enumerate() {
         let mut row = e.row_mut(i);
-        coded.decode_row(&coded.codebooks, r, row.as_slice_mut().expect("rows of a new matrix are contiguous"));
+        coded.decode_row(
+            &coded.codebooks,
+            r,
+            row.as_slice_mut().expect("rows of a new matrix are contiguous"),
+        );
         row.zip_mut_with(&w.row(r), |u, &x| *u = x - coded.scales[r] * *u);
     }
     e
@@ -99,7 +108,13 @@ pub fn fit_scales(w: ArrayView2<f32>, coded: &mut Coded, h: ArrayView2<f32>, rou
 /// Moves the codewords towards the least-squares solution for the given codes and scales, by at most `steps` steps of
 /// preconditioned conjugate gradients on `Σ_r weight[r] · e_r H e_rᵀ`. Starts from the present codewords, so the loss
 /// does not grow.
-pub fn fit_codebooks(w: ArrayView2<f32>, coded: &mut Coded, h: ArrayView2<f32>, weights: &[f32], steps: usize) {
+pub fn fit_codebooks(
+    w: ArrayView2<f32>,
+    coded: &mut Coded,
+    h: ArrayView2<f32>,
+    weights: &[f32],
+    steps: usize,
+) {
     let mut residual: Vec<f64> = gather(coded, h, weights, |range| errors(w, coded, range));
     let diagonal = curvature(coded, h, weights);
     let condition = |v: &[f64]| -> Vec<f64> {
@@ -205,4 +220,56 @@ fn curvature(coded: &Coded, h: ArrayView2<f32>, weights: &[f32]) -> Vec<f64> {
         }
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::quantize::testing::{correlated_hessian, gaussian};
+
+    /// Random codes, codebooks and scales for `rows` rows of `groups` vectors of 4 weights.
+    fn example(rows: usize, groups: usize, books: usize, seed: u64) -> Coded {
+        let words = gaussian(books * ENTRIES, 4, seed).into_raw_vec_and_offset().0;
+        let code = |v: &f32| (v.to_bits() >> 8 & 15) as u8;
+        Coded {
+            codebooks: Codebooks { books, dim: 4, words },
+            codes: gaussian(rows, groups * books, seed + 1).iter().map(code).collect(),
+            scales: gaussian(rows, 1, seed + 2).iter().map(|x| x.abs() + 0.1).collect(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn least_squares_never_increases_the_error(
+            rows in 1usize..40, groups in 1usize..5, books in 1usize..4, steps in 1usize..20, seed in 0u64..1000,
+        ) {
+            let w = gaussian(rows, groups * 4, seed + 10);
+            let h = correlated_hessian(groups * 4, seed + 11);
+            let weights: Vec<f32> = (0..rows).map(|r| 0.5 + (r % 3) as f32).collect();
+            let mut coded = example(rows, groups, books, seed);
+            let before = loss(w.view(), &coded, h.view(), &weights);
+            fit_codebooks(w.view(), &mut coded, h.view(), &weights, steps);
+            let fitted = loss(w.view(), &coded, h.view(), &weights);
+            prop_assert!(fitted <= before * (1.0 + 1e-4), "{before} {fitted}");
+            fit_scales(w.view(), &mut coded, h.view(), |x| x);
+            let scaled = loss(w.view(), &coded, h.view(), &weights);
+            prop_assert!(scaled <= fitted * (1.0 + 1e-4), "{fitted} {scaled}");
+        }
+    }
+
+    #[test]
+    fn exact_codebooks_are_found() {
+        let truth = example(200, 4, 1, 5);
+        let w = truth.decode(16);
+        let mut coded = Coded { codebooks: Codebooks::zeros(1, 4), ..truth.clone() };
+        let weights = vec![1.0; 200];
+        fit_codebooks(w.view(), &mut coded, correlated_hessian(16, 3).view(), &weights, 400);
+        for (found, wanted) in coded.codebooks.words.iter().zip(&truth.codebooks.words) {
+            assert!((found - wanted).abs() < 0.05, "{found} {wanted}");
+        }
+    }
 }

@@ -1,55 +1,39 @@
 //! Second moments of a layer's inputs, and their block decomposition for error feedback.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-/// Positions that one product `xᵀ x` covers; fixed, so that the sum does not depend on how the inputs arrive.
+/// Positions that one product covers; fixed, so that the sum does not depend on the number of threads.
 const POSITIONS_PER_BLOCK: usize = 256;
 
-/// Sum of `x xᵀ` over the inputs of a linear layer, `[k, k]`.
-#[derive(Clone, Debug)]
-pub struct Moments {
-    sum: Array2<f32>,
-    positions: usize,
+/// `E[aᵀ b]` over positions, `[p, q]` for `a [positions, p]` and `b [positions, q]`: with `a = b` the second moments of
+/// a layer's inputs, the Hessian of its squared output error.
+pub fn mean_product(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Array2<f32> {
+    const BAND: usize = 64;
+    let mut sum = Array2::zeros((a.ncols(), b.ncols()));
+    sum.axis_chunks_iter_mut(Axis(0), BAND)
+        .into_par_iter()
+        .zip(a.axis_chunks_iter(Axis(1), BAND).into_par_iter())
+        .for_each(|(mut band, a)| {
+            let blocks = a.axis_chunks_iter(Axis(0), POSITIONS_PER_BLOCK);
+            for (a, b) in blocks.zip(b.axis_chunks_iter(Axis(0), POSITIONS_PER_BLOCK)) {
+                ndarray::linalg::general_mat_mul(1.0, &a.t(), &b, 1.0, &mut band);
+            }
+        });
+    sum / a.nrows().max(1) as f32
 }
 
-impl Moments {
-    /// No inputs yet, for a layer of `width` inputs.
-    pub fn new(width: usize) -> Self {
-        Self { sum: Array2::zeros((width, width)), positions: 0 }
-    }
-
-    /// Adds the inputs `x [positions, k]`.
-    pub fn add(&mut self, x: ArrayView2<f32>) {
-        self.add_product(x, x);
-    }
-
-    /// Adds `aᵀ b` for two sets of inputs of the same positions, both `[positions, k]`.
-    pub fn add_product(&mut self, a: ArrayView2<f32>, b: ArrayView2<f32>) {
-        for (a, b) in
-            a.axis_chunks_iter(Axis(0), POSITIONS_PER_BLOCK).zip(b.axis_chunks_iter(Axis(0), POSITIONS_PER_BLOCK))
-        {
-            let product = |mut band: ArrayViewMut2<f32>, a: ArrayView2<f32>| {
-                ndarray::linalg::general_mat_mul(1.0, &a.t(), &b, 1.0, &mut band);
-            };
-            self.sum
-                .axis_chunks_iter_mut(Axis(0), 64)
-                .into_par_iter()
-                .zip(a.axis_chunks_iter(Axis(1), 64).into_par_iter())
-                .for_each(|(band, a)| product(band, a));
-        }
-        self.positions += a.nrows();
-    }
-
-    /// Number of positions added so far.
-    pub fn positions(&self) -> usize {
-        self.positions
-    }
-
-    /// The mean of `x xᵀ`; zeros when nothing was added.
-    pub fn mean(&self) -> Array2<f32> {
-        &self.sum / self.positions.max(1) as f32
-    }
+/// How large the output's relative error is expected to be if the weights `w [n, k]` are quantized one by one with error
+/// feedback and an error of one weight's mean square: what a codec's error on unit vectors is multiplied with.
+///
+/// # Errors
+/// When `h [k, k]` is not positive definite.
+pub fn expected_noise(w: ArrayView2<f32>, h: ArrayView2<f32>) -> Result<f64, NotPositiveDefinite> {
+    let factors = BlockFactors::new(h, 1)?;
+    let metric: f64 = factors.metric.iter().map(|m| f64::from(m[[0, 0]])).sum();
+    let square: f64 = w.iter().map(|&x| f64::from(x * x)).sum::<f64>() / w.ncols().max(1) as f64;
+    let output: f64 = w.dot(&h).iter().zip(&w).map(|(a, b)| f64::from(a * b)).sum();
+    Ok(if output > 0.0 { metric * square / output } else { 0.0 })
 }
 
 /// `h` with `share` of its mean diagonal added to the diagonal: makes it positive definite and keeps the codes from
@@ -60,6 +44,46 @@ pub fn damped(mut h: Array2<f32>, share: f32) -> Array2<f32> {
     let add = if mean > 0.0 { share * mean } else { 1.0 };
     h.diag_mut().mapv_inplace(|x| x + add);
     h
+}
+
+/// Weights that make the quantized model's inputs give the original's outputs: the minimiser of
+/// `E|W x - T x' + r|²` over `T`, with the original's inputs `x`, the quantized model's `x'`, and `r` what the
+/// residual stream lacks already where the layer's output is added to it. Errors of earlier layers are made up for
+/// as far as a linear layer can.
+///
+/// `h` is `E[x' x'ᵀ]`, damped; `difference` is `E[(x - x') x'ᵀ]`, both `[k, k]`; `residual` is `E[r x'ᵀ] [n, k]`.
+///
+/// # Errors
+/// When `h` is not positive definite.
+pub fn corrected(
+    w: ArrayView2<f32>,
+    h: ArrayView2<f32>,
+    difference: ArrayView2<f32>,
+    residual: Option<ArrayView2<f32>>,
+) -> Result<Array2<f32>, NotPositiveDefinite> {
+    let mut missing = w.dot(&difference);
+    if let Some(residual) = residual {
+        missing += &residual;
+    }
+    let lower = cholesky(h.mapv(f64::from)).map_err(|column| NotPositiveDefinite { column })?;
+    let upper = lower.t().as_standard_layout().into_owned();
+    let k = h.nrows();
+    missing.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| {
+        // Each row of the correction solves `t H = missing`, by the two triangular factors.
+        let mut t: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        for i in 0..k {
+            let factor = lower.row(i);
+            let factor = factor.as_slice().unwrap_or_default();
+            t[i] = (t[i] - dot(&factor[..i], &t[..i])) / factor[i];
+        }
+        for i in (0..k).rev() {
+            let factor = upper.row(i);
+            let factor = factor.as_slice().unwrap_or_default();
+            t[i] = (t[i] - dot(&factor[i + 1..], &t[i + 1..])) / factor[i];
+        }
+        row.iter_mut().zip(&t).for_each(|(to, from)| *to = *from as f32);
+    });
+    Ok(missing + w)
 }
 
 /// `H = Mᵀ D M` over column groups of width `d` taken in some order, with `M` unit lower block triangular and `D`
@@ -77,7 +101,9 @@ pub struct BlockFactors {
 
 /// A Hessian that has no Cholesky factor.
 #[derive(Debug, thiserror::Error)]
-#[error("the calibration Hessian is not positive definite at column {column}: the inputs hold infinite or undefined values")]
+#[error(
+    "the calibration Hessian is not positive definite at column {column}: the inputs hold infinite or undefined values"
+)]
 pub struct NotPositiveDefinite {
     /// The column at which the factorisation stopped.
     pub column: usize,
@@ -91,16 +117,14 @@ impl BlockFactors {
     pub fn new(h: ArrayView2<f32>, d: usize) -> Result<Self, NotPositiveDefinite> {
         let k = h.nrows();
         let groups = k / d;
-        let weight: Vec<f32> =
-            (0..groups).map(|g| h.diag().slice(s![g * d..(g + 1) * d]).sum()).collect();
+        let weight: Vec<f32> = (0..groups).map(|g| h.diag().slice(s![g * d..(g + 1) * d]).sum()).collect();
         let mut order: Vec<usize> = (0..groups).collect();
         order.sort_by(|&a, &b| weight[b].total_cmp(&weight[a]).then(a.cmp(&b)));
 
         // With the columns reversed, the lower Cholesky factor is the upper one that this order needs: H = U Uᵀ.
         let column = |i: usize| order[i / d] * d + i % d;
-        let reversed = Array2::from_shape_fn((k, k), |(a, b)| {
-            f64::from(h[[column(k - 1 - a), column(k - 1 - b)]])
-        });
+        let reversed =
+            Array2::from_shape_fn((k, k), |(a, b)| f64::from(h[[column(k - 1 - a), column(k - 1 - b)]]));
         let lower = cholesky(reversed).map_err(|at| NotPositiveDefinite { column: column(k - 1 - at) })?;
         let upper = |a: usize, b: usize| lower[[k - 1 - a, k - 1 - b]];
 
@@ -168,6 +192,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::testing::gaussian;
 
     /// A correlated positive definite matrix.
     fn example(k: usize) -> Array2<f32> {
@@ -175,9 +200,7 @@ mod tests {
             let v = ((i * 31 + j * 17 + i * j) % 23) as f32 - 11.0;
             v / 7.0 + if j > 0 { ((i * 13) % 7) as f32 } else { 0.0 }
         });
-        let mut moments = Moments::new(k);
-        moments.add(x.view());
-        damped(moments.mean(), 0.01)
+        damped(mean_product(x.view(), x.view()), 0.01)
     }
 
     #[test]
@@ -201,6 +224,27 @@ mod tests {
                 assert!((product[[a, b]] - want).abs() < 1e-3 * (1.0 + want.abs()), "{a} {b}");
             }
         }
+    }
+
+    #[test]
+    fn corrected_weights_give_the_original_outputs() {
+        // The quantized model's inputs are an invertible map of the original's, so nothing need be lost.
+        let x = gaussian(400, 12, 1);
+        let map = Array2::<f32>::eye(12) + 0.1 * gaussian(12, 12, 2);
+        let y = x.dot(&map);
+        let w = gaussian(5, 12, 3);
+        let h = damped(mean_product(y.view(), y.view()), 1e-6);
+        let difference = mean_product((&x - &y).view(), y.view());
+        let target = corrected(w.view(), h.view(), difference.view(), None).unwrap();
+        let outputs = x.dot(&w.t());
+        let missing = &outputs - &y.dot(&target.t());
+        assert!(missing.iter().all(|e| e.abs() < 1e-2));
+        // A part of the residual stream that the inputs explain is added.
+        let residual = y.dot(&w.t()) * 0.5;
+        let residual = mean_product(residual.view(), y.view());
+        let zero = Array2::zeros((12, 12));
+        let target = corrected(w.view(), h.view(), zero.view(), Some(residual.view())).unwrap();
+        assert!((&target - &(&w * 1.5)).iter().all(|e| e.abs() < 1e-2));
     }
 
     #[test]

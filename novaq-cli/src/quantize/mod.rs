@@ -27,3 +27,38 @@ pub const ENTRIES: usize = 16;
 
 /// Rows that one task of a parallel loop works on; fixed, so that sums do not depend on the number of threads.
 const ROWS_PER_TASK: usize = 32;
+
+#[cfg(test)]
+mod testing {
+    //! Matrices for the tests of this module.
+
+    use ndarray::Array2;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::additive::normal;
+    use super::hessian::{damped, mean_product};
+
+    /// Independent standard normal values.
+    pub fn gaussian(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Array2::from_shape_simple_fn((rows, columns), || normal(&mut rng))
+    }
+
+    /// Second moments of inputs of which each column takes most from the one before it.
+    pub fn correlated_hessian(columns: usize, seed: u64) -> Array2<f32> {
+        let mut x = gaussian(4 * columns, columns, seed);
+        for mut row in x.rows_mut() {
+            for j in 1..columns {
+                row[j] = 0.9 * row[j - 1] + 0.4 * row[j];
+            }
+        }
+        damped(mean_product(x.view(), x.view()), 0.01)
+    }
+
+    /// `tr (W - Ŵ) H (W - Ŵ)ᵀ`.
+    pub fn output_error(w: &Array2<f32>, quantized: &Array2<f32>, h: &Array2<f32>) -> f64 {
+        let e = w - quantized;
+        e.dot(h).iter().zip(&e).map(|(a, b)| f64::from(a * b)).sum()
+    }
+}

@@ -1,0 +1,329 @@
+//! Reading checkpoints in Hugging Face's layout: `config.json`, one or many safetensors files, `tokenizer.json`.
+//!
+//! Files are mapped, not read: a tensor costs memory only while it is used.
+
+mod config;
+mod tensors;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use ndarray::Array2;
+use novaq_engine::artifact::SourceFile;
+use novaq_engine::codec::{CodecError, DenseMatrix, Matrix};
+use novaq_engine::model::{Config, Model, ModelError, TensorSource};
+use sha2::{Digest, Sha256};
+
+use tensors::Tensors;
+
+/// Why a checkpoint can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file is missing or unreadable.
+    #[error("`{}` can't be read", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("`{}` is not valid: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A field of `config.json` is missing, out of range, or stands for something that is not supported.
+    #[error("config.json: `{field}` {reason}")]
+    Config {
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor can't be used.
+    #[error("tensor `{name}` {reason}")]
+    Tensor {
+        /// Name in the checkpoint.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tensors don't make a model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// A checkpoint on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    directory: PathBuf,
+    config: Config,
+    tensors: Tensors,
+}
+
+/// Names under which the embedding may be stored; a tied model needs only one of them.
+const EMBEDDING_NAMES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
+
+impl Checkpoint {
+    /// Opens the checkpoint in `directory` and checks that every tensor its architecture needs is there, in a
+    /// supported type and of the right shape.
+    ///
+    /// # Errors
+    /// What is missing or wrong, with the file, field or tensor.
+    pub fn open(directory: &Path) -> Result<Self, CheckpointError> {
+        let path = directory.join("config.json");
+        let config = config::parse(&read(&path)?, &path)?;
+        config.validate()?;
+        let tensors = Tensors::open(directory)?;
+        let checkpoint = Self { directory: directory.to_owned(), config, tensors };
+        checkpoint.check_tensors()?;
+        Ok(checkpoint)
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The matrices of one layer by the input they read, in the order of the forward pass, without the prefix
+    /// `model.layers.N.`.
+    pub const LAYER_MATRICES: [&'static [&'static str]; 4] = [
+        &["self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"],
+        &["self_attn.o_proj.weight"],
+        &["mlp.gate_proj.weight", "mlp.up_proj.weight"],
+        &["mlp.down_proj.weight"],
+    ];
+
+    /// The vectors of one layer, in the order of the forward pass, without the prefix: norms, and the biases that the
+    /// configuration has.
+    pub fn layer_vectors(&self) -> Vec<&'static str> {
+        let mut names = vec!["input_layernorm.weight"];
+        if self.config.attention_bias {
+            names.extend([
+                "self_attn.q_proj.bias",
+                "self_attn.k_proj.bias",
+                "self_attn.v_proj.bias",
+                "self_attn.o_proj.bias",
+            ]);
+        }
+        names.push("post_attention_layernorm.weight");
+        if self.config.mlp_bias {
+            names.extend(["mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias"]);
+        }
+        names
+    }
+
+    /// Shape of a layer's matrix by its name without the prefix.
+    pub fn layer_matrix_shape(&self, name: &str) -> [usize; 2] {
+        let c = &self.config;
+        match name.split('.').nth(1) {
+            Some("q_proj") => [c.query_width(), c.hidden_size],
+            Some("k_proj" | "v_proj") => [c.key_value_width(), c.hidden_size],
+            Some("o_proj") => [c.hidden_size, c.query_width()],
+            Some("gate_proj" | "up_proj") => [c.intermediate_size, c.hidden_size],
+            _ => [c.hidden_size, c.intermediate_size],
+        }
+    }
+
+    /// Length of a layer's vector by its name without the prefix.
+    fn layer_vector_len(&self, name: &str) -> usize {
+        match name.strip_suffix(".bias") {
+            Some(linear) => self.layer_matrix_shape(&format!("{linear}.weight"))[0],
+            None => self.config.hidden_size,
+        }
+    }
+
+    fn check_tensors(&self) -> Result<(), CheckpointError> {
+        let embedding = [self.config.vocab_size, self.config.hidden_size];
+        self.tensors.check(self.embedding_name(), &embedding)?;
+        for layer in 0..self.config.num_hidden_layers {
+            for name in Self::LAYER_MATRICES.iter().copied().flatten() {
+                self.tensors.check(&layer_name(layer, name), &self.layer_matrix_shape(name))?;
+            }
+            for name in self.layer_vectors() {
+                self.tensors.check(&layer_name(layer, name), &[self.layer_vector_len(name)])?;
+            }
+        }
+        self.tensors.check("model.norm.weight", &[self.config.hidden_size])?;
+        if !self.config.tie_word_embeddings {
+            self.tensors.check("lm_head.weight", &embedding)?;
+        }
+        Ok(())
+    }
+
+    /// The name under which the token embedding is stored: a tied model may have only the head.
+    fn embedding_name(&self) -> &'static str {
+        let [embedding, head] = EMBEDDING_NAMES;
+        let only_head = self.config.tie_word_embeddings && !self.tensors.contains(embedding);
+        if only_head && self.tensors.contains(head) { head } else { embedding }
+    }
+
+    /// Weights of the model, a tied head counted once.
+    pub fn parameters(&self) -> u64 {
+        let c = &self.config;
+        let matrices = Self::LAYER_MATRICES.iter().copied().flatten().map(|n| self.layer_matrix_shape(n));
+        let vectors = self.layer_vectors().into_iter().map(|n| self.layer_vector_len(n) as u64);
+        let layer = matrices.map(|[n, k]| (n * k) as u64).sum::<u64>() + vectors.sum::<u64>();
+        let embeddings = if c.tie_word_embeddings { 1 } else { 2 };
+        layer * c.num_hidden_layers as u64
+            + (embeddings * c.vocab_size * c.hidden_size) as u64
+            + c.hidden_size as u64
+    }
+
+    /// The matrix `name`, `[rows, columns]`.
+    ///
+    /// # Errors
+    /// If it is missing, no matrix, or holds a value that is not finite.
+    pub fn matrix(&self, name: &str) -> Result<Array2<f32>, CheckpointError> {
+        let name = if name == EMBEDDING_NAMES[0] { self.embedding_name() } else { name };
+        let (shape, values) = self.tensors.read(name)?;
+        let &[rows, columns] = shape else {
+            return Err(CheckpointError::Tensor {
+                name: name.into(),
+                reason: format!("has shape {shape:?}, no matrix"),
+            });
+        };
+        Array2::from_shape_vec((rows, columns), values)
+            .map_err(|e| CheckpointError::Tensor { name: name.into(), reason: e.to_string() })
+    }
+
+    /// The vector `name`, rounded to the 16 bits that an artifact keeps of it.
+    ///
+    /// # Errors
+    /// If it is missing or holds a value that is not finite in 16 bits.
+    pub fn vector(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let mut values = self.tensors.read(name)?.1;
+        for value in &mut values {
+            *value = f16::from_f32(*value).to_f32();
+            if !value.is_finite() {
+                let reason = "holds a value beyond the range of 16-bit floats".to_owned();
+                return Err(CheckpointError::Tensor { name: name.into(), reason });
+            }
+        }
+        Ok(values)
+    }
+
+    /// The model in 32-bit floats.
+    ///
+    /// # Errors
+    /// If a tensor can't be read.
+    pub fn model(&self) -> Result<Model, CheckpointError> {
+        let mut source = Original { checkpoint: self, error: None };
+        Model::load(self.config.clone(), &mut source).map_err(|e| source.error.take().unwrap_or(e.into()))
+    }
+
+    /// The bytes of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
+        read(&self.directory.join("tokenizer.json"))
+    }
+
+    /// The chat template, from `chat_template.jinja` or `tokenizer_config.json`; `None` if the model has none.
+    pub fn chat_template(&self) -> Option<String> {
+        let from_file = std::fs::read_to_string(self.directory.join("chat_template.jinja")).ok();
+        from_file.or_else(|| {
+            let json = std::fs::read(self.directory.join("tokenizer_config.json")).ok()?;
+            let json: serde_json::Value = serde_json::from_slice(&json).ok()?;
+            json.get("chat_template")?.as_str().map(str::to_owned)
+        })
+    }
+
+    /// The licence that the front matter of `README.md` names.
+    pub fn license(&self) -> Option<String> {
+        let card = std::fs::read_to_string(self.directory.join("README.md")).ok()?;
+        let front = card.strip_prefix("---\n")?.split("\n---").next()?;
+        front.lines().find_map(|line| Some(line.strip_prefix("license:")?.trim().to_owned()))
+    }
+
+    /// Every file that the artifact is made from, with length and hash.
+    ///
+    /// # Errors
+    /// If one can't be read.
+    pub fn source_files(&self) -> Result<Vec<SourceFile>, CheckpointError> {
+        let mut names = vec!["config.json".to_owned(), "tokenizer.json".to_owned()];
+        names.extend(self.tensors.files().map(str::to_owned));
+        names
+            .into_iter()
+            .map(|path| {
+                let (bytes, sha256) = hash(&self.directory.join(&path))?;
+                Ok(SourceFile { path, bytes, sha256 })
+            })
+            .collect()
+    }
+}
+
+/// Full name of a layer's tensor.
+pub fn layer_name(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}")
+}
+
+/// A dense matrix for the engine.
+///
+/// # Errors
+/// If it has no rows or no columns.
+pub fn dense(values: &Array2<f32>) -> Result<Matrix, CodecError> {
+    let (rows, columns) = values.dim();
+    Ok(Matrix::Dense(DenseMatrix::new(rows, columns, values.iter().copied().collect())?))
+}
+
+/// Hands a checkpoint's tensors to the engine. The engine's error type knows no files, so the real error is kept here.
+struct Original<'a> {
+    checkpoint: &'a Checkpoint,
+    error: Option<CheckpointError>,
+}
+
+impl Original<'_> {
+    fn pass<T>(&mut self, name: &str, result: Result<T, CheckpointError>) -> Result<Option<T>, ModelError> {
+        result.map(Some).map_err(|error| {
+            self.error = Some(error);
+            ModelError::MissingTensor(name.to_owned())
+        })
+    }
+}
+
+impl TensorSource for Original<'_> {
+    fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
+        let matrix = self.checkpoint.matrix(name).and_then(|m| {
+            dense(&m).map_err(|e| CheckpointError::Tensor { name: name.into(), reason: e.to_string() })
+        });
+        self.pass(name, matrix)
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let vector = self.checkpoint.tensors.read(name).map(|(_, values)| values);
+        self.pass(name, vector)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+}
+
+/// Length and SHA-256 of a file.
+fn hash(path: &Path) -> Result<(u64, [u8; 32]), CheckpointError> {
+    let fail = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(fail)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut buffer).map_err(fail)?;
+        if read == 0 {
+            return Ok((bytes, digest.finalize().into()));
+        }
+        digest.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}

@@ -1,0 +1,114 @@
+//! `novaq eval`: how far an artifact is from the checkpoint that it was made of.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use crate::artifact_dir::ArtifactDir;
+use crate::checkpoint::Checkpoint;
+use crate::compress::HELD_OUT;
+use crate::evaluate::{Measured, compare, text};
+use crate::output::{self, HintExt};
+
+/// Compare an artifact with its original: perplexity, KL divergence, agreement.
+///
+/// The original runs in 32-bit floats, the artifact as it runs in a canister.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The artifact's folder.
+    #[arg(value_name = "DIR")]
+    artifact: PathBuf,
+
+    /// The original checkpoint's folder.
+    #[arg(long, value_name = "MODEL_DIR")]
+    against: PathBuf,
+
+    /// Text to measure on; without it the original writes some, at temperature 1.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Tokens to measure on at most, spread evenly over the text.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    max_tokens: usize,
+
+    /// Seed of the text that the original writes.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the command reports.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    measured: Measured,
+    bits_per_weight_body: f64,
+    bits_per_weight_embedding: f64,
+    bits_per_weight_file: f64,
+    ratio_fp32: f64,
+    bytes: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the artifact or the checkpoint can't be read, or they are not of the same shape.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let artifact = ArtifactDir::open(&args.artifact)?;
+    let compressed = artifact.load()?;
+    let manifest = artifact.manifest();
+    let checkpoint = Checkpoint::open(&args.against)
+        .with_context(|| format!("`{}` can't be compared with", args.against.display()))?;
+    if *checkpoint.config() != manifest.config {
+        return Err(anyhow::anyhow!("`{}` is another model than the artifact's", args.against.display()))
+            .hint(|| format!("the artifact was made of `{}`", manifest.origin.repository));
+    }
+    let original = checkpoint.model()?;
+    let sequences = if let Some(path) = &args.text {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+        text::windows(checkpoint.config(), &compressed.tokenizer, &text, args.max_tokens)
+            .with_context(|| format!("`{}` can't be used", path.display()))?
+    } else {
+        let count = args.max_tokens.div_ceil(text::SEQUENCE_TOKENS).max(1);
+        let bar = output::progress(count as u64, "Sampling", "sequences");
+        let sequences = text::sample(&original, count, args.seed ^ HELD_OUT, |_| bar.inc(1))?;
+        bar.finish_and_clear();
+        sequences
+    };
+    let bar = output::progress(sequences.len() as u64, "Measuring", "sequences");
+    let measured = compare(&original, &compressed.model, &sequences, |_| bar.inc(1))?;
+    bar.finish_and_clear();
+
+    let sizes = &manifest.compression;
+    let report = Report {
+        measured,
+        bits_per_weight_body: sizes.bits_per_weight_body,
+        bits_per_weight_embedding: sizes.bits_per_weight_embedding,
+        bits_per_weight_file: sizes.bits_per_weight_file,
+        ratio_fp32: sizes.ratio_fp32,
+        bytes: sizes.bytes,
+    };
+    if args.json {
+        return output::json(&report);
+    }
+    println!("Tokens: {}", measured.tokens);
+    println!("KL divergence: {:.4} nats per token", measured.kl);
+    println!("Perplexity: {:.3} (original {:.3})", measured.perplexity, measured.perplexity_original);
+    println!("Same top token: {:.1} %", 100.0 * measured.top1_agreement);
+    println!(
+        "Bits per weight: {:.2} in the layers, {:.2} in the embedding, {:.2} over all files",
+        report.bits_per_weight_body, report.bits_per_weight_embedding, report.bits_per_weight_file
+    );
+    println!(
+        "Size: {}, {:.1} times smaller than 32-bit floats",
+        output::bytes(report.bytes),
+        report.ratio_fp32
+    );
+    Ok(())
+}

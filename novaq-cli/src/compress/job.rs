@@ -1,0 +1,174 @@
+//! The work folder: what is done so far, so that a compression that was stopped goes on where it was.
+//!
+//! Every file is written under another name first and renamed when it is whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use novaq_engine::artifact::SourceFile;
+use novaq_engine::codec::{AqMatrix, Codebooks, Matrix};
+use safetensors::tensor::{SafeTensors, TensorView};
+use safetensors::{Dtype, serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::plan::Additive;
+use crate::output::HintExt;
+
+/// Everything that the result depends on; a job goes on only with the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    /// Version of this program.
+    pub(super) novaq: String,
+    pub(super) seed: u64,
+    pub(super) bits_per_weight: f64,
+    pub(super) codec: Option<Additive>,
+    pub(super) embedding: super::plan::EmbeddingCodec,
+    pub(super) calibration: String,
+    pub(super) calibration_tokens: usize,
+    pub(super) sources: Vec<SourceFile>,
+}
+
+/// Matrices that are done, by name, with the relative errors of the inputs they belong to.
+#[derive(Clone, Default)]
+pub(super) struct Unit {
+    pub(super) matrices: BTreeMap<String, Matrix>,
+    pub(super) relative_errors: BTreeMap<String, f64>,
+}
+
+/// A set of matrices to be read back: name, shape.
+pub(super) type Shapes = Vec<(String, [usize; 2])>;
+
+/// A job's work folder.
+pub(super) struct Job {
+    folder: PathBuf,
+}
+
+const SETTINGS: &str = "settings.json";
+
+impl Job {
+    /// Opens the work folder, or makes it. With `restart`, what is there is thrown away.
+    pub(super) fn open(folder: PathBuf, settings: &Settings, restart: bool) -> anyhow::Result<Self> {
+        if restart && folder.exists() {
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("`{}` can't be removed", folder.display()))?;
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
+        let job = Self { folder };
+        match job.json::<Settings>(SETTINGS)? {
+            None => job.write(SETTINGS, &serde_json::to_vec_pretty(settings)?)?,
+            Some(before) if before == *settings => {}
+            Some(_) => {
+                return Err(anyhow::anyhow!("`{}` holds work with other settings", job.folder.display()))
+                    .hint(|| "add `--restart` to throw it away, or write to another folder".to_owned());
+            }
+        }
+        Ok(job)
+    }
+
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Reads a JSON file, or `None` if it isn't there yet.
+    pub(super) fn json<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<Option<T>> {
+        let path = self.folder.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = fs::read(&path).with_context(|| format!("`{}` can't be read", path.display()))?;
+        let value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("`{}` is damaged", path.display()))
+            .hint(|| "add `--restart` to begin again".to_owned())?;
+        Ok(Some(value))
+    }
+
+    /// Writes a file whole or not at all.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let path = self.folder.join(name);
+        let unfinished = self.folder.join(format!("{name}.unfinished"));
+        fs::write(&unfinished, bytes)
+            .and_then(|()| fs::rename(&unfinished, &path))
+            .with_context(|| format!("`{}` can't be written", path.display()))
+    }
+
+    fn unit_name(name: &str) -> String {
+        format!("{name}.safetensors")
+    }
+
+    /// Whether a unit is done.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.folder.join(Self::unit_name(name)).exists()
+    }
+
+    /// Stores a unit: every codebook set once, every matrix in its stored form.
+    pub(super) fn store(&self, name: &str, unit: &Unit) -> anyhow::Result<()> {
+        let mut sets: Vec<&Arc<Codebooks>> = Vec::new();
+        let mut sections: Vec<(String, Vec<u8>)> = Vec::new();
+        for (name, matrix) in &unit.matrices {
+            let Matrix::Aq(matrix) = matrix else { bail!("`{name}` is not in additive codes") };
+            let known = sets.iter().position(|set| Arc::ptr_eq(set, matrix.codebooks()));
+            let set = known.unwrap_or_else(|| {
+                sets.push(matrix.codebooks());
+                sets.len() - 1
+            });
+            sections.push((format!("{set}:{name}"), matrix.to_bytes()));
+        }
+        for (index, set) in sets.iter().enumerate() {
+            sections.push((format!("{index}:{}x16@{}", set.count(), set.dimension()), set.to_bytes()));
+        }
+        let errors: HashMap<String, String> =
+            unit.relative_errors.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
+        let views: Vec<(&str, TensorView)> = sections
+            .iter()
+            .map(|(name, bytes)| Ok((name.as_str(), TensorView::new(Dtype::U8, vec![bytes.len()], bytes)?)))
+            .collect::<Result<_, safetensors::SafeTensorError>>()?;
+        self.write(&Self::unit_name(name), &serialize(views, Some(errors))?)
+    }
+
+    /// Reads back a unit of matrices with these shapes.
+    pub(super) fn load(&self, name: &str, shapes: &Shapes) -> anyhow::Result<Unit> {
+        let path = self.folder.join(Self::unit_name(name));
+        let bytes = fs::read(&path).with_context(|| format!("`{}` can't be read", path.display()))?;
+        parse(&bytes, shapes)
+            .with_context(|| format!("`{}` is damaged", path.display()))
+            .hint(|| "add `--restart` to begin again".to_owned())
+    }
+
+    /// Removes the folder when its work is done.
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.folder)
+            .with_context(|| format!("`{}` can't be removed", self.folder.display()))
+    }
+}
+
+fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+    let sections = SafeTensors::deserialize(bytes)?;
+    let mut sets: BTreeMap<&str, Arc<Codebooks>> = BTreeMap::new();
+    let names = sections.names();
+    let split: Vec<(&str, &str)> = names.iter().filter_map(|name| name.split_once(':')).collect();
+    for (set, name) in &split {
+        if let Ok(codec) = name.parse::<Additive>() {
+            let bytes = sections.tensor(&format!("{set}:{name}"))?;
+            sets.insert(set, Arc::new(Codebooks::from_bytes(codec.books, codec.dim, bytes.data())?));
+        }
+    }
+    let mut unit = Unit::default();
+    for (name, [rows, columns]) in shapes {
+        let found = split.iter().find(|(_, n)| n == name);
+        let set = found.and_then(|(set, _)| Some((*set, sets.get(set)?)));
+        let (index, set) = set.with_context(|| format!("`{name}` is missing"))?;
+        let bytes = sections.tensor(&format!("{index}:{name}"))?;
+        let matrix = AqMatrix::from_bytes(*rows, *columns, Arc::clone(set), false, bytes.data())?;
+        unit.matrices.insert(name.clone(), Matrix::Aq(matrix));
+    }
+    for (input, error) in metadata.metadata().iter().flatten() {
+        unit.relative_errors.insert(input.clone(), error.parse()?);
+    }
+    Ok(unit)
+}

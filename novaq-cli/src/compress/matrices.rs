@@ -1,0 +1,144 @@
+//! Quantizing the matrices that read one input, on captured activations.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use novaq_engine::codec::{AqMatrix, Codebooks, CodecError, Matrix};
+
+use super::calibration::Captured;
+use super::plan::Additive;
+use crate::quantize::additive::{Effort, Quantized, gaussian_codebooks, quantize};
+use crate::quantize::beam;
+use crate::quantize::hessian::{NotPositiveDefinite, corrected, damped, mean_product};
+
+/// Damping of the Hessian, as a share of its mean diagonal: of the one that codes are chosen by.
+pub(super) const DAMPING: f32 = 0.01;
+
+/// The same for the correction of the targets, which would otherwise follow noise in rare directions.
+const CORRECTION_DAMPING: f32 = 0.05;
+
+/// Rounds in which the starting codebooks are trained.
+const START_ROUNDS: usize = 10;
+
+/// Why matrices can't be quantized.
+#[derive(Debug, thiserror::Error)]
+pub enum QuantizeError {
+    /// The calibration inputs are not numbers.
+    #[error(transparent)]
+    Hessian(#[from] NotPositiveDefinite),
+    /// The result does not fit the codec.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// Starting codebooks by codec, trained once.
+#[derive(Default)]
+pub(super) struct Starts(BTreeMap<Additive, beam::Codebooks>);
+
+impl Starts {
+    fn get(&mut self, codec: Additive, seed: u64) -> &beam::Codebooks {
+        self.0.entry(codec).or_insert_with(|| gaussian_codebooks(codec.books, codec.dim, START_ROUNDS, seed))
+    }
+}
+
+/// What every call needs.
+pub(super) struct Quantizer {
+    pub(super) starts: Starts,
+    pub(super) effort: Effort,
+    pub(super) seed: u64,
+}
+
+/// Matrices that read one input, quantized with one codebook set.
+pub(super) struct Shared {
+    /// In the order in which they were given.
+    pub(super) matrices: Vec<Matrix>,
+    /// Squared error of the output relative to the output, on the calibration inputs.
+    pub(super) relative_error: f64,
+}
+
+impl Quantizer {
+    /// Quantizes `weights`, each `[n, k]`, whose inputs were `original` in the original and `quantized` in the model
+    /// quantized so far. If the output is added to the residual stream, what the stream lacks by then is made up for
+    /// too (`adds_to_residual`). `row_weights` says how much each row counts when the codebooks are fitted.
+    pub(super) fn layer(
+        &mut self,
+        codec: Additive,
+        weights: &[Array2<f32>],
+        original: &Captured,
+        quantized: &Captured,
+        adds_to_residual: bool,
+        row_weights: &[f32],
+    ) -> Result<Shared, QuantizeError> {
+        let w = stacked(weights);
+        let (x, y) = (&original.inputs, &quantized.inputs);
+        let h = mean_product(y.view(), y.view());
+        let difference = mean_product((x - y).view(), y.view());
+        let residual = adds_to_residual
+            .then(|| mean_product((&original.residual - &quantized.residual).view(), y.view()));
+        let target = corrected(
+            w.view(),
+            damped(h.clone(), CORRECTION_DAMPING).view(),
+            difference.view(),
+            residual.as_ref().map(ArrayView2::from),
+        )?;
+        self.shared(codec, weights, target.view(), damped(h, DAMPING).view(), row_weights)
+    }
+
+    /// Quantizes an embedding or a head `[vocab_size, k]` in the metric `h`; the codebooks fit rows by how often their
+    /// tokens occur.
+    pub(super) fn embedding(
+        &mut self,
+        codec: Additive,
+        weights: Array2<f32>,
+        h: ArrayView2<f32>,
+        frequencies: &[f32],
+    ) -> Result<Shared, QuantizeError> {
+        let target = weights.clone();
+        self.shared(codec, &[weights], target.view(), h, frequencies)
+    }
+
+    fn shared(
+        &mut self,
+        codec: Additive,
+        weights: &[Array2<f32>],
+        target: ArrayView2<f32>,
+        h: ArrayView2<f32>,
+        row_weights: &[f32],
+    ) -> Result<Shared, QuantizeError> {
+        let start = self.starts.get(codec, self.seed);
+        let result = quantize(target, h, row_weights, start, self.effort)?;
+        let codebooks = Arc::new(Codebooks::new(
+            codec.books,
+            codec.dim,
+            result.codebook_scale,
+            result.codewords.clone(),
+        )?);
+        let mut matrices = Vec::new();
+        let mut first = 0;
+        for w in weights {
+            matrices.push(Matrix::Aq(rows_of(&result, first, w.dim(), &codebooks)?));
+            first += w.nrows();
+        }
+        Ok(Shared { matrices, relative_error: result.relative_error })
+    }
+}
+
+/// The rows of `result` from `first` on as a matrix of `shape` for the engine.
+fn rows_of(
+    result: &Quantized,
+    first: usize,
+    (rows, columns): (usize, usize),
+    codebooks: &Arc<Codebooks>,
+) -> Result<AqMatrix, CodecError> {
+    let per_row = codebooks.groups(columns) * result.books;
+    let codes = &result.codes[first * per_row..(first + rows) * per_row];
+    let scales: Vec<f32> = result.row_scales[first..first + rows].iter().map(|s| s.to_f32()).collect();
+    AqMatrix::from_codes(rows, columns, Arc::clone(codebooks), codes, &scales, None)
+}
+
+/// All rows of `weights`, one matrix below the other.
+pub(super) fn stacked(weights: &[Array2<f32>]) -> Array2<f32> {
+    let views: Vec<_> = weights.iter().map(Array2::view).collect();
+    concatenate(Axis(0), &views).expect("matrices that read one input have as many columns")
+}

@@ -1,0 +1,133 @@
+//! Writing the artifact.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use novaq_engine::artifact::{
+    Estimates, Manifest, ManifestDraft, Origin, ShardSink, SourceFile, VectorPrecision, Verification, Writer,
+};
+use novaq_engine::codec::Matrix;
+use novaq_engine::model::{CachePrecision, KvCache, Model};
+use novaq_engine::tokenizer::Tokenizer;
+
+use super::job::Job;
+use super::{EMBEDDING, HEAD, Options};
+use crate::checkpoint::{Checkpoint, layer_name};
+
+/// Context at which instructions per token are estimated; the manifest's schema says so.
+const ESTIMATE_CONTEXT: usize = 256;
+
+/// The folder in which the work for `output` is kept until it is complete.
+pub(super) fn work_folder(output: &Path) -> PathBuf {
+    let mut name = output.file_name().map_or_else(|| OsString::from("artifact"), OsString::from);
+    name.push(".partial");
+    output.with_file_name(name)
+}
+
+/// What the manifest says beyond sizes and tables.
+pub(super) fn draft(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    files: Vec<SourceFile>,
+    calibration: String,
+    verification: Verification,
+    model: &Model,
+) -> anyhow::Result<ManifestDraft> {
+    let directory = checkpoint.directory().canonicalize().context("the checkpoint's folder has gone")?;
+    let folder = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let tokenizer_sha256 = files.iter().find(|f| f.path == "tokenizer.json").map(|f| f.sha256);
+    Ok(ManifestDraft {
+        name: options.name.clone().unwrap_or_else(|| folder.clone()),
+        version: options.version.clone(),
+        license: options
+            .license
+            .clone()
+            .or_else(|| checkpoint.license())
+            .unwrap_or_else(|| "unspecified".to_owned()),
+        origin: Origin { repository: folder, revision: None, files },
+        config: checkpoint.config().clone(),
+        tokenizer_sha256: tokenizer_sha256.context("the checkpoint has no tokenizer.json")?,
+        chat_template: checkpoint.chat_template(),
+        seed: options.seed,
+        calibration,
+        verification: Some(verification),
+        estimates: Estimates {
+            heap_bytes: model.heap_bytes() as u64,
+            cache_bytes_per_token: KvCache::bytes_per_position(model.config(), CachePrecision::Int8) as u64,
+            instructions_per_token: model.work_per_token(ESTIMATE_CONTEXT),
+        },
+        tags: Vec::new(),
+    })
+}
+
+/// Keeps shards as files.
+struct Folder(PathBuf);
+
+impl ShardSink for Folder {
+    fn shard(&mut self, index: u32, bytes: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(fs::write(self.0.join(format!("shard-{index:05}.novaq")), bytes)?)
+    }
+}
+
+/// The folder inside the work folder in which the artifact is put together.
+fn artifact_folder(job: &Job) -> PathBuf {
+    job.folder().join("artifact")
+}
+
+/// Writes shards and manifest to the work folder, tensors in the order in which the forward pass needs them.
+pub(super) fn write(
+    checkpoint: &Checkpoint,
+    job: &Job,
+    matrices: &BTreeMap<String, Matrix>,
+    tokenizer: &Tokenizer,
+    draft: ManifestDraft,
+) -> anyhow::Result<Manifest> {
+    let folder = artifact_folder(job);
+    fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
+    let mut sink = Folder(folder.clone());
+    let mut writer = Writer::new(&mut sink);
+    writer.tokenizer(&tokenizer.to_bytes())?;
+    let matrix = |writer: &mut Writer, name: &str| -> anyhow::Result<()> {
+        match matrices.get(name).with_context(|| format!("`{name}` was not quantized"))? {
+            // Only the 16-bit codec gives dense matrices.
+            Matrix::Dense(m) => {
+                let shape = vec![m.rows(), m.columns()];
+                let values: Vec<f32> = (0..m.rows()).flat_map(|r| m.row(r)).copied().collect();
+                writer.floats(name, shape, &values, VectorPrecision::F16)?;
+            }
+            matrix => writer.matrix(name, matrix)?,
+        }
+        Ok(())
+    };
+    let vector = |writer: &mut Writer, name: &str| -> anyhow::Result<()> {
+        Ok(writer.vector(name, &checkpoint.vector(name)?, VectorPrecision::F16)?)
+    };
+    matrix(&mut writer, EMBEDDING)?;
+    for layer in 0..checkpoint.config().num_hidden_layers {
+        for name in checkpoint.layer_vectors() {
+            vector(&mut writer, &layer_name(layer, name))?;
+        }
+        for name in Checkpoint::LAYER_MATRICES.iter().copied().flatten() {
+            matrix(&mut writer, &layer_name(layer, name))?;
+        }
+    }
+    vector(&mut writer, "model.norm.weight")?;
+    if !checkpoint.config().tie_word_embeddings {
+        matrix(&mut writer, HEAD)?;
+    }
+    let manifest = writer.finish(draft)?;
+    let path = folder.join("manifest.json");
+    fs::write(&path, manifest.to_bytes()?)
+        .with_context(|| format!("`{}` can't be written", path.display()))?;
+    Ok(manifest)
+}
+
+/// Moves the finished artifact to `output` and removes the work folder.
+pub(super) fn publish(job: Job, output: &Path) -> anyhow::Result<()> {
+    fs::rename(artifact_folder(&job), output)
+        .with_context(|| format!("`{}` can't be made", output.display()))?;
+    job.finish()
+}
