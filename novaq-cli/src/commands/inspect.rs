@@ -88,7 +88,7 @@ fn print_summary(artifact: &ArtifactDir) {
     let compression = &manifest.compression;
     println!("Name: {} {}", manifest.name, manifest.version);
     println!("Model id: {}", hex::encode(artifact.model_id()));
-    println!("Licence: {}", manifest.license);
+    println!("License: {}", manifest.license);
     let revision = manifest.origin.revision.as_ref().map(|revision| format!(" at {revision}"));
     println!("Origin: {}{}", manifest.origin.repository, revision.unwrap_or_default());
     println!(
