@@ -77,8 +77,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return output::json(&upload);
     }
     println!("Model id: {}", upload.model_id);
-    let uploaded = output::counted(upload.uploaded.into(), "shard");
-    println!("Uploaded: {uploaded} of {} ({})", upload.shards, output::bytes(upload.uploaded_bytes));
+    if upload.uploaded == 0 {
+        println!("Uploaded: nothing, the repository has all shards");
+    } else {
+        let uploaded = output::counted(upload.uploaded.into(), "shard");
+        println!("Uploaded: {uploaded} of {} ({})", upload.shards, output::bytes(upload.uploaded_bytes));
+    }
     println!("Status: {}", upload.status);
     if upload.status == "pending" {
         println!("Next: `novaq models activate {}`", upload.model_id);
