@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
-use novaq_cli::artifact_dir::{MANIFEST_FILE, shard_file};
+use novaq_cli::artifact_dir::{ArtifactDir, MANIFEST_FILE, shard_file};
+use novaq_cli::checkpoint::Checkpoint;
+use novaq_cli::evaluate;
 use novaq_engine::artifact::{Loader, Manifest, Shards};
 use novaq_engine::tokenizer::Tokenizer;
 use safetensors::SafeTensors;
@@ -158,6 +160,24 @@ fn expand_writes_every_tensor_and_the_tokenizer() {
         serde_json::from_slice(&fs::read(out.join("generation_config.json")).unwrap()).unwrap();
     assert_eq!(generation, serde_json::json!({"bos_token_id": 500, "eos_token_id": 501}));
     insta::assert_snapshot!("expand_not_empty", fail(folder.path(), &["expand", ".", "-o", "out/model"]));
+}
+
+/// What 16-bit inputs, 8-bit tables and the 8-bit cache cost: the artifact as it runs against its expansion in 32-bit
+/// floats. The engine's float path is held to transformers by the fixtures in `novaq-engine/tests`.
+#[test]
+fn an_artifact_computes_what_its_expansion_does() {
+    let folder = tempfile::tempdir().unwrap();
+    common::write_artifact(folder.path(), 128);
+    succeed(folder.path(), &["expand", ".", "-o", "out"]);
+    let checkpoint = Checkpoint::open(&folder.path().join("out")).unwrap();
+    let expanded = checkpoint.model().unwrap();
+    let artifact = ArtifactDir::open(folder.path()).unwrap().load().unwrap();
+    assert_eq!(expanded.config(), artifact.model.config());
+    let sequences: Vec<Vec<u32>> =
+        (0..16u32).map(|s| (0..48).map(|i| (s * 7919 + i * i * 31 + i) % 504).collect()).collect();
+    let measured = evaluate::compare(&expanded, &artifact.model, &sequences, |_| ()).unwrap();
+    assert_eq!(measured.tokens, 16 * 47);
+    assert!(measured.kl > 0.0 && measured.kl <= 0.003, "{measured:?}");
 }
 
 /// Changes the manifest's JSON and writes it back canonically.
