@@ -3,9 +3,9 @@
 //! **Exact**: the cost of every WebAssembly operator (`instruction-costs.toml`, the replica's table), how operators
 //! are grouped into blocks, one instruction per byte of bulk memory operations, the fixed cost of every system call.
 //!
-//! **Estimate**: pages. The replica charges a page when it is first touched; here the touched pages are counted when
-//! the canister reads `performance_counter` and when the message ends, so a message can run past its limit by the
-//! charge of the pages touched since the last system call that charges, before it is stopped. The cost of copying dirty
+//! **Estimate**: pages. The replica charges a page when it is first touched. Here that is so for stable memory; the pages of
+//! the heap are counted when the message ends and when the canister reads `performance_counter` (with a heap above
+//! 64 MiB not every time), so a message can run past its limit by what the heap's pages cost. The cost of copying dirty
 //! pages after the message is an upper bound (every 4 KiB page of a written 64 KiB page). Cycles are those of a
 //! 13-node application subnet, without the rounding of the replica.
 
@@ -37,6 +37,8 @@ pub const PERFORMANCE_COUNTER: u64 = 200;
 /// Instructions of `stable*_size`, `stable*_read` and `stable*_write`, plus one per byte.
 pub const STABLE_ACCESS: u64 = 20;
 
+/// Nodes of the subnet whose fees are charged.
+pub const SUBNET_NODES: u32 = 13;
 /// Cycles of executing one update message, whatever it does.
 pub const UPDATE_MESSAGE_FEE: u128 = 5_000_000;
 /// Cycles per instruction of a wasm32 canister.

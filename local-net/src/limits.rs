@@ -12,6 +12,8 @@ pub const INSTALL_INSTRUCTIONS: u64 = 300_000_000_000;
 pub const INSPECT_INSTRUCTIONS: u64 = 200_000_000;
 /// Instructions after which a round takes no further message.
 pub const ROUND_INSTRUCTIONS: u64 = 4_000_000_000;
+/// Instructions that a round counts for each message besides those it used (`scheduler_config.rs` of the replica).
+pub const MESSAGE_OVERHEAD: u64 = 2_000_000;
 
 /// Bytes of an ingress message's argument, of an inter-canister request between subnets, and of a replicated reply.
 pub const MESSAGE_BYTES: usize = 2 << 20;

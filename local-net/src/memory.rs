@@ -400,3 +400,109 @@ pub fn new_heap() -> io::Result<Arc<Memory>> {
 pub fn new_stable() -> io::Result<Arc<Memory>> {
     Memory::new(limits::STABLE_BYTES as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes of the memories tried here.
+    const CAPACITY: usize = 8 * WASM_PAGE;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Grow(usize),
+        Write(usize, u8),
+        Read(usize),
+        Commit,
+        CommitWritten,
+        RollBack,
+        Clear,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => (1..=8usize).prop_map(|pages| Step::Grow(pages * WASM_PAGE)),
+            6 => (0..CAPACITY, any::<u8>()).prop_map(|(at, byte)| Step::Write(at, byte)),
+            3 => (0..CAPACITY).prop_map(Step::Read),
+            1 => Just(Step::Commit),
+            1 => Just(Step::CommitWritten),
+            2 => Just(Step::RollBack),
+            1 => Just(Step::Clear),
+        ];
+        prop::collection::vec(step, 1..60)
+    }
+
+    /// The obvious implementation: two vectors, and the sets of touched pages.
+    #[derive(Default)]
+    struct Model {
+        now: Vec<u8>,
+        committed: Vec<u8>,
+        accessed: PageSet,
+        written: PageSet,
+    }
+
+    impl Model {
+        fn settle(&mut self) {
+            self.accessed.clear();
+            self.written.clear();
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn memory_is_like_two_vectors(steps in steps()) {
+            let memory = Memory::new(CAPACITY).unwrap();
+            let mut model = Model::default();
+            for step in steps {
+                match step {
+                    Step::Grow(len) => {
+                        prop_assert!(memory.grow(len));
+                        model.now.resize(len.max(model.now.len()), 0);
+                    }
+                    Step::Write(at, byte) => {
+                        let fits = at < model.now.len();
+                        prop_assert_eq!(memory.write(at, &[byte]), fits);
+                        if fits {
+                            model.now[at] = byte;
+                            model.accessed.insert_range(at..at + 1);
+                            model.written.insert_range(at..at + 1);
+                        }
+                    }
+                    Step::Read(at) => {
+                        prop_assert_eq!(memory.get(at..at + 1).map(|b| b[0]), model.now.get(at).copied());
+                        if at < model.now.len() {
+                            model.accessed.insert_range(at..at + 1);
+                        }
+                    }
+                    Step::Commit => {
+                        memory.commit(&memory.scan()).unwrap();
+                        model.committed = model.now.clone();
+                        model.settle();
+                    }
+                    Step::CommitWritten => {
+                        memory.commit_pages(&model.written).unwrap();
+                        memory.roll_back();
+                        model.committed = model.now.clone();
+                        model.settle();
+                    }
+                    Step::RollBack => {
+                        memory.roll_back();
+                        model.now = model.committed.clone();
+                        model.settle();
+                    }
+                    Step::Clear => {
+                        memory.clear();
+                        model = Model::default();
+                    }
+                }
+                let count = PageCount { accessed: model.accessed.len(), written: model.written.len() };
+                prop_assert_eq!(memory.scan().count(), count);
+                prop_assert_eq!(memory.len(), model.now.len());
+            }
+            prop_assert_eq!(memory.get(0..memory.len()).unwrap(), &model.now[..]);
+        }
+    }
+}

@@ -109,6 +109,20 @@ fn instructions_are_those_of_the_table() {
     (call $nothing)
     (call $reply_i64 (call $counter (i32.const 0))))
   (func $nothing)
+  (func $choose (param i32) (result i32)
+    (block $c (block $b (block $a (br_table $a $b $c (local.get 0)))
+      (return (i32.const 10)))
+      (return (i32.add (i32.const 1) (i32.const 2))))
+    (i32.const 5))
+  (func $either (param i32) (result i32)
+    (if (result i32) (local.get 0) (then (i32.const 1)) (else (i32.mul (i32.const 2) (i32.const 3)))))
+  (func (export "canister_query branches")
+    (drop (call $choose (i32.const 0)))
+    (drop (call $choose (i32.const 1)))
+    (drop (call $choose (i32.const 7)))
+    (drop (call $either (i32.const 1)))
+    (drop (call $either (i32.const 0)))
+    (call $reply_i64 (call $counter (i32.const 0))))
   (func (export "canister_query bulk")
     (memory.fill (i32.const 1024) (i32.const 1) (i32.const 777))
     (call $reply_i64 (call $counter (i32.const 0))))"#,
@@ -119,6 +133,10 @@ fn instructions_are_those_of_the_table() {
     assert_eq!(number(&net.query(id, "straight", [])), straight);
     let looped = 1 + 2 + 10 * (1 + 1 + 1 + 1 + 2) + (1 + 2) + 1 + (5 + 1) + answer;
     assert_eq!(number(&net.query(id, "looped", [])), looped);
+    let call = 1 + 5 + 1;
+    let choose = (1 + 3 + 2) + (1 + 3 + 4) + (1 + 3 + 1);
+    let either = (1 + 1 + 2 + 1) + (1 + 1 + 2 + 3);
+    assert_eq!(number(&net.query(id, "branches", [])), 1 + 5 * call + choose + either + answer);
     let bulk = 1 + 3 + 100 + 777 + answer + 2 * WASM_PAGE_ACCESS;
     assert_eq!(number(&net.query(id, "bulk", [])), bulk);
 }

@@ -29,6 +29,10 @@ fn counter() -> Vec<u8> {
   (func (export "canister_query get") (call $reply_i64 (i64.load (i32.const 0))))
   (func (export "canister_query inc_in_query") (call $inc) (call $reply_i64 (i64.load (i32.const 0))))
   (func (export "canister_update fail") (call $inc) (call $trap (i32.const 288) (i32.const 4)))
+  (func $deeper (param i32) (result i32) (i32.add (call $deeper (local.get 0)) (i32.const 1)))
+  (func (export "canister_update recurse") (drop (call $deeper (i32.const 1))))
+  (func (export "canister_update divide") (drop (i32.div_u (i32.const 1) (i32.const 0))))
+  (func (export "canister_update outside") (drop (i64.load (i32.const -8))))
   (func (export "canister_update say_no") (call $reject (i32.const 288) (i32.const 4)))
   (func (export "canister_update timer")
     (drop (call $timer_set (i64.add (call $time) (i64.const 10000000000))))
@@ -87,6 +91,16 @@ fn calls_queries_traps_and_timers() {
     );
     assert!(trap.reject_message.contains("Canister called `ic0.trap` with message: 'fail'"), "{trap}");
     assert_eq!(get(&pic, a), 1, "the trapped message's changes are undone");
+
+    for (method, text) in [
+        ("recurse", "stack overflow"),
+        ("divide", "integer division by 0"),
+        ("outside", "heap out of bounds"),
+    ] {
+        let trap = pic.update_call(a, user(), method, vec![]).unwrap_err();
+        assert_eq!(trap.error_code, ErrorCode::CanisterTrapped);
+        assert!(trap.reject_message.contains(text), "{trap}");
+    }
 
     let reject = pic.update_call(a, user(), "say_no", vec![]).unwrap_err();
     assert_eq!(

@@ -17,6 +17,8 @@ use tokio::sync::{oneshot, watch};
 
 /// Time between rounds in live mode.
 const ROUND: Duration = Duration::from_millis(50);
+/// Commands that are run, at most, between two messages of a live network.
+const COMMANDS_PER_MESSAGE: u32 = 16;
 /// Stack of a network's thread: canisters run on it.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -138,20 +140,26 @@ fn work(
     progress: &watch::Sender<u64>,
 ) {
     let mut next_round = Instant::now();
+    let mut commands_in_a_row = 0;
     loop {
-        let wait = match (live.load(Ordering::Relaxed), network.is_busy()) {
-            (false, _) => None,
-            (true, true) => Some(Duration::ZERO),
-            (true, false) => Some(next_round.saturating_duration_since(Instant::now())),
-        };
-        let command = match wait {
-            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(wait) => commands.recv_timeout(wait),
+        let is_live = live.load(Ordering::Relaxed);
+        let command = if !is_live {
+            commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else if !network.is_busy() {
+            commands.recv_timeout(next_round.saturating_duration_since(Instant::now()))
+        } else if commands_in_a_row < COMMANDS_PER_MESSAGE {
+            commands.recv_timeout(Duration::ZERO)
+        } else {
+            Err(RecvTimeoutError::Timeout)
         };
         match command {
-            Ok(command) => command(&mut network),
+            Ok(command) => {
+                command(&mut network);
+                commands_in_a_row += 1;
+            }
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
+                commands_in_a_row = 0;
                 network.set_time((network.time() + 1).max(system_time()));
                 if Instant::now() >= next_round {
                     network.start_round();

@@ -169,20 +169,19 @@ impl Network {
         Ok(Executed { effects, instructions: outcome.instructions })
     }
 
-    /// Executes the next message of the queue; false when there is none. Adds its instructions to `instructions`.
-    pub(super) fn execute_next(&mut self, instructions: &mut u64) -> bool {
-        let Some(delivery) = self.queue.pop_front() else { return false };
-        match delivery {
+    /// Executes the next message of the queue; the instructions it used, or `None` when there is none.
+    pub(super) fn execute_next(&mut self) -> Option<u64> {
+        match self.queue.pop_front()? {
             Delivery::Request(request) if request.callee == Principal::management_canister() => {
                 self.manage(request);
+                Some(0)
             }
-            Delivery::Request(request) => *instructions += self.execute_request(request),
-            Delivery::Task { canister, function } => *instructions += self.execute_task(canister, function),
+            Delivery::Request(request) => Some(self.execute_request(request)),
+            Delivery::Task { canister, function } => Some(self.execute_task(canister, function)),
             Delivery::Response { callback, response, refund } => {
-                *instructions += self.execute_response(callback, response, refund);
+                Some(self.execute_response(callback, response, refund))
             }
         }
-        true
     }
 
     pub(super) fn enqueue(&mut self, delivery: Delivery) {

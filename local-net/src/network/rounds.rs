@@ -14,7 +14,12 @@ impl Network {
         self.set_time(self.time() + 1);
         self.start_round();
         let mut instructions = 0;
-        while instructions < limits::ROUND_INSTRUCTIONS && self.execute_next(&mut instructions) {}
+        while instructions < limits::ROUND_INSTRUCTIONS {
+            match self.execute_next() {
+                Some(used) => instructions += used + limits::MESSAGE_OVERHEAD,
+                None => break,
+            }
+        }
     }
 
     /// Puts everything that is due at the present time into the queue.
@@ -27,7 +32,7 @@ impl Network {
 
     /// Executes one waiting message; false when there is none.
     pub fn execute_message(&mut self) -> bool {
-        self.execute_next(&mut 0)
+        self.execute_next().is_some()
     }
 
     /// Whether a message waits.

@@ -295,7 +295,7 @@ fn link_canister(linker: &mut Linker<Execution>) -> Result<()> {
     define!(linker;
         ALL, SYSTEM_CALL => fn canister_status(c) -> u32 { c.environment.status }
         ALL, SYSTEM_CALL => fn canister_version(c) -> u64 { c.environment.version }
-        ALL, SYSTEM_CALL => fn subnet_self_node_count(c) -> u32 { 1 }
+        ALL, SYSTEM_CALL => fn subnet_self_node_count(c) -> u32 { costs::SUBNET_NODES }
         CERTIFY, SYSTEM_CALL + u64::from(size) => fn certified_data_set(c, src: u32, size: u32) {
             if size as usize > limits::CERTIFIED_DATA_BYTES {
                 return Err(Stop::Contract(format!(
@@ -379,7 +379,8 @@ fn threshold_cost(c: &Execution, src: u32, size: u32, curve: u32, dst: u32) -> R
 
 fn link_counter(linker: &mut Linker<Execution>) -> Result<()> {
     linker.func_wrap("ic0", "performance_counter", |mut caller: Caller<'_, Execution>, kind: u32| {
-        let pages = caller.data_mut().touch_heap();
+        let now = used(&mut caller);
+        let pages = caller.data_mut().touch_heap(now);
         charge(&mut caller, PERFORMANCE_COUNTER + pages).map_err(Error::new)?;
         let now = used(&mut caller);
         match kind {

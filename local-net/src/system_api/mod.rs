@@ -10,7 +10,7 @@ pub use functions::link;
 
 use crate::{
     certification::DataCertificate,
-    costs::{self, PageCount},
+    costs::{self, OS_PAGE, PageCount},
     limits,
     memory::{Memory, PageSet},
     reject::Reject,
@@ -18,6 +18,11 @@ use crate::{
 use candid::Principal;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use wasmtime::{Caller, Global, Val};
+
+/// Heaps up to this number of OS pages are counted each time the canister reads `performance_counter`.
+const ALWAYS_COUNTED_PAGES: u64 = 16_384;
+/// Larger heaps are counted again after this number of instructions for each of their pages: about as long as counting takes.
+const INSTRUCTIONS_PER_COUNTED_PAGE: u64 = 200;
 
 /// A function of the canister, as an index into its table, and the value passed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +181,8 @@ pub struct Execution {
     stable_traffic: (u64, u64),
     /// Instructions already charged for pages of the heap.
     heap_charged: u64,
+    /// Instructions of this message when the heap's pages were counted last.
+    heap_counted_at: u64,
     /// The global timer before this message, which `global_timer_set` returns.
     timer_before: u64,
     reply: Vec<u8>,
@@ -196,6 +203,7 @@ impl Execution {
             stable_written: PageSet::default(),
             stable_traffic: (0, 0),
             heap_charged: 0,
+            heap_counted_at: 0,
             timer_before: 0,
             reply: Vec::new(),
             call: None,
@@ -211,6 +219,7 @@ impl Execution {
         self.stable_written.clear();
         self.stable_traffic = (0, 0);
         self.heap_charged = 0;
+        self.heap_counted_at = 0;
         self.timer_before = timer;
         self.reply.clear();
         self.call = None;
@@ -270,8 +279,15 @@ impl Execution {
         Ok(new.charge() + size)
     }
 
-    /// Counts the heap pages touched since the last time; returns the instructions they cost.
-    fn touch_heap(&mut self) -> u64 {
+    /// Counts the heap pages touched since the last time; returns the instructions they cost. `used` are the message's
+    /// instructions so far.
+    fn touch_heap(&mut self, used: u64) -> u64 {
+        let pages = (self.heap.len() / OS_PAGE) as u64;
+        let since = used - self.heap_counted_at.min(used);
+        if pages > ALWAYS_COUNTED_PAGES && since < pages * INSTRUCTIONS_PER_COUNTED_PAGE {
+            return 0;
+        }
+        self.heap_counted_at = used;
         let charge = self.heap.scan().count().charge();
         let new = charge.saturating_sub(self.heap_charged);
         self.heap_charged = charge.max(self.heap_charged);
