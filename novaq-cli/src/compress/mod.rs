@@ -4,6 +4,7 @@
 //! one layer gets wrong, the next ones are fitted to. Between layers only the residual streams of the calibration text
 //! are kept, so memory does not grow with the depth of the model.
 
+pub mod baseline;
 mod calibration;
 mod job;
 mod matrices;
@@ -111,8 +112,11 @@ const CALIBRATION_TOKENS: [u64; 2] = [8192, 40_960];
 /// at 0.1, 0.036 at 1, 0.0315 at 5.
 const TIED_DAMPING: f32 = 5.0;
 
+/// Sequences that a tied head's Hessian is measured on: its damping leaves little for more of them to say.
+const HEAD_SEQUENCES: usize = 24;
+
 /// Sequences of held-out text that the result is measured on.
-const HELD_OUT_SEQUENCES: usize = 32;
+const HELD_OUT_SEQUENCES: usize = 24;
 
 /// What a seed is changed by for text that was not calibrated on.
 pub const HELD_OUT: u64 = 0x6865_6c64_2d6f_7574;
@@ -156,9 +160,13 @@ pub fn estimate(checkpoint: &Checkpoint, options: &Options) -> Estimate {
 }
 
 fn calibration_tokens(checkpoint: &Checkpoint, options: &Options) -> usize {
+    options.calibration_tokens.unwrap_or_else(|| default_calibration_tokens(checkpoint))
+}
+
+/// Calibration tokens where nobody says how many.
+pub fn default_calibration_tokens(checkpoint: &Checkpoint) -> usize {
     let [least, most] = CALIBRATION_TOKENS;
-    let fitting = (CALIBRATION_WORK / checkpoint.parameters().max(1)).clamp(least, most);
-    options.calibration_tokens.unwrap_or(fitting as usize)
+    (CALIBRATION_WORK / checkpoint.parameters().max(1)).clamp(least, most) as usize
 }
 
 /// The plan if all layers get the same codec.
@@ -194,13 +202,27 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
         calibration_tokens: calibration_tokens(checkpoint, options),
         sources: sources.clone(),
     };
+    // Read before anything is written, so that a bad text leaves nothing behind.
+    let calibration_text = match &options.calibration {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("`{}` can't be read", path.display()))?;
+            let windows = text::windows(checkpoint.config(), &tokenizer, &text, settings.calibration_tokens)
+                .with_context(|| format!("`{}` can't be used for calibration", path.display()))?;
+            Some(windows)
+        }
+    };
     let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
     let run = Run { checkpoint, options, job };
 
-    let sequences = run.sequences(&tokenizer, settings.calibration_tokens)?;
+    let sequences = run.sequences(calibration_text, settings.calibration_tokens)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "text is ready");
     let unit = run.quantize(&sequences.calibration)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "all matrices are quantized");
     let model = run.assemble(&unit.matrices)?;
     let verification = run.verify(&model, &sequences.held_out)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "quality is measured");
     let draft = output::draft(checkpoint, options, sources, calibration, verification, &model)?;
     let manifest = output::write(checkpoint, &run.job, &unit.matrices, &tokenizer, draft)?;
     output::publish(run.job, &options.output)?;
@@ -241,23 +263,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// The calibration text and the held-out text, made on the first call.
-    fn sequences(&self, tokenizer: &Tokenizer, tokens: usize) -> anyhow::Result<Sequences> {
+    fn sequences(&self, text: Option<Vec<Vec<u32>>>, tokens: usize) -> anyhow::Result<Sequences> {
         if let Some(sequences) = self.job.json(SEQUENCES)? {
             return Ok(sequences);
         }
         let (config, seed) = (self.checkpoint.config(), self.options.seed);
         let model = self.checkpoint.model()?;
         let count = tokens.div_ceil(text::SEQUENCE_TOKENS.min(config.max_position_embeddings));
-        let bar = progress((count + HELD_OUT_SEQUENCES) as u64, "Sampling", "sequences");
-        let calibration = match &self.options.calibration {
+        let sampled = if text.is_some() { 0 } else { count };
+        let bar = progress((sampled + HELD_OUT_SEQUENCES) as u64, "Sampling", "sequences");
+        let calibration = match text {
+            Some(text) => text,
             None => text::sample(&model, count, seed, |_| bar.inc(1))?,
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("`{}` can't be read", path.display()))?;
-                bar.set_length(HELD_OUT_SEQUENCES as u64);
-                text::windows(config, tokenizer, &text, tokens)
-                    .with_context(|| format!("`{}` can't be used for calibration", path.display()))?
-            }
         };
         let held_out = text::sample(&model, HELD_OUT_SEQUENCES, seed ^ HELD_OUT, |_| bar.inc(1))?;
         bar.finish_and_clear();
@@ -360,7 +377,8 @@ impl Run<'_> {
         let tied = self.checkpoint.config().tie_word_embeddings;
         let unit = self.vocabulary(EMBEDDING, weights, |codec, weights| {
             let metric = if tied {
-                let inputs = head_inputs(&self.checkpoint.model()?, sequences)?;
+                let part = spread(sequences, HEAD_SEQUENCES);
+                let inputs = head_inputs(&self.checkpoint.model()?, &part)?;
                 damped(mean_product(inputs.view(), inputs.view()), TIED_DAMPING)
             } else {
                 Array2::eye(weights.ncols())
@@ -442,6 +460,7 @@ impl Run<'_> {
             bar.set_message(format!("layer {layer} {}", names.join(" ").replace(".weight", "")));
             let model = layer_model(self.checkpoint, layer, &unit.matrices)?;
             let inputs = quantized.capture(&model, LAYER_INPUTS[index])?;
+            tracing::debug!(layer, input = names[0], "captured");
             let weights = self.layer_weights(layer, names)?;
             // o_proj and down_proj write to the residual stream.
             let adds = index % 2 == 1;
@@ -449,6 +468,7 @@ impl Run<'_> {
             let shared = quantizer
                 .layer(codecs[index], &weights, reference, &inputs, adds, &row_weights)
                 .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
+            tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
             unit.relative_errors.extend(names.iter().map(|&n| (n.to_owned(), shared.relative_error)));
             unit.matrices.extend(names.iter().map(|&n| n.to_owned()).zip(shared.matrices));
             bar.inc(1);
@@ -495,6 +515,12 @@ const PLAN: &str = "plan.json";
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+
+/// At most `count` of `sequences`, spread evenly.
+fn spread(sequences: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
+    let count = count.min(sequences.len());
+    (0..count).map(|i| sequences[i * sequences.len() / count].clone()).collect()
+}
 
 /// Name of a layer's file in the work folder.
 fn unit_name(layer: usize) -> String {

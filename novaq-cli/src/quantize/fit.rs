@@ -254,10 +254,11 @@ mod tests {
             let before = loss(w.view(), &coded, h.view(), &weights);
             fit_codebooks(w.view(), &mut coded, h.view(), &weights, steps);
             let fitted = loss(w.view(), &coded, h.view(), &weights);
-            prop_assert!(fitted <= before * (1.0 + 1e-4), "{before} {fitted}");
+            // What is left of an exact fit is rounding.
+            prop_assert!(fitted <= before * (1.0 + 1e-4) + 1e-6, "{before} {fitted}");
             fit_scales(w.view(), &mut coded, h.view(), |x| x);
             let scaled = loss(w.view(), &coded, h.view(), &weights);
-            prop_assert!(scaled <= fitted * (1.0 + 1e-4), "{fitted} {scaled}");
+            prop_assert!(scaled <= fitted * (1.0 + 1e-4) + 1e-6, "{fitted} {scaled}");
         }
     }
 

@@ -3,24 +3,25 @@
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-/// Positions that one product covers; fixed, so that the sum does not depend on the number of threads.
-const POSITIONS_PER_BLOCK: usize = 256;
+/// Parts that a sum over positions is cut into; fixed, so that it does not depend on the number of threads.
+const PARTS: usize = 8;
 
 /// `E[aᵀ b]` over positions, `[p, q]` for `a [positions, p]` and `b [positions, q]`: with `a = b` the second moments of
 /// a layer's inputs, the Hessian of its squared output error.
 pub fn mean_product(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Array2<f32> {
-    const BAND: usize = 64;
-    let mut sum = Array2::zeros((a.ncols(), b.ncols()));
-    sum.axis_chunks_iter_mut(Axis(0), BAND)
+    let positions = a.nrows().max(1);
+    let length = positions.div_ceil(PARTS);
+    let parts: Vec<Array2<f32>> = a
+        .axis_chunks_iter(Axis(0), length)
         .into_par_iter()
-        .zip(a.axis_chunks_iter(Axis(1), BAND).into_par_iter())
-        .for_each(|(mut band, a)| {
-            let blocks = a.axis_chunks_iter(Axis(0), POSITIONS_PER_BLOCK);
-            for (a, b) in blocks.zip(b.axis_chunks_iter(Axis(0), POSITIONS_PER_BLOCK)) {
-                ndarray::linalg::general_mat_mul(1.0, &a.t(), &b, 1.0, &mut band);
-            }
-        });
-    sum / a.nrows().max(1) as f32
+        .zip(b.axis_chunks_iter(Axis(0), length).into_par_iter())
+        .map(|(a, b)| a.t().dot(&b))
+        .collect();
+    let mut sum = Array2::zeros((a.ncols(), b.ncols()));
+    for part in parts {
+        sum += &part;
+    }
+    sum / positions as f32
 }
 
 /// How large the output's relative error is expected to be if the weights `w [n, k]` are quantized one by one with error

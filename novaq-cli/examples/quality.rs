@@ -1,0 +1,80 @@
+//! Prints what compression costs in quality, beside GPTQ: `cargo run --example quality -- <MODEL_DIR> [TEXT]`.
+//!
+//! Everything is calibrated on text that the model wrote; it is measured on `TEXT`, or on other text that the model
+//! wrote. All rows have the same embedding, at 4 bits.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use novaq_cli::artifact_dir::ArtifactDir;
+use novaq_cli::checkpoint::Checkpoint;
+use novaq_cli::compress::plan::EmbeddingCodec;
+use novaq_cli::compress::{HELD_OUT, Options, baseline, default_calibration_tokens, run};
+use novaq_cli::evaluate::{Measured, compare, text};
+use novaq_engine::model::Model;
+use novaq_engine::tokenizer::Tokenizer;
+
+/// Tokens to measure on.
+const TOKENS: usize = 40_960;
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let model = args.next().map(PathBuf::from).context("usage: quality <MODEL_DIR> [TEXT]")?;
+    let checkpoint = Checkpoint::open(&model)?;
+    let original = checkpoint.model()?;
+    let held_out = match args.next() {
+        Some(path) => {
+            let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
+            let text = std::fs::read_to_string(&path).with_context(|| format!("`{path}` can't be read"))?;
+            text::windows(checkpoint.config(), &tokenizer, &text, TOKENS)?
+        }
+        None => text::sample(&original, TOKENS / text::SEQUENCE_TOKENS, 1 ^ HELD_OUT, |_| {})?,
+    };
+    println!(
+        "| codes | bits per weight, scales and codebooks too | KL | perplexity ratio | same top token |"
+    );
+    println!("|---|---|---|---|---|");
+    let row = |codes: &str, bits: f64, compressed: &Model| -> anyhow::Result<()> {
+        let Measured { kl, perplexity, perplexity_original, top1_agreement, .. } =
+            compare(&original, compressed, &held_out, |_| {})?;
+        let ratio = perplexity / perplexity_original;
+        println!("| {codes} | {bits:.2} | {kl:.4} | {ratio:.3} | {:.1} % |", 100.0 * top1_agreement);
+        Ok(())
+    };
+
+    let folder = tempfile::tempdir()?;
+    let mut embedding = None;
+    for bits in [1.0, 1.5, 2.0, 3.0] {
+        let artifact = compress(&checkpoint, &folder.path().join(bits.to_string()), bits)?;
+        let compressed = artifact.load()?.model;
+        row(&format!("AQ {bits}"), artifact.manifest().compression.bits_per_weight_body, &compressed)?;
+        embedding = Some(compressed.embed_tokens().clone());
+    }
+    let embedding = embedding.context("no artifact was made")?;
+    let count = default_calibration_tokens(&checkpoint).div_ceil(text::SEQUENCE_TOKENS);
+    let sequences = text::sample(&original, count, 0, |_| {})?;
+    for bits in [2, 3] {
+        let compressed = baseline::gptq(&checkpoint, &sequences, &embedding, bits, 64)?;
+        row(&format!("GPTQ {bits}, groups of 64"), f64::from(bits) + 0.5, &compressed)?;
+    }
+    Ok(())
+}
+
+fn compress(checkpoint: &Checkpoint, output: &Path, bits_per_weight: f64) -> anyhow::Result<ArtifactDir> {
+    let options = Options {
+        output: output.to_owned(),
+        bits_per_weight,
+        codec: None,
+        embedding: EmbeddingCodec::for_bits(4.0).map_err(anyhow::Error::msg)?,
+        calibration: None,
+        calibration_tokens: None,
+        seed: 0,
+        name: None,
+        version: "1.0.0".to_owned(),
+        license: None,
+        restart: false,
+        stop_after: None,
+    };
+    run(checkpoint, &options)?;
+    ArtifactDir::open(output)
+}

@@ -1,0 +1,231 @@
+//! `novaq compress` and `novaq eval` on small random models, and on a real one where it is at hand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A copy of one of the engine's random models (vocabulary of 101), with a tokenizer of letters.
+fn checkpoint(folder: &Path, name: &str) -> PathBuf {
+    let model = folder.join("model");
+    fs::create_dir_all(&model).unwrap();
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../novaq-engine/tests/fixtures/logits").join(name);
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture.join(file), model.join(file)).unwrap();
+    }
+    let letters = (b'!'..=b'~').map(|c| char::from(c).to_string());
+    let vocab: BTreeMap<String, u32> = letters.zip(3..).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []
+        }
+    });
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    model
+}
+
+/// Runs `novaq` in `folder`; standard output on success, standard error on failure.
+fn novaq(folder: &Path, args: &[&str]) -> Result<String, String> {
+    let output = Command::cargo_bin("novaq").unwrap().current_dir(folder).args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+fn json_of(folder: &Path, args: &[&str]) -> Value {
+    serde_json::from_str(&novaq(folder, args).unwrap()).unwrap()
+}
+
+/// All files of a folder.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+const FEW_TOKENS: [&str; 2] = ["--calibration-tokens", "768"];
+
+#[test]
+fn a_model_is_compressed_and_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "gqa-default");
+    let args = ["compress", "model", "-o", "out", "--bpw", "3", "--license", "CC0-1.0", "--json"];
+    let summary = json_of(folder.path(), &[&args[..], &FEW_TOKENS].concat());
+    assert_eq!(summary["bits_per_weight_codes"], 3.0);
+    assert!(summary["bits_per_weight_body"].as_f64().unwrap() > 3.0);
+    assert!(summary["verification"]["kl"].as_f64().unwrap() < 0.01);
+    assert!(!folder.path().join("out.partial").exists());
+    novaq(folder.path(), &["verify", "out"]).unwrap();
+
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("out/manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["license"], "CC0-1.0");
+    let files: Vec<&str> =
+        manifest["origin"]["files"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    assert_eq!(files, ["config.json", "tokenizer.json", "model.safetensors"]);
+
+    let report =
+        json_of(folder.path(), &["eval", "out", "--against", "model", "--max-tokens", "512", "--json"]);
+    for key in [
+        "perplexity",
+        "perplexity_original",
+        "kl",
+        "top1_agreement",
+        "bits_per_weight_body",
+        "bits_per_weight_file",
+        "ratio_fp32",
+        "bytes",
+    ] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    assert!(report["kl"].as_f64().unwrap() < 0.01, "{report}");
+    let files: u64 = contents(&folder.path().join("out")).values().map(|bytes| bytes.len() as u64).sum();
+    assert_eq!(report["bytes"], files);
+}
+
+#[test]
+fn stopped_work_goes_on_to_the_same_artifact() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "mqa-linear-bias");
+    // Odd widths, biases, an untied head, and bits that need a mix of codecs.
+    let args = |out| [&["compress", "model", "--bpw", "1.8", "-o", out][..], &FEW_TOKENS].concat();
+    novaq(folder.path(), &args("whole")).unwrap();
+
+    let error = novaq(folder.path(), &[&args("parts")[..], &["--stop-after", "1"]].concat()).unwrap_err();
+    assert!(error.contains("stopped after layer 0; what is done is kept in `parts.partial`"), "{error}");
+    assert!(error.contains("run the same command again"), "{error}");
+    assert!(!folder.path().join("parts").exists());
+    let other = [&args("parts")[..], &["--seed", "9"]].concat();
+    let error = novaq(folder.path(), &other).unwrap_err();
+    assert!(error.contains("holds work with other settings") && error.contains("--restart"), "{error}");
+
+    novaq(folder.path(), &args("parts")).unwrap();
+    let (whole, parts) = (contents(&folder.path().join("whole")), contents(&folder.path().join("parts")));
+    assert!(whole == parts, "the artifacts differ");
+
+    let manifest: Value = serde_json::from_slice(&whole["manifest.json"]).unwrap();
+    let codes = manifest["compression"]["bits_per_weight_codes"].as_f64().unwrap();
+    // Tiles of 32 rows and vectors of 8 columns are padded in so small a model.
+    assert!(codes > 1.3 && codes < 3.2, "{codes}");
+    let sizes: std::collections::BTreeSet<u64> =
+        manifest["codebooks"].as_array().unwrap().iter().map(|set| set["count"].as_u64().unwrap()).collect();
+    assert!(sizes.len() > 2, "more than one codec in the layers: {sizes:?}");
+}
+
+#[test]
+fn every_embedding_codec_and_a_chosen_codec_work() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "mha-llama3");
+    for (index, embedding) in ["8", "16", "2.5"].iter().enumerate() {
+        let out = format!("out{index}");
+        let args =
+            ["compress", "model", "-o", &out, "--codec", "2x16@4", "--embedding-bpw", embedding, "--json"];
+        let summary = json_of(folder.path(), &[&args[..], &FEW_TOKENS].concat());
+        assert!(summary["bits_per_weight_embedding"].as_f64().unwrap() >= embedding.parse().unwrap());
+        novaq(folder.path(), &["verify", &out]).unwrap();
+    }
+}
+
+#[test]
+fn calibration_text_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "gqa-default");
+    fs::write(folder.path().join("short.txt"), "tooshort").unwrap();
+    fs::write(folder.path().join("long.txt"), "abcdefghij".repeat(100)).unwrap();
+    let args = |text| ["compress", "model", "-o", "out", "--calibration", text, "--restart"];
+    let error = novaq(folder.path(), &args("short.txt")).unwrap_err();
+    assert!(error.contains("the text has 8 tokens, at least 256 are needed"), "{error}");
+    assert!(novaq(folder.path(), &args("none.txt")).unwrap_err().contains("`none.txt` can't be read"));
+    novaq(folder.path(), &args("long.txt")).unwrap();
+    let error = novaq(folder.path(), &args("long.txt")).unwrap_err();
+    assert!(error.contains("`out` exists already"), "{error}");
+
+    let text = ["eval", "out", "--against", "model", "--text", "long.txt", "--json"];
+    assert!(json_of(folder.path(), &text)["tokens"].as_u64().unwrap() > 500);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "gqa-default");
+    let args = ["compress", "model", "-o", "out", "--dry-run", "--json"];
+    let estimate = json_of(folder.path(), &args);
+    assert!(estimate["matrix_bytes"].as_u64().unwrap() > 1000);
+    assert_eq!(contents_names(folder.path()), ["model"]);
+}
+
+fn contents_names(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A checkpoint that `change` has damaged, and what `novaq compress` says about it.
+fn refused(change: impl FnOnce(&Path)) -> String {
+    let folder: TempDir = tempfile::tempdir().unwrap();
+    let model = checkpoint(folder.path(), "gqa-default");
+    change(&model);
+    let error = novaq(folder.path(), &["compress", "model", "-o", "out"]).unwrap_err();
+    assert_eq!(contents_names(folder.path()), ["model"], "something was left behind: {error}");
+    error
+}
+
+/// Replaces `from` in the configuration by `to`.
+fn change_config(model: &Path, from: &str, to: &str) {
+    let path = model.join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn bad_checkpoints_are_refused_by_name() {
+    let error = refused(|model| fs::remove_file(model.join("config.json")).unwrap());
+    assert!(error.contains("config.json` can't be read"), "{error}");
+    let error = refused(|model| fs::remove_file(model.join("model.safetensors")).unwrap());
+    assert!(error.contains("model.safetensors` can't be read"), "{error}");
+    let error = refused(|model| fs::remove_file(model.join("tokenizer.json")).unwrap());
+    assert!(error.contains("tokenizer.json` can't be read"), "{error}");
+    let error = refused(|model| change_config(model, "LlamaForCausalLM", "MambaForCausalLM"));
+    assert!(
+        error.contains("`architectures` is `MambaForCausalLM`; supported is `LlamaForCausalLM`"),
+        "{error}"
+    );
+    let error =
+        refused(|model| change_config(model, "\"intermediate_size\": 48", "\"intermediate_size\": 56"));
+    assert!(error.contains("mlp.gate_proj.weight` has shape [48, 32], expected [56, 32]"), "{error}");
+    let error = refused(|model| change_config(model, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"));
+    assert!(error.contains("`model.layers.2.") && error.contains("is missing"), "{error}");
+    let error = refused(|model| {
+        let path = model.join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    });
+    assert!(error.contains("model.safetensors` is not valid"), "{error}");
+    let error = refused(|model| fs::write(model.join("tokenizer.json"), "{").unwrap());
+    assert!(error.contains("tokenizer.json"), "{error}");
+}
+
+/// The quality that is promised for a real model. Without refinement; embedding at 4 bits and 8-bit tables included.
+#[test]
+fn tinystories_keeps_its_quality() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models/TinyStories-656K");
+    if !model.exists() {
+        println!("skipped: `{}` is not there", model.display());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (bits, bar) in [("3", 0.16), ("2", 0.45)] {
+        let args = ["compress", model.to_str().unwrap(), "-o", bits, "--bpw", bits, "--json"];
+        let kl = json_of(folder.path(), &args)["verification"]["kl"].as_f64().unwrap();
+        assert!(kl <= bar, "KL {kl} at {bits} bits");
+    }
+}
