@@ -61,8 +61,9 @@ fn a_model_is_compressed_and_measured() {
     checkpoint(folder.path(), "gqa-default");
     let args = ["compress", "model", "-o", "out", "--bpw", "3", "--license", "CC0-1.0", "--json"];
     let summary = json_of(folder.path(), &[&args[..], &FEW_TOKENS].concat());
-    assert_eq!(summary["bits_per_weight_codes"], 3.0);
-    assert!(summary["bits_per_weight_body"].as_f64().unwrap() > 3.0);
+    // Tiles of 32 rows are filled up in a model with 16 key rows, and that is counted.
+    assert_eq!(summary["bits_per_weight_codes"], 3.8);
+    assert!(summary["bits_per_weight_body"].as_f64().unwrap() > 3.8);
     assert!(summary["verification"]["kl"].as_f64().unwrap() < 0.01);
     assert!(!folder.path().join("out.partial").exists());
     novaq(folder.path(), &["verify", "out"]).unwrap();
