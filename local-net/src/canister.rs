@@ -188,7 +188,10 @@ impl Canister {
         costs::storage_fee(bytes, self.settings.freezing_threshold)
     }
 
-    /// Cycles that a message needs in the balance; an error if they are not there.
+    /// Checks that the balance covers `needed` cycles besides the freezing limit.
+    ///
+    /// # Errors
+    /// `IC0207` when it does not.
     pub fn check_cycles(&self, needed: u128) -> Result<(), Reject> {
         let needed = needed + self.freezing_limit();
         if self.balance >= needed {
@@ -223,7 +226,10 @@ impl Canister {
         }
     }
 
-    /// The reject for a message that comes while the canister is not running.
+    /// Checks that the canister takes messages.
+    ///
+    /// # Errors
+    /// `IC0508` or `IC0509` when it does not.
     pub fn check_running(&self) -> Result<(), Reject> {
         match self.status {
             Status::Running => Ok(()),

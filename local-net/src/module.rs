@@ -135,6 +135,9 @@ type Slot = Arc<Mutex<Option<Arc<CompiledModule>>>>;
 static MODULES: LazyLock<Mutex<BTreeMap<[u8; 32], Slot>>> = LazyLock::new(Mutex::default);
 
 /// Compiles `bytes` (a Wasm module, or one compressed with gzip), or finds it compiled already.
+///
+/// # Errors
+/// Says why the module cannot be a canister's.
 pub fn compile(bytes: &[u8]) -> Result<Arc<CompiledModule>, ModuleError> {
     let hash: [u8; 32] = Sha256::digest(bytes).into();
     let slot = lock(&MODULES).entry(hash).or_default().clone();

@@ -8,7 +8,6 @@ use crate::{
     reject::Reject,
 };
 use axum::{
-    body::Bytes,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -18,7 +17,7 @@ use ic_transport_types::{
     ReplyResponse, TransportCallResponse,
 };
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// How long a synchronous call waits for its result before the client must poll.
 const SYNC_CALL_WAIT: Duration = Duration::from_secs(10);
@@ -65,7 +64,7 @@ struct Status<'a> {
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn serve(instance: Arc<Instance>, path: &str, body: Bytes) -> Result<Response, ApiError> {
+pub async fn serve(instance: &Instance, path: &str, body: &[u8]) -> Result<Response, ApiError> {
     match path.split('/').collect::<Vec<_>>()[..] {
         [_, "status"] => Ok(cbor_response(
             StatusCode::OK,
@@ -78,11 +77,11 @@ pub async fn serve(instance: Arc<Instance>, path: &str, body: Bytes) -> Result<R
         )),
         [version, "canister", id, operation] => {
             let id = principal(id)?;
-            serve_operation(instance, version, Some(id), operation, &body).await
+            serve_operation(instance, version, Some(id), operation, body).await
         }
         [version, "subnet", id, operation] => {
             principal(id)?;
-            serve_operation(instance, version, None, operation, &body).await
+            serve_operation(instance, version, None, operation, body).await
         }
         _ => Err(ApiError::NotFound(format!("/api/{path}"))),
     }
@@ -93,7 +92,7 @@ fn principal(text: &str) -> Result<Principal, ApiError> {
 }
 
 async fn serve_operation(
-    instance: Arc<Instance>,
+    instance: &Instance,
     version: &str,
     effective_canister: Option<Principal>,
     operation: &str,
@@ -117,7 +116,7 @@ async fn serve_operation(
                 argument: arg,
                 expiry: ingress_expiry,
             };
-            call(&instance, message, version == "v2").await
+            call(instance, message, version == "v2").await
         }
         ("query", EnvelopeContent::Query { sender, canister_id, method_name, arg, .. }) => {
             check_effective(canister_id, effective_canister)?;

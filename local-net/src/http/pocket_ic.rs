@@ -27,11 +27,11 @@ use ic_transport_types::EnvelopeContent;
 use pocket_ic::{
     ErrorCode,
     common::rest::{
-        CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse, ExtendedSubnetConfigSet,
-        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime, InstanceConfig, InstanceId,
-        RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId, RawCanisterResult, RawCycles,
-        RawIngressStatusArgs, RawMessageId, RawPrincipalId, RawSetStableMemory, RawStableMemory, RawSubnetId,
-        RawTime, SubnetConfig, SubnetInstructionConfig, SubnetKind, Topology,
+        CanisterCyclesCostSchedule, CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse,
+        ExtendedSubnetConfigSet, HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime,
+        InstanceConfig, InstanceId, RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId,
+        RawCanisterResult, RawCycles, RawIngressStatusArgs, RawMessageId, RawPrincipalId, RawSetStableMemory,
+        RawStableMemory, RawSubnetId, RawTime, SubnetConfig, SubnetInstructionConfig, SubnetKind, Topology,
     },
 };
 use serde::Serialize;
@@ -254,7 +254,7 @@ fn topology(pocket_ic: &PocketIc) -> Topology {
         let config = SubnetConfig {
             subnet_kind: *kind,
             subnet_admins: None,
-            cost_schedule: Default::default(),
+            cost_schedule: CanisterCyclesCostSchedule::default(),
             subnet_seed: [0; 32],
             instruction_config: SubnetInstructionConfig::Production,
             canister_ranges: ranges,
@@ -547,7 +547,7 @@ async fn instance_api(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let instance = server.find(id)?.instance;
-    Ok(ic::serve(instance, &path, body).await.into_response())
+    Ok(ic::serve(&instance, &path, &body).await.into_response())
 }
 
 async fn create_gateway(
@@ -605,7 +605,7 @@ pub fn gateway(instance: Arc<Instance>, topology: Topology) -> Router {
         async |State(instance): State<Arc<Instance>>, Path(path): Path<String>, request: Request<Body>| {
             let body = axum::body::to_bytes(request.into_body(), 2 * limits::MESSAGE_BYTES).await;
             match body {
-                Ok(body) => ic::serve(instance, &path, body).await.into_response(),
+                Ok(body) => ic::serve(&instance, &path, &body).await.into_response(),
                 Err(error) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response(),
             }
         };

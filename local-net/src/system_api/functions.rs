@@ -1,6 +1,13 @@
 //! The functions of the import module `ic0`.
 
-use super::{Closure, Execution, OutgoingCall, Stop, charge, entry_point::*, used};
+use super::{
+    Closure, Execution, OutgoingCall, Stop, charge,
+    entry_point::{
+        ALL, ALL_AND_START, ANSWER, ARGUMENT, BURN, CALL, CALL_CYCLES, CALLBACKS, CALLER_INFO, CERTIFICATE,
+        CERTIFY, CYCLES, DEADLINE, EntryPoints, INSPECT, REJECT_CODE, REJECT_MESSAGE, TIMER,
+    },
+    used,
+};
 use crate::{
     costs::{self, CALL_NEW, CALL_PERFORM, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL, WASM_PAGE},
     limits,
