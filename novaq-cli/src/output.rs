@@ -62,14 +62,31 @@ fn render(error: &anyhow::Error) -> String {
     text
 }
 
+/// Prints a formatted line on standard output, as `println!` does; see [`print`].
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => {
+        $crate::output::print(format_args!("{}\n", format_args!($($argument)*)))
+    };
+}
+
+/// Prints on standard output at once. Ends the process, without a word, where nobody reads any more (as in `| head`).
+pub fn print(text: fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("{} standard output: {error}", style("error:").for_stderr().red().bold());
+        }
+        std::process::exit(1);
+    }
+}
+
 /// Prints `value` as indented JSON and a newline on standard output.
 ///
 /// # Errors
-/// If standard output cannot be written.
+/// If the value has no JSON form.
 pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
@@ -144,7 +161,7 @@ pub fn table<const N: usize>(heads: [&str; N], rows: impl Iterator<Item = [Strin
     });
     let line = |cells: [&str; N]| {
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+        say!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     };
     line(heads);
     for row in &rows {

@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compress::HELD_OUT;
 use crate::evaluate::{Measured, compare, text};
 use crate::output::{self, HintExt};
+use crate::say;
 
 /// Compare an artifact with its original: perplexity, KL divergence, agreement.
 ///
@@ -97,18 +98,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         return output::json(&report);
     }
-    println!("Tokens: {}", measured.tokens);
-    println!("KL divergence: {:.4} nats per token", measured.kl);
-    println!("Perplexity: {:.3} (original {:.3})", measured.perplexity, measured.perplexity_original);
-    println!("Same top token: {:.1} %", 100.0 * measured.top1_agreement);
-    println!(
+    say!("Tokens: {}", measured.tokens);
+    say!("KL divergence: {:.4} nats per token", measured.kl);
+    say!("Perplexity: {:.3} (original {:.3})", measured.perplexity, measured.perplexity_original);
+    say!("Same top token: {:.1} %", 100.0 * measured.top1_agreement);
+    say!(
         "Bits per weight: {:.2} in the layers, {:.2} in the embedding, {:.2} over all files",
-        report.bits_per_weight_body, report.bits_per_weight_embedding, report.bits_per_weight_file
+        report.bits_per_weight_body,
+        report.bits_per_weight_embedding,
+        report.bits_per_weight_file
     );
-    println!(
-        "Size: {}, {:.1} times smaller than 32-bit floats",
-        output::bytes(report.bytes),
-        report.ratio_fp32
-    );
+    say!("Size: {}, {:.1} times smaller than 32-bit floats", output::bytes(report.bytes), report.ratio_fp32);
     Ok(())
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::artifact_dir::ArtifactDir;
 use crate::output::{self, HintExt};
+use crate::say;
 
 /// Write an artifact as a Hugging Face checkpoint with 32-bit weights, which transformers loads.
 #[derive(Debug, ClapArgs)]
@@ -51,8 +52,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     write_json(out, "generation_config.json", &generation_config_json(config))?;
     write_json(out, "tokenizer.json", &tokenizer.to_json())?;
     write_json(out, "tokenizer_config.json", &tokenizer_config_json(manifest, &tokenizer))?;
-    println!("Tensors: {} as 32-bit floats ({})", manifest.tensors.len(), output::bytes(bytes));
-    println!("Checkpoint: `{}`", out.display());
+    say!("Tensors: {} as 32-bit floats ({})", manifest.tensors.len(), output::bytes(bytes));
+    say!("Checkpoint: `{}`", out.display());
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use novaq_engine::model::RopeScaling;
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
-use crate::output;
+use crate::{output, say};
 
 /// Show what an artifact is: model, size, bits per weight, quality, memory.
 #[derive(Debug, ClapArgs)]
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     print_summary(&artifact);
     if args.tensors {
-        println!();
+        say!("");
         output::table(["tensor", "shape", "codec", "shard", "bytes"], manifest.tensors.iter().map(row));
     }
     Ok(())
@@ -86,12 +86,12 @@ fn print_summary(artifact: &ArtifactDir) {
     let manifest = artifact.manifest();
     let config = &manifest.config;
     let compression = &manifest.compression;
-    println!("Name: {} {}", manifest.name, manifest.version);
-    println!("Model id: {}", hex::encode(artifact.model_id()));
-    println!("License: {}", manifest.license);
+    say!("Name: {} {}", manifest.name, manifest.version);
+    say!("Model id: {}", hex::encode(artifact.model_id()));
+    say!("License: {}", manifest.license);
     let revision = manifest.origin.revision.as_ref().map(|revision| format!(" at {revision}"));
-    println!("Origin: {}{}", manifest.origin.repository, revision.unwrap_or_default());
-    println!(
+    say!("Origin: {}{}", manifest.origin.repository, revision.unwrap_or_default());
+    say!(
         "Architecture: {}, {} layers, hidden {}, feed-forward {}, {} heads of {} ({} for keys and values)",
         manifest.architecture,
         config.num_hidden_layers,
@@ -106,28 +106,28 @@ fn print_summary(artifact: &ArtifactDir) {
         RopeScaling::Linear { factor } => format!(", RoPE scaled linearly by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", RoPE scaled as in Llama 3 by {factor}"),
     };
-    println!("Context: {} tokens{scaling}", output::count(config.max_position_embeddings as u64));
+    say!("Context: {} tokens{scaling}", output::count(config.max_position_embeddings as u64));
     let head = if config.tie_word_embeddings { "tied head" } else { "separate head" };
-    println!("Vocabulary: {}, {head}", output::count(config.vocab_size as u64));
-    println!("Parameters: {}", output::count(compression.parameters));
-    println!(
+    say!("Vocabulary: {}, {head}", output::count(config.vocab_size as u64));
+    say!("Parameters: {}", output::count(compression.parameters));
+    say!(
         "Size: {} in {}, {:.1} times smaller than FP32, {:.1} than FP16",
         output::bytes(artifact.bytes()),
         output::counted(manifest.shards.len() as u64, "shard"),
         compression.ratio_fp32,
         compression.ratio_fp16
     );
-    println!(
+    say!(
         "Bits per weight: {:.2} in the layers ({:.2} codes), {:.2} in embedding and head, {:.2} in all",
         compression.bits_per_weight_body,
         compression.bits_per_weight_codes,
         compression.bits_per_weight_embedding,
         compression.bits_per_weight_file
     );
-    println!("Calibration: {}, seed {}", compression.calibration, compression.seed);
+    say!("Calibration: {}, seed {}", compression.calibration, compression.seed);
     match &manifest.verification {
-        Some(verification) => println!(
-            "Quality: KL {:.4} nats per token, perplexity {:.2} (original {:.2}), same first choice {:.1} %, on {} of {}",
+        Some(verification) => say!(
+            "Quality: KL {:.4} nats per token, perplexity {:.2} (original {:.2}), same first choice {:.1} %, on {}: {}",
             verification.kl,
             verification.perplexity,
             verification.perplexity_original,
@@ -135,18 +135,18 @@ fn print_summary(artifact: &ArtifactDir) {
             output::counted(verification.tokens, "token"),
             verification.text
         ),
-        None => println!("Quality: not measured (`novaq eval` measures it)"),
+        None => say!("Quality: not measured (`novaq eval` measures it)"),
     }
-    println!(
+    say!(
         "Memory: {} of weights, {} of cache per token",
         output::bytes(manifest.estimates.heap_bytes),
         output::bytes(manifest.estimates.cache_bytes_per_token)
     );
-    println!(
+    say!(
         "Instructions: {} per token in a canister, estimated",
         output::count(manifest.estimates.instructions_per_token)
     );
     if !manifest.tags.is_empty() {
-        println!("Tags: {}", manifest.tags.join(", "));
+        say!("Tags: {}", manifest.tags.join(", "));
     }
 }

@@ -9,6 +9,7 @@ use shared_types::model::ModelRecord;
 use super::upload::status_name;
 use crate::network::{self, ModelCanister, NetworkArgs};
 use crate::output::{self, HintExt};
+use crate::say;
 
 /// List, show, activate and deprecate the models of a repository.
 #[derive(Debug, ClapArgs)]
@@ -126,7 +127,7 @@ async fn list(common: Common) -> anyhow::Result<()> {
         return output::json(&models.iter().map(Row::from).collect::<Vec<_>>());
     }
     if models.is_empty() {
-        println!("The catalogue has no models that this identity may see");
+        say!("The catalogue has no models that this identity may see");
         return Ok(());
     }
     let rows = models.iter().map(|record| {
@@ -180,17 +181,17 @@ fn print_record(record: &ModelRecord, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(&Row::from(record));
     }
-    println!("Model id: {}", record.model_id);
-    println!("Name: {} {}", record.name, record.version);
-    println!("License: {}", record.license);
-    println!("Status: {}", status_name(record.status));
+    say!("Model id: {}", record.model_id);
+    say!("Name: {} {}", record.name, record.version);
+    say!("License: {}", record.license);
+    say!("Status: {}", status_name(record.status));
     if let Some(deprecation) = &record.deprecation {
-        println!("Reason: {}", deprecation.reason);
+        say!("Reason: {}", deprecation.reason);
     }
-    println!("Size: {} in {}", output::bytes(record.bytes), output::counted(record.shards.into(), "shard"));
+    say!("Size: {} in {}", output::bytes(record.bytes), output::counted(record.shards.into(), "shard"));
     if record.missing > 0 {
-        println!("Missing: {}", output::counted(record.missing.into(), "shard"));
+        say!("Missing: {}", output::counted(record.missing.into(), "shard"));
     }
-    println!("Uploader: {}", record.uploader);
+    say!("Uploader: {}", record.uploader);
     Ok(())
 }

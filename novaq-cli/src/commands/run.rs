@@ -1,21 +1,21 @@
 //! `novaq run`: generates text with a compressed model.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use novaq_engine::artifact::LoadedModel;
-use novaq_engine::generate::{Event, FinishReason, Generation, Request};
-use novaq_engine::model::{Budget, CachePrecision, KvCache, LogitsFor, Model};
+use novaq_engine::generate::{Event, FinishReason, Generation, GenerationError, Request};
+use novaq_engine::model::{Budget, CachePrecision, KvCache, LogitsFor, Model, ModelError};
 use novaq_engine::sampler::SamplingParams;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
-use crate::output;
+use crate::output::{self, HintExt};
+use crate::say;
 
 /// Generate text. The same artifact, prompt, parameters and seed give the same tokens in an agent canister.
 #[derive(Debug, ClapArgs)]
@@ -90,31 +90,36 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return write_logits(&model, &prompt, path);
     }
     let request = Request { prompt, max_tokens: args.max_tokens, sampling, stop_tokens: Vec::new() };
-    let mut generation = Generation::new(&model, request).context("the text cannot be generated")?;
+    let mut generation = match Generation::new(&model, request).context("the text cannot be generated") {
+        Err(error)
+            if matches!(error.downcast_ref(), Some(GenerationError::Model(ModelError::Context { .. }))) =>
+        {
+            Err(error).hint(|| "a shorter prompt leaves room for an answer".to_owned())?
+        }
+        generation => generation?,
+    };
 
     let started = Instant::now();
     let mut stream = tokenizer.decode_stream(true);
     let mut text = String::new();
-    let mut show = |piece: String| -> io::Result<()> {
+    let mut show = |piece: &str| {
         if !args.json {
-            print!("{piece}");
-            io::stdout().flush()?;
+            output::print(format_args!("{piece}"));
         }
-        text.push_str(&piece);
-        Ok(())
+        text.push_str(piece);
     };
     if !args.json {
-        show(args.prompt.clone())?;
+        output::print(format_args!("{}", args.prompt));
     }
     let mut budget = Budget::unlimited();
     let reason = loop {
         match generation.advance(&model, &mut budget)? {
-            Event::Token(token) => show(stream.push(&tokenizer, token)?)?,
+            Event::Token(token) => show(&stream.push(&tokenizer, token)?),
             Event::Paused => {}
             Event::Finished(reason) => break reason,
         }
     };
-    show(stream.finish(&tokenizer)?)?;
+    show(&stream.finish(&tokenizer)?);
 
     let seconds = started.elapsed().as_secs_f64();
     let tokens = generation.generated().to_vec();
@@ -131,7 +136,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             tokens_per_second,
         });
     }
-    println!();
+    say!("");
     eprintln!(
         "{} in {seconds:.1} s ({tokens_per_second:.0} per second), ended by {}",
         output::counted(tokens.len() as u64, "token"),

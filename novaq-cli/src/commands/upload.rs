@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::artifact_dir::ArtifactDir;
 use crate::network::{self, CallError, ModelCanister, NetworkArgs, Repository};
-use crate::output;
+use crate::{output, say};
 
 /// Upload an artifact to a model repository. Interrupted uploads go on where they stopped.
 #[derive(Debug, ClapArgs)]
@@ -76,16 +76,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         return output::json(&upload);
     }
-    println!("Model id: {}", upload.model_id);
+    say!("Model id: {}", upload.model_id);
     if upload.uploaded == 0 {
-        println!("Uploaded: nothing, the repository has all shards");
+        say!("Uploaded: nothing, the repository has all shards");
     } else {
         let uploaded = output::counted(upload.uploaded.into(), "shard");
-        println!("Uploaded: {uploaded} of {} ({})", upload.shards, output::bytes(upload.uploaded_bytes));
+        say!("Uploaded: {uploaded} of {} ({})", upload.shards, output::bytes(upload.uploaded_bytes));
     }
-    println!("Status: {}", upload.status);
+    say!("Status: {}", upload.status);
     if upload.status == "pending" {
-        println!("Next: `novaq models activate {}`", upload.model_id);
+        say!("Next: `novaq models activate {}`", upload.model_id);
     }
     Ok(())
 }

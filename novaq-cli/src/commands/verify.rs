@@ -8,7 +8,7 @@ use novaq_engine::artifact::Loader;
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
-use crate::output;
+use crate::{output, say};
 
 /// Check an artifact: manifest, hashes and headers of all shards, and that every tensor and the tokenizer decode.
 #[derive(Debug, ClapArgs)]
@@ -60,14 +60,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         return output::json(&verified);
     }
-    println!("Model id: {}", verified.model_id);
-    println!(
+    say!("Model id: {}", verified.model_id);
+    say!(
         "Shards: {} ({}), hashes and headers as in the manifest",
         verified.shards,
         output::bytes(manifest.shard_bytes())
     );
-    println!("Tensors: {} decoded, a complete {} model", verified.tensors, manifest.architecture);
-    println!("Tokenizer: {} tokens", output::count(verified.vocab_size as u64));
-    println!("Verified: `{}`", artifact.path().display());
+    say!("Tensors: {} decoded, a complete {} model", verified.tensors, manifest.architecture);
+    say!("Tokenizer: {} tokens", output::count(verified.vocab_size as u64));
+    say!("Verified: `{}`", artifact.path().display());
     Ok(())
 }
