@@ -149,7 +149,7 @@ impl Network {
             let message = installation.message(EntryPoint::PreUpgrade);
             let function = Function::Export("canister_pre_upgrade");
             // What the hook wrote to stable memory stays uncommitted until the new code has started.
-            self.execute(id, function, Message { argument: Vec::new(), ..message }, Keep::Pending)?;
+            self.execute(id, function, Message { argument: Vec::new(), ..message }, Keep::Pending).result?;
         }
         let canister = self.canister_mut(id)?;
         let mut code = canister.code.take();
@@ -200,10 +200,12 @@ impl Network {
                 Function::Export(START_EXPORT),
                 installation.message(EntryPoint::Start),
                 Keep::Pending,
-            )?;
+            )
+            .result?;
         }
         if installation.module.exports(hook) {
-            self.execute(id, Function::Export(hook), installation.message(entry_point), Keep::Pending)?;
+            self.execute(id, Function::Export(hook), installation.message(entry_point), Keep::Pending)
+                .result?;
         }
         let canister = self.canister_mut(id)?;
         canister

@@ -2,7 +2,8 @@
 
 use super::{
     Network,
-    messages::{Delivery, Keep, Origin, Request},
+    execute::Keep,
+    messages::{Delivery, Origin, Request},
 };
 use crate::{
     costs,
@@ -153,9 +154,8 @@ impl Network {
             argument: message.argument.clone(),
             ..Message::new(EntryPoint::InspectMessage, message.sender)
         };
-        let executed =
-            self.execute(id, Function::Export("canister_inspect_message"), inspect, Keep::Nothing)?;
-        if executed.effects.accepted {
+        let function = Function::Export("canister_inspect_message");
+        if self.execute(id, function, inspect, Keep::Nothing).result?.accepted {
             return Ok(());
         }
         Err(Reject::new(

@@ -1,12 +1,15 @@
 //! Messages between canisters: call contexts, callbacks and their execution.
 
-use super::{Network, RequestId};
+use super::{
+    Network, RequestId,
+    execute::{Executed, Keep},
+};
 use crate::{
-    canister::{Code, Status},
+    canister::Status,
     costs,
     execution::Function,
     reject::{ErrorCode, Reject, Response},
-    system_api::{Effects, EntryPoint, Message, OutgoingCall, Stop},
+    system_api::{EntryPoint, Message, OutgoingCall},
 };
 use candid::Principal;
 
@@ -78,97 +81,7 @@ pub(super) struct Callback {
     call: OutgoingCall,
 }
 
-/// What happens to the canister's state after an execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// It stays, and cycles are charged.
-    Changes,
-    /// It is undone, but cycles are charged: a query executed as an update.
-    Charge,
-    /// It is undone, and nothing is charged: a query.
-    Nothing,
-    /// It stays until the composite query it belongs to has ended, and nothing is charged.
-    ForQuery,
-    /// It stays as it is without being committed, for the next step of an upgrade; cycles are charged.
-    Pending,
-}
-
-/// What an execution that returned leaves behind.
-pub(crate) struct Executed {
-    /// What it asks for.
-    pub(crate) effects: Effects,
-    /// Instructions it used.
-    pub(crate) instructions: u64,
-}
-
 impl Network {
-    /// Runs `function` of `id`. Memory, globals, balance, timer, certified data and log are up to date afterwards.
-    pub(crate) fn execute(
-        &mut self,
-        id: Principal,
-        function: Function<'_>,
-        message: Message,
-        keep: Keep,
-    ) -> Result<Executed, Reject> {
-        let (subnet, root_key, time) = (self.subnet, self.root_key.clone(), self.time);
-        let canister = self.canister_mut(id)?;
-        let environment = canister.environment(subnet, root_key, time);
-        let memory_limit = match (message.entry_point, canister.settings.wasm_memory_limit) {
-            (
-                EntryPoint::Update | EntryPoint::SystemTask | EntryPoint::Init | EntryPoint::PostUpgrade,
-                limit,
-            ) if limit > 0 => Some(limit),
-            _ => None,
-        };
-        let charged = !matches!(keep, Keep::Nothing | Keep::ForQuery);
-        let prepaid = if charged { costs::execution_fee(message.instruction_limit) } else { 0 };
-        let (balance, timer) = (canister.balance, canister.timer);
-        let Some(Code { instance, module }) = &mut canister.code else { return Err(Reject::no_module(id)) };
-        let outcome = instance.run(function, environment, message, balance.saturating_sub(prepaid), timer);
-        let mut result = outcome.result;
-        if let (Ok(()), Some(limit)) = (&result, memory_limit)
-            && canister.heap.len() as u64 > limit
-        {
-            result = Err(Stop::WasmMemoryLimit(limit));
-        }
-        if result.is_ok() && keep == Keep::Changes {
-            let committed = canister
-                .heap
-                .commit(&outcome.heap_pages)
-                .and_then(|()| canister.stable.commit_pages(instance.stable_written()));
-            match committed {
-                Ok(()) => instance.commit_globals(),
-                Err(error) => result = Err(Stop::OutOfMemory(error.to_string())),
-            }
-        }
-        if result.is_err() || matches!(keep, Keep::Charge | Keep::Nothing) {
-            instance.roll_back(module);
-        }
-        let mut effects = outcome.effects;
-        if charged {
-            for line in std::mem::take(&mut effects.log) {
-                canister.log.push(time, line);
-            }
-            if let Err(stop) = &result {
-                canister.log.push(time, format!("[TRAP]: {stop}").into_bytes());
-            }
-            let fee = costs::execution_fee(outcome.instructions + outcome.copy_instructions);
-            canister.balance = match &result {
-                Ok(()) => (effects.balance + prepaid.min(balance)).saturating_sub(fee),
-                Err(_) => balance.saturating_sub(fee),
-            };
-            canister.version += 1;
-        }
-        result.map_err(|stop| stop.into_reject(id))?;
-        if matches!(keep, Keep::Changes | Keep::Pending) {
-            canister.timer = effects.timer.unwrap_or(timer);
-            if let Some(data) = effects.certified_data.take() {
-                canister.certified_data = data;
-            }
-        }
-        Ok(Executed { effects, instructions: outcome.instructions })
-    }
-
     /// Executes the next message of the queue; the instructions it used, or `None` when there is none.
     pub(super) fn execute_next(&mut self) -> Option<u64> {
         match self.queue.pop_front()? {
@@ -210,13 +123,9 @@ impl Network {
             cycles: request.cycles,
             instructions: 0,
         });
-        let result = self.execute(
-            request.callee,
-            Function::Export(&function),
-            Message { argument: request.argument, ..message },
-            keep,
-        );
-        self.finish(context, result)
+        let message = Message { argument: request.argument, ..message };
+        let executed = self.execute(request.callee, Function::Export(&function), message, keep);
+        self.finish(context, executed)
     }
 
     /// The function that a request runs, or why it cannot run.
@@ -271,8 +180,8 @@ impl Network {
             cycles: 0,
             instructions: 0,
         });
-        let result = self.execute(id, Function::Export(function), message, Keep::Changes);
-        self.finish(context, result)
+        let executed = self.execute(id, Function::Export(function), message, Keep::Changes);
+        self.finish(context, executed)
     }
 
     fn execute_response(&mut self, callback: u64, response: Response, refund: u128) -> u64 {
@@ -305,15 +214,16 @@ impl Network {
             ),
         };
         let reject = message.reject.clone();
-        let result = self.execute(id, Function::Callback(closure), message, Keep::Changes);
-        if result.is_err()
+        let mut executed = self.execute(id, Function::Callback(closure), message, Keep::Changes);
+        if executed.result.is_err()
             && let Some(cleanup) = call.on_cleanup
         {
             let message = Message { entry_point: EntryPoint::Cleanup, reject, unanswered: false, ..base };
             // A trap in the cleanup callback undoes the callback's changes only; the call fails either way.
-            let _ = self.execute(id, Function::Callback(cleanup), message, Keep::Changes);
+            let cleanup = self.execute(id, Function::Callback(cleanup), message, Keep::Changes);
+            executed.instructions += cleanup.instructions;
         }
-        self.finish(context_id, result)
+        self.finish(context_id, executed)
     }
 
     fn open_context(&mut self, context: CallContext) -> u64 {
@@ -326,20 +236,19 @@ impl Network {
     }
 
     /// Does what an execution asked for, and answers the call if that is due. Returns the instructions used.
-    fn finish(&mut self, context_id: u64, result: Result<Executed, Reject>) -> u64 {
-        let Some(context) = self.contexts.get_mut(&context_id) else { return 0 };
+    fn finish(&mut self, context_id: u64, executed: Executed) -> u64 {
+        let Executed { result, instructions } = executed;
+        let Some(context) = self.contexts.get_mut(&context_id) else { return instructions };
         let id = context.canister;
-        let mut instructions = 0;
+        context.instructions += instructions;
         let mut calls = Vec::new();
         let mut answer = None;
         match result {
-            Ok(executed) => {
-                instructions = executed.instructions;
-                context.instructions += instructions;
-                context.cycles = context.cycles.saturating_sub(executed.effects.cycles_accepted);
-                context.outstanding += executed.effects.calls.len();
-                calls = executed.effects.calls;
-                answer = executed.effects.answer.map(|answer| {
+            Ok(effects) => {
+                context.cycles = context.cycles.saturating_sub(effects.cycles_accepted);
+                context.outstanding += effects.calls.len();
+                calls = effects.calls;
+                answer = effects.answer.map(|answer| {
                     answer.map_err(|text| Reject::new(ErrorCode::CanisterRejectedMessage, text))
                 });
             }

@@ -3,13 +3,14 @@
 //! Everything happens on one thread, in an order that depends only on the messages that came in: canisters by id, messages
 //! first come, first served. Random bytes come from a seed.
 
+mod execute;
 mod ingress;
 mod messages;
 mod queries;
 mod rounds;
 
+pub(crate) use execute::Keep;
 pub use ingress::{IngressMessage, IngressState, RequestId};
-pub(crate) use messages::Keep;
 pub use messages::{Origin, Request};
 pub use queries::Query;
 

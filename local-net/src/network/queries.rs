@@ -2,7 +2,7 @@
 
 use super::{
     Network,
-    messages::{Executed, Keep},
+    execute::{Executed, Keep},
 };
 use crate::{
     canister::Code,
@@ -63,7 +63,7 @@ impl Network {
             ..Message::new(entry_point, query.caller)
         };
         let answer = if entry_point == EntryPoint::Query {
-            self.execute(id, Function::Export(&function), message, Keep::Nothing)?.effects.answer
+            self.execute(id, Function::Export(&function), message, Keep::Nothing).result?.answer
         } else {
             callers.push(id);
             let answer = self.run_composite(id, &function, message, callers);
@@ -89,8 +89,9 @@ impl Network {
         callers: &mut Vec<Principal>,
     ) -> Result<Option<Result<Vec<u8>, String>>, Reject> {
         let caller = message.caller;
-        let Executed { effects, mut instructions } =
-            self.execute(id, Function::Export(function), message, Keep::ForQuery)?;
+        let Executed { result, mut instructions } =
+            self.execute(id, Function::Export(function), message, Keep::ForQuery);
+        let effects = result?;
         let mut answer = effects.answer;
         let mut calls = VecDeque::from(effects.calls);
         while let Some(call) = calls.pop_front() {
@@ -109,10 +110,11 @@ impl Network {
                     Message { entry_point: EntryPoint::CompositeReject, reject: Some(reject), ..base },
                 ),
             };
-            let executed = self.execute(id, Function::Callback(closure), message, Keep::ForQuery)?;
+            let executed = self.execute(id, Function::Callback(closure), message, Keep::ForQuery);
             instructions += executed.instructions;
-            answer = answer.or(executed.effects.answer);
-            calls.extend(executed.effects.calls);
+            let effects = executed.result?;
+            answer = answer.or(effects.answer);
+            calls.extend(effects.calls);
         }
         Ok(answer)
     }
