@@ -9,7 +9,7 @@ use ic_cdk_management_canister::{
     create_canister_with_extra_cycles, delete_canister, deposit_cycles, install_chunked_code, install_code,
     stop_canister, uninstall_code, upload_chunk,
 };
-use shared_types::agent::{AgentConfig, AgentInitArgs};
+use shared_types::agent::{AgentConfig, AgentError, AgentInitArgs};
 use shared_types::factory::{AgentRecord, AgentStep};
 
 use crate::state;
@@ -40,7 +40,7 @@ pub async fn perform(
     let done = match step {
         AgentStep::Create => refill(canister_id, agent_cycles).await,
         AgentStep::Install => return install(canister_id, record, config).await.map(|()| None),
-        AgentStep::ReturnCycles => return_cycles(canister_id).await,
+        AgentStep::ReturnCycles => return return_cycles(canister_id).await.map(|()| None),
         AgentStep::Stop => stop_canister(&StopCanisterArgs { canister_id }).await,
         AgentStep::Uninstall => uninstall_code(&UninstallCodeArgs { canister_id }).await,
         AgentStep::Delete => delete_canister(&DeleteCanisterArgs { canister_id }).await,
@@ -105,7 +105,13 @@ async fn install(canister_id: Principal, record: &AgentRecord, config: &AgentCon
 }
 
 /// Has the agent send its cycles to the factory. An agent that does not answer in time is not waited for.
-async fn return_cycles(canister_id: Principal) -> Result<(), Error> {
+async fn return_cycles(canister_id: Principal) -> Result<(), String> {
     let call = Call::bounded_wait(canister_id, "return_cycles").change_timeout(RETURN_CYCLES_SECONDS);
-    Ok(call.await?.candid::<()>()?)
+    let response = call.await.map_err(|error| error.to_string())?;
+    let returned: Result<u128, AgentError> = response.candid().map_err(|error| error.to_string())?;
+    match returned {
+        Ok(0) => Err("the agent sent no cycles".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -90,7 +90,7 @@ impl Agent {
     fn loaded(artifact: &Artifact) -> Self {
         let mut agent = Self::new();
         agent.store.begin(1);
-        agent.store.manifest_arrived(&model_id(artifact), &artifact.manifest.to_bytes().unwrap()).unwrap();
+        agent.store.manifest_arrived(&model_id(artifact), &artifact.manifest.to_bytes().unwrap(), 1).unwrap();
         for (index, shard) in artifact.shards.iter().enumerate() {
             agent.store.shard_arrived(index as u32, shard, 2).unwrap();
         }
@@ -222,7 +222,7 @@ fn loading_asks_in_order_and_resumes() {
     in_flight.insert(Part::Manifest);
     assert!(agent.store.wanted(&in_flight, 4, 0).is_empty());
     in_flight.clear();
-    agent.store.manifest_arrived(&id, &manifest).unwrap();
+    agent.store.manifest_arrived(&id, &manifest, 0).unwrap();
     let mut agent = agent.upgraded();
     let shards = artifact.shards.len() as u32;
     assert_eq!(agent.store.wanted(&in_flight, 100, 0), (0..shards).map(Part::Shard).collect::<Vec<_>>());
@@ -236,6 +236,12 @@ fn loading_asks_in_order_and_resumes() {
     let bytes = manifest.len() + artifact.shards.iter().map(Vec::len).sum::<usize>();
     assert_eq!((counts.shards, counts.shards_loaded, counts.bytes), (shards, shards, bytes as u64));
     assert!(agent.store.loaded().is_some());
+
+    // A failure that came later, when the engine built the model, leaves nothing to ask for.
+    agent.store.fail(LoadError::Unsupported { reason: "for this version".to_owned() });
+    assert!(agent.store.loaded().is_none());
+    agent.store.begin(10);
+    assert!(agent.store.loaded().is_some());
 }
 
 #[test]
@@ -246,9 +252,9 @@ fn wrong_content_is_refused() {
     agent.store.begin(0);
     let wrong = |result| matches!(result, Err(LoadError::WrongContent { .. }));
     assert!(wrong(agent.store.shard_arrived(0, &artifact.shards[0], 0)), "no shard before the manifest");
-    assert!(wrong(agent.store.manifest_arrived(&ModelId::of(b"another"), &manifest)));
-    assert!(wrong(agent.store.manifest_arrived(&model_id(&artifact), &manifest[1..])));
-    agent.store.manifest_arrived(&model_id(&artifact), &manifest).unwrap();
+    assert!(wrong(agent.store.manifest_arrived(&ModelId::of(b"another"), &manifest, 0)));
+    assert!(wrong(agent.store.manifest_arrived(&model_id(&artifact), &manifest[1..], 0)));
+    agent.store.manifest_arrived(&model_id(&artifact), &manifest, 0).unwrap();
     let mut flipped = artifact.shards[0].clone();
     flipped[100] ^= 1;
     assert!(wrong(agent.store.shard_arrived(0, &flipped, 0)));

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use candid::Principal;
-use ic_cdk::api::{performance_counter, time};
+use ic_cdk::api::{CanisterStatusCode, canister_status, performance_counter, time};
 use ic_cdk::call::{Call, CallFailed, CandidDecodeFailed, Response};
 use serde_bytes::ByteBuf;
 use shared_types::ModelId;
@@ -41,8 +41,12 @@ impl Drop for InFlight {
     }
 }
 
-/// Asks for as many parts as the window allows beside those on their way.
+/// Asks for as many parts as the window allows beside those on their way. A canister that is being stopped asks for none:
+/// it stops when the answers under way have come, and the timer goes on after it was started again.
 pub fn ask_for_parts() {
+    if canister_status() != CanisterStatusCode::Running {
+        return;
+    }
     let parts = state::mutate(|state| {
         let window = state.settings().config.load_window;
         let parts = IN_FLIGHT.with_borrow(|in_flight| state.store.wanted(in_flight, window, time()));
@@ -65,7 +69,7 @@ async fn fetch(in_flight: InFlight) {
     let taken = state::mutate(|state| {
         let taken = match answer {
             Ok(Ok(bytes)) => match part {
-                Part::Manifest => state.store.manifest_arrived(&model_id, &bytes),
+                Part::Manifest => state.store.manifest_arrived(&model_id, &bytes, time()),
                 Part::Shard(index) => state.store.shard_arrived(index, &bytes, time()),
             },
             Ok(Err(error)) => Err(refusal(error)),

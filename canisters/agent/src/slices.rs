@@ -62,11 +62,14 @@ async fn take_turn() {
     let Some(job_id) = state::read(|state| state.jobs.head()) else {
         return load_on();
     };
-    if state::read(|state| state.store.loaded().is_none()) {
-        state::mutate(|state| {
+    let loaded = state::mutate(|state| {
+        if state.store.loaded().is_none() {
             state.store.begin(time());
-            state.jobs.set_state(job_id, &JobState::Loading, time());
-        });
+        }
+        state.store.loaded().is_some()
+    });
+    if !loaded {
+        state::mutate(|state| state.jobs.set_state(job_id, &JobState::Loading, time()));
         return load_on();
     }
     let Some(turn) = Turn::take() else { return };

@@ -126,13 +126,25 @@ impl ModelStore {
 
     /// Begins loading, or begins again after a failure; what is there already is kept.
     pub fn begin(&mut self, now_ns: u64) {
-        let restored = *self.state() == LoadState::Loaded && self.parsed.is_none();
-        if restored || matches!(self.state(), LoadState::NotLoaded | LoadState::Failed { .. }) {
+        let unreadable = *self.state() == LoadState::Loaded && self.parsed.is_none();
+        if unreadable || matches!(self.state(), LoadState::NotLoaded | LoadState::Failed { .. }) {
             self.update(|record| {
                 record.state = LoadState::Loading;
                 record.attempts.clear();
                 record.not_before_ns = 0;
                 record.counts.started_at_ns.get_or_insert(now_ns);
+            });
+            self.end_if_complete(now_ns);
+        }
+    }
+
+    /// Loading ends when the manifest and every shard are there.
+    fn end_if_complete(&mut self, now_ns: u64) {
+        let shards = self.parsed.as_ref().map(|parsed| parsed.offsets.len() as u64);
+        if shards == Some(self.stored.len()) {
+            self.update(|record| {
+                record.state = LoadState::Loaded;
+                record.counts.finished_at_ns.get_or_insert(now_ns);
             });
         }
     }
@@ -168,7 +180,12 @@ impl ModelStore {
     ///
     /// # Errors
     /// [`LoadError::WrongContent`] unless it is the manifest of `model_id`; [`LoadError::OutOfStorage`].
-    pub fn manifest_arrived(&mut self, model_id: &ModelId, bytes: &[u8]) -> Result<(), LoadError> {
+    pub fn manifest_arrived(
+        &mut self,
+        model_id: &ModelId,
+        bytes: &[u8],
+        now_ns: u64,
+    ) -> Result<(), LoadError> {
         let wrong = |reason: String| LoadError::WrongContent { reason };
         let manifest = Manifest::parse(bytes).map_err(|error| wrong(error.to_string()))?;
         let id = manifest.id().map_err(|error| wrong(error.to_string()))?;
@@ -188,6 +205,7 @@ impl ModelStore {
             record.counts.shards = shards;
             record.attempts.remove(&Part::Manifest);
         });
+        self.end_if_complete(now_ns);
         Ok(())
     }
 
@@ -213,11 +231,8 @@ impl ModelStore {
             record.attempts.remove(&Part::Shard(index));
             record.counts.shards_loaded = shards_loaded;
             record.counts.bytes += bytes.len() as u64;
-            if shards_loaded == record.counts.shards {
-                record.state = LoadState::Loaded;
-                record.counts.finished_at_ns = Some(now_ns);
-            }
         });
+        self.end_if_complete(now_ns);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Giving the cycles back before the canister is deleted.
 
-use ic_cdk::api::{canister_liquid_cycle_balance, msg_caller};
+use ic_cdk::api::{canister_liquid_cycle_balance, cost_call, msg_caller};
 use ic_cdk_management_canister::{DepositCyclesArgs, deposit_cycles};
 use shared_types::agent::AgentError;
 
@@ -9,6 +9,9 @@ use crate::guards::require_controller;
 /// Cycles that stay, for the messages until the canister is stopped.
 const RESERVE: u128 = 20_000_000_000;
 
+/// Bound of the encoded argument of `deposit_cycles`: a principal.
+const MAX_ARGUMENT_BYTES: u64 = 256;
+
 /// Sends the agent's cycles to the controller that asks, for deletion; returns how many.
 ///
 /// # Errors
@@ -16,7 +19,12 @@ const RESERVE: u128 = 20_000_000_000;
 pub async fn return_cycles() -> Result<u128, AgentError> {
     require_controller()?;
     let controller = msg_caller();
-    let cycles = canister_liquid_cycle_balance().saturating_sub(RESERVE);
+    // The Internet Computer sets the cost of the longest possible answer aside before a call is made.
+    let call = cost_call("deposit_cycles".len() as u64, MAX_ARGUMENT_BYTES);
+    let cycles = canister_liquid_cycle_balance().saturating_sub(call + RESERVE);
+    if cycles == 0 {
+        return Ok(0);
+    }
     // A failure keeps the cycles here: the controller sees 0 and decides.
     let sent = deposit_cycles(&DepositCyclesArgs { canister_id: controller }, cycles).await;
     Ok(if sent.is_ok() { cycles } else { 0 })

@@ -1,0 +1,8 @@
+//! The canisters' real Wasm on a network, as their callers see it.
+
+mod agent;
+mod factory;
+mod kernels;
+mod live;
+mod model;
+mod strangers;

@@ -1,0 +1,102 @@
+//! A model with random weights: small enough for tests, large enough for several shards.
+
+use std::sync::{Arc, OnceLock};
+
+use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards};
+use novaq_engine::generate::{Event, Generation, Request};
+use novaq_engine::model::{Budget, Config, RopeScaling};
+use novaq_engine::sampler::SamplingParams;
+use novaq_engine::synth::{Format, Synthetic};
+use novaq_engine::tokenizer::Tokenizer;
+use shared_types::ModelId;
+use shared_types::agent::GenerationParams;
+
+/// An artifact in memory.
+#[derive(Debug)]
+pub struct Artifact {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Its canonical bytes.
+    pub manifest_bytes: Vec<u8>,
+    /// The shard files.
+    pub shards: Vec<Vec<u8>>,
+    /// The model's id.
+    pub id: ModelId,
+}
+
+impl Artifact {
+    /// The artifact of most tests: about 6 MB in four shards, the tokenizer of the bundled model.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn shared() -> &'static Self {
+        static ARTIFACT: OnceLock<Artifact> = OnceLock::new();
+        ARTIFACT.get_or_init(|| Self::synthetic(512, 1_024, 2))
+    }
+
+    /// An artifact that no agent loads within one round, which takes no further message after 4 B instructions.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn large() -> Self {
+        Self::synthetic(2_048, 4_096, 1)
+    }
+
+    fn synthetic(hidden_size: usize, intermediate_size: usize, num_hidden_layers: usize) -> Self {
+        let json = include_bytes!("../../models/ohms-tales-6m/tokenizer.json");
+        let tokenizer = Tokenizer::from_json(json).expect("the bundled tokenizer is readable");
+        let config = Config {
+            vocab_size: tokenizer.vocab_size(),
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads: hidden_size / 64,
+            num_key_value_heads: 4,
+            head_dim: 64,
+            max_position_embeddings: 256,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+        };
+        let body = Format::Int8;
+        let synthetic =
+            Synthetic { config, body, embedding: Format::Int8, seed: 1, tokenizer: tokenizer.to_bytes() };
+        let mut shards: Vec<Vec<u8>> = Vec::new();
+        let manifest = synthetic.write(&mut shards).expect("a valid configuration");
+        let manifest_bytes = manifest.to_bytes().expect("finite numbers");
+        let id = ModelId::new(manifest.id().expect("finite numbers"));
+        Self { manifest, manifest_bytes, shards, id }
+    }
+
+    /// Tokens and text that the engine generates natively, in one go.
+    ///
+    /// # Panics
+    /// When the engine refuses the request.
+    pub fn generate(&self, prompt: &str, params: &GenerationParams) -> (Vec<u32>, String) {
+        let manifest = Arc::new(self.manifest.clone());
+        let shards = Shards(self.shards.iter().map(Vec::as_slice).collect());
+        let LoadedModel { model, tokenizer } = Loader::load(manifest, &shards).expect("a loadable artifact");
+        let prompt =
+            tokenizer.encode_prompt(prompt, model.config().bos_token_id).expect("an encodable prompt");
+        let sampling = SamplingParams {
+            temperature: params.temperature,
+            top_k: params.top_k.unwrap_or(0),
+            top_p: params.top_p.unwrap_or(1.0),
+            seed: params.seed,
+        };
+        let max_tokens = params.max_tokens as usize;
+        let request = Request { prompt, max_tokens, sampling, stop_tokens: Vec::new() };
+        let mut generation = Generation::new(&model, request).expect("a prompt that fits");
+        let mut budget = Budget::unlimited();
+        while !matches!(generation.advance(&model, &mut budget).expect("finite logits"), Event::Finished(_)) {
+        }
+        let tokens = generation.generated().to_vec();
+        let text = tokenizer.decode(&tokens, true).expect("decodable tokens");
+        (tokens, text)
+    }
+}

@@ -1,0 +1,355 @@
+//! A network with the canisters of OHMS on it, and typed calls to them.
+
+use std::time::Duration;
+
+use candid::utils::ArgumentEncoder;
+use candid::{CandidType, Encode, Principal};
+use pocket_ic::{PocketIc, PocketIcBuilder, RejectResponse};
+use serde::de::DeserializeOwned;
+use serde_bytes::ByteBuf;
+use shared_types::agent::{
+    AgentConfig, AgentError, AgentInitArgs, AgentStatus, GenerationParams, JobId, JobProgress,
+    JobProgressArgs, JobRecord, SubmitJobArgs,
+};
+use shared_types::factory::{
+    BeginTemplateArgs, CreateAgentArgs, FactoryConfig, FactoryError, FactoryInitArgs, PutTemplateChunkArgs,
+    TEMPLATE_CHUNK_BYTES, Template,
+};
+use shared_types::model::{
+    BeginUploadArgs, ModelError, ModelInitArgs, ModelRecord, PutShardArgs, PutShardResult, Role, RoleGrant,
+    UploadState,
+};
+use shared_types::{Digest, ModelId};
+
+use crate::artifact::Artifact;
+use crate::wasm::Canister;
+
+/// Cycles that test canisters start with.
+const CYCLES: u128 = 1_000_000_000_000_000;
+
+/// Rounds after which a test gives up waiting.
+const MAX_ROUNDS: u32 = 3_000;
+
+/// A made-up principal of the self-authenticating kind.
+pub fn principal(who: u8) -> Principal {
+    let mut bytes = [who; 29];
+    bytes[28] = 2;
+    Principal::from_slice(&bytes)
+}
+
+/// Admin of the repository and of the factory, and controller of what the tests install.
+pub fn admin() -> Principal {
+    principal(1)
+}
+
+/// May upload models.
+pub fn uploader() -> Principal {
+    principal(2)
+}
+
+/// Owns the agents.
+pub fn owner() -> Principal {
+    principal(3)
+}
+
+/// Has no rights anywhere.
+pub fn stranger() -> Principal {
+    principal(4)
+}
+
+/// A network.
+pub struct Network {
+    /// The client of the server that runs it.
+    pub pic: PocketIc,
+}
+
+impl Network {
+    /// A new network with one application subnet.
+    ///
+    /// # Panics
+    /// When `POCKET_IC_BIN` names no server.
+    pub fn new() -> Self {
+        assert!(
+            std::env::var_os("POCKET_IC_BIN").is_some(),
+            "POCKET_IC_BIN is not set: run `cargo xtask test`, or `cargo build -p local-net` and set it to that binary"
+        );
+        Self { pic: PocketIcBuilder::new().with_application_subnet().build() }
+    }
+
+    /// Installs `canister` with `admin` as its controller.
+    ///
+    /// # Panics
+    /// When installation fails.
+    pub fn install(&self, canister: Canister, args: impl CandidType) -> Principal {
+        let id = self.pic.create_canister_with_settings(Some(admin()), None);
+        self.pic.add_cycles(id, CYCLES);
+        self.pic.install_canister(id, canister.wasm(), Encode!(&args).expect("encodable"), Some(admin()));
+        id
+    }
+
+    /// Stops, upgrades and starts a canister.
+    ///
+    /// # Panics
+    /// When a step fails.
+    pub fn upgrade(&self, id: Principal, canister: Canister) {
+        self.pic.stop_canister(id, Some(admin())).expect("stopped");
+        self.pic
+            .upgrade_canister(id, canister.wasm(), Encode!().expect("encodable"), Some(admin()))
+            .expect("upgraded");
+        self.pic.start_canister(id, Some(admin())).expect("started");
+    }
+
+    /// Calls an update method; a rejection is returned.
+    ///
+    /// # Errors
+    /// The rejection.
+    ///
+    /// # Panics
+    /// When the reply is of another type.
+    pub fn try_update<R: CandidType + DeserializeOwned>(
+        &self,
+        caller: Principal,
+        canister: Principal,
+        method: &str,
+        args: impl ArgumentEncoder,
+    ) -> Result<R, RejectResponse> {
+        let reply: Result<(R,), _> = pocket_ic::update_candid_as(&self.pic, canister, caller, method, args);
+        reply.map(|(reply,)| reply)
+    }
+
+    /// Calls an update method.
+    ///
+    /// # Panics
+    /// When the call is rejected.
+    pub fn update<R: CandidType + DeserializeOwned>(
+        &self,
+        caller: Principal,
+        canister: Principal,
+        method: &str,
+        args: impl ArgumentEncoder,
+    ) -> R {
+        self.try_update(caller, canister, method, args)
+            .unwrap_or_else(|reject| panic!("{method}: {reject:?}"))
+    }
+
+    /// Calls a query method.
+    ///
+    /// # Panics
+    /// When the call is rejected.
+    pub fn query<R: CandidType + DeserializeOwned>(
+        &self,
+        caller: Principal,
+        canister: Principal,
+        method: &str,
+        args: impl ArgumentEncoder,
+    ) -> R {
+        let reply: Result<(R,), _> = pocket_ic::query_candid_as(&self.pic, canister, caller, method, args);
+        reply.map_or_else(|reject| panic!("{method}: {reject:?}"), |(reply,)| reply)
+    }
+
+    /// Executes rounds until `done` returns a value.
+    ///
+    /// # Panics
+    /// After many rounds without one.
+    pub fn wait_for<R>(&self, what: &str, mut done: impl FnMut() -> Option<R>) -> R {
+        for _ in 0..MAX_ROUNDS {
+            if let Some(value) = done() {
+                return value;
+            }
+            self.pic.advance_time(Duration::from_millis(500));
+            self.pic.tick();
+        }
+        panic!("{what} did not happen within {MAX_ROUNDS} rounds");
+    }
+
+    /// Installs a repository with an admin and an uploader.
+    pub fn repository(&self) -> Repository<'_> {
+        let id = self.install(Canister::Model, ModelInitArgs { admins: vec![admin()] });
+        let grant = RoleGrant { principal: uploader(), role: Role::Uploader };
+        let granted: Result<(), ModelError> = self.update(admin(), id, "grant_role", (grant,));
+        granted.expect("the admin may grant roles");
+        Repository { network: self, id }
+    }
+
+    /// Installs a factory, without a template.
+    pub fn factory(&self, config: FactoryConfig) -> Factory<'_> {
+        let args = FactoryInitArgs { admins: vec![admin()], config };
+        Factory { network: self, id: self.install(Canister::AgentFactory, args) }
+    }
+
+    /// Installs an agent directly, so that the test is its controller.
+    pub fn agent(&self, model_canister: Principal, model_id: ModelId, config: AgentConfig) -> Agent<'_> {
+        let args = AgentInitArgs { owner: owner(), model_canister, model_id, config };
+        Agent { network: self, id: self.install(Canister::Agent, args) }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A repository.
+#[derive(Clone, Copy)]
+pub struct Repository<'a> {
+    network: &'a Network,
+    /// Its canister.
+    pub id: Principal,
+}
+
+impl Repository<'_> {
+    /// `begin_upload`.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn begin(&self, caller: Principal, manifest: &[u8]) -> Result<UploadState, ModelError> {
+        let args = BeginUploadArgs { manifest: ByteBuf::from(manifest) };
+        self.network.update(caller, self.id, "begin_upload", (args,))
+    }
+
+    /// `put_shard`.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn put(
+        &self,
+        caller: Principal,
+        model_id: ModelId,
+        index: u32,
+        bytes: &[u8],
+    ) -> Result<PutShardResult, ModelError> {
+        let args = PutShardArgs { model_id, index, bytes: ByteBuf::from(bytes) };
+        self.network.update(caller, self.id, "put_shard", (args,))
+    }
+
+    /// `finish_upload`.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn finish(&self, caller: Principal, model_id: ModelId) -> Result<ModelRecord, ModelError> {
+        self.network.update(caller, self.id, "finish_upload", (model_id,))
+    }
+
+    /// `activate`.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn activate(&self, caller: Principal, model_id: ModelId) -> Result<ModelRecord, ModelError> {
+        self.network.update(caller, self.id, "activate", (model_id,))
+    }
+
+    /// Uploads and activates an artifact.
+    ///
+    /// # Panics
+    /// When the canister refuses a step.
+    pub fn publish(&self, artifact: &Artifact) {
+        self.begin(uploader(), &artifact.manifest_bytes).expect("begun");
+        for (index, shard) in artifact.shards.iter().enumerate() {
+            self.put(uploader(), artifact.id, index as u32, shard).expect("stored");
+        }
+        self.finish(uploader(), artifact.id).expect("validated");
+        self.activate(admin(), artifact.id).expect("activated");
+    }
+}
+
+/// A factory.
+#[derive(Clone, Copy)]
+pub struct Factory<'a> {
+    network: &'a Network,
+    /// Its canister.
+    pub id: Principal,
+}
+
+impl Factory<'_> {
+    /// Uploads and commits a template.
+    ///
+    /// # Panics
+    /// When the canister refuses a step.
+    pub fn upload_template(&self, wasm: &[u8]) -> Digest {
+        let sha256 = Digest::of(wasm);
+        let args = BeginTemplateArgs { sha256, bytes: wasm.len() as u64, version: "1.0.0".to_owned() };
+        let begun: Result<Template, FactoryError> =
+            self.network.update(admin(), self.id, "begin_template", (args,));
+        begun.expect("begun");
+        for (index, chunk) in wasm.chunks(TEMPLATE_CHUNK_BYTES as usize).enumerate() {
+            let args = PutTemplateChunkArgs { sha256, index: index as u32, bytes: ByteBuf::from(chunk) };
+            let put: Result<Template, FactoryError> =
+                self.network.update(admin(), self.id, "put_template_chunk", (args,));
+            put.expect("stored");
+        }
+        let committed: Result<Template, FactoryError> =
+            self.network.update(admin(), self.id, "commit_template", (sha256,));
+        committed.expect("committed").sha256
+    }
+
+    /// Arguments for an agent of `model_id`.
+    pub fn agent_args(&self, key: &str, repository: &Repository<'_>, model_id: ModelId) -> CreateAgentArgs {
+        CreateAgentArgs {
+            key: key.to_owned(),
+            model_canister: repository.id,
+            model_id,
+            config: None,
+            template: None,
+        }
+    }
+}
+
+/// An agent.
+#[derive(Clone, Copy)]
+pub struct Agent<'a> {
+    network: &'a Network,
+    /// Its canister.
+    pub id: Principal,
+}
+
+impl<'a> Agent<'a> {
+    /// The agent in a canister that was created before.
+    pub fn at(network: &'a Network, id: Principal) -> Self {
+        Self { network, id }
+    }
+
+    /// `submit_job` as the owner.
+    ///
+    /// # Panics
+    /// When the agent refuses it.
+    pub fn submit(&self, prompt: &str, params: &GenerationParams) -> JobId {
+        let args = SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), key: None };
+        let record: Result<JobRecord, AgentError> =
+            self.network.update(owner(), self.id, "submit_job", (args,));
+        record.expect("accepted").job_id
+    }
+
+    /// `job_progress` as the owner.
+    ///
+    /// # Panics
+    /// When the agent refuses it.
+    pub fn progress(&self, job_id: JobId, after_token: u32) -> JobProgress {
+        let args = JobProgressArgs { job_id, after_token };
+        let progress: Result<JobProgress, AgentError> =
+            self.network.query(owner(), self.id, "job_progress", (args,));
+        progress.expect("the owner may read")
+    }
+
+    /// `status` as the owner.
+    ///
+    /// # Panics
+    /// When the agent refuses it.
+    pub fn status(&self) -> AgentStatus {
+        let status: Result<AgentStatus, AgentError> = self.network.query(owner(), self.id, "status", ());
+        status.expect("the owner may read")
+    }
+
+    /// Executes rounds until the job has at least `tokens` tokens or has ended.
+    pub fn wait_for_tokens(&self, job_id: JobId, tokens: u32) -> JobProgress {
+        self.network.wait_for("progress", || {
+            let progress = self.progress(job_id, 0);
+            (progress.next_token >= tokens || progress.job.state.is_final()).then_some(progress)
+        })
+    }
+
+    /// Executes rounds until the job has ended.
+    pub fn wait(&self, job_id: JobId) -> JobProgress {
+        self.wait_for_tokens(job_id, u32::MAX)
+    }
+}

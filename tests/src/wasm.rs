@@ -1,0 +1,60 @@
+//! The canisters' Wasm modules, as `cargo xtask build` leaves them.
+
+use std::path::PathBuf;
+
+/// A canister of the workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Canister {
+    /// The model repository.
+    Model,
+    /// The agent factory.
+    AgentFactory,
+    /// The agent template.
+    Agent,
+    /// The comparison of kernels.
+    Kernels,
+}
+
+impl Canister {
+    /// The Wasm module.
+    ///
+    /// # Panics
+    /// When it was not built; says how to.
+    pub fn wasm(self) -> Vec<u8> {
+        let name = match self {
+            Self::Model => "ohms_model",
+            Self::AgentFactory => "ohms_agent_factory",
+            Self::Agent => "ohms_agent",
+            Self::Kernels => "kernel_canister",
+        };
+        let path = target_dir().join("wasm32-unknown-unknown/canister").join(format!("{name}.wasm"));
+        std::fs::read(&path).unwrap_or_else(|error| {
+            panic!("no Wasm at {}: {error}; run `cargo xtask build` first", path.display())
+        })
+    }
+
+    /// The text of the canister's committed Candid file.
+    ///
+    /// # Panics
+    /// For the test canister, which has none.
+    pub fn candid(self) -> &'static str {
+        match self {
+            Self::Model => include_str!("../../canisters/model/model.did"),
+            Self::AgentFactory => include_str!("../../canisters/agent-factory/agent-factory.did"),
+            Self::Agent => include_str!("../../canisters/agent/agent.did"),
+            Self::Kernels => panic!("the test canister has no Candid file"),
+        }
+    }
+
+    /// Names of the methods in the canister's Candid file.
+    pub fn methods(self) -> Vec<String> {
+        let service = self.candid().split_once("service :").map_or("", |(_, service)| service);
+        let lines = service.lines().filter(|line| line.contains("->") && line.starts_with("  "));
+        lines.filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
+    }
+}
+
+fn target_dir() -> PathBuf {
+    let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
+}
