@@ -1,2 +1,77 @@
-//! Project commands.
-fn main() {}
+//! `cargo xtask …`: what a person types. Each command sets up what it needs and says so.
+
+mod cargo;
+mod test;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::process::Command;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and shows OHMS")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Compress the bundled model, put it on a local network, and have an agent canister write a tale.
+    Demo {
+        /// Passed on: `--json FILE`, `--keep`, `--bpw B`, `--prompt TEXT`, … (`cargo xtask demo -- --help`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Format, lint and test everything, in the browser-free part of the house and on the local network.
+    Test,
+    /// Build the canisters' Wasm and the native programs.
+    Build,
+    /// Write the committed Candid files from the code.
+    Candid,
+    /// Measure, and print the tables of `docs/BENCHMARKS.md`.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Bits, KL divergence and perplexity of the codebooks beside GPTQ.
+    Quality {
+        /// Passed on (`cargo xtask bench quality -- --help`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Task::Demo { args } => {
+            cargo::build_all()?;
+            run(Command::new(cargo::program("ohms-demo")).args(args))
+        }
+        Task::Test => test::run_all(),
+        Task::Build => cargo::build_all(),
+        Task::Candid => {
+            let mut command = cargo::cargo();
+            command.env("UPDATE_CANDID", "1").args(["test", "--workspace", "--lib", "candid_file"]);
+            run(&mut command)
+        }
+        Task::Bench { what: Bench::Quality { args } } => {
+            let mut command = cargo::cargo();
+            command
+                .args(["run", "--quiet", "--package", "novaq-cli", "--example", "quality", "--"])
+                .args(args);
+            run(&mut command)
+        }
+    }
+}
+
+/// Runs a program to its end.
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("`{name}` can't be started"))?;
+    anyhow::ensure!(status.success(), "`{name}` failed ({status})");
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! Calls to the canisters, as a developer makes them with ic-agent.
+
+use crate::network::{LocalNetwork, wasm};
+use anyhow::Context;
+use candid::utils::ArgumentEncoder;
+use candid::{CandidType, Principal};
+use ic_agent::Agent as IcAgent;
+use ic_agent::identity::BasicIdentity;
+use ic_utils::interfaces::ManagementCanister;
+use ic_utils::interfaces::management_canister::builders::InstallMode;
+use serde::de::DeserializeOwned;
+use serde_bytes::ByteBuf;
+use shared_types::agent::{
+    AgentConfig, AgentError, AgentStatus, GenerationParams, JobId, JobProgress, JobProgressArgs,
+    SubmitJobArgs,
+};
+use shared_types::factory::{
+    AgentRecord, BeginTemplateArgs, CreateAgentArgs, FactoryConfig, FactoryError, FactoryInitArgs,
+    PutTemplateChunkArgs, TEMPLATE_CHUNK_BYTES, Template,
+};
+use shared_types::model::{ModelError, ModelInitArgs, Role, RoleGrant};
+use shared_types::{Digest, ModelId};
+use std::path::Path;
+
+/// Cycles that the suite's own canisters start with.
+const CYCLES: u128 = 100_000_000_000_000;
+
+/// One identity on one network.
+pub struct Client {
+    agent: IcAgent,
+    principal: Principal,
+    effective_canister_id: Principal,
+}
+
+impl Client {
+    /// Connects with the identity in the PEM file `identity`.
+    pub async fn connect(network: &LocalNetwork, identity: &Path) -> anyhow::Result<Self> {
+        let identity = BasicIdentity::from_pem_file(identity).context("the identity can't be read")?;
+        let agent = IcAgent::builder().with_url(&network.url).with_identity(identity).build()?;
+        agent.set_root_key(hex::decode(&network.root_key).context("the root key is not hexadecimal")?);
+        let principal = agent.get_principal().map_err(anyhow::Error::msg)?;
+        agent.status().await.context("the network does not answer")?;
+        Ok(Self { agent, principal, effective_canister_id: network.effective_canister_id })
+    }
+
+    /// Installs the model repository; the caller is its admin and uploader.
+    pub async fn deploy_model(&self) -> anyhow::Result<Principal> {
+        let id = self.deploy("ohms_model", ModelInitArgs { admins: vec![self.principal] }).await?;
+        let grant = RoleGrant { principal: self.principal, role: Role::Uploader };
+        self.update::<(), ModelError>(id, "grant_role", (grant,)).await?;
+        Ok(id)
+    }
+
+    /// Installs the agent factory; the caller is its admin.
+    pub async fn deploy_factory(&self) -> anyhow::Result<Principal> {
+        let args = FactoryInitArgs { admins: vec![self.principal], config: FactoryConfig::default() };
+        self.deploy("ohms_agent_factory", args).await
+    }
+
+    async fn deploy(&self, name: &str, args: impl CandidType) -> anyhow::Result<Principal> {
+        let management = ManagementCanister::create(&self.agent);
+        let (id,) = management
+            .create_canister()
+            .as_provisional_create_with_amount(Some(CYCLES))
+            .with_effective_canister_id(self.effective_canister_id)
+            .call_and_wait()
+            .await
+            .with_context(|| format!("no canister for `{name}`"))?;
+        let wasm = wasm(name)?;
+        let install = management.install(&id, &wasm).with_mode(InstallMode::Install).with_arg(args);
+        install.call_and_wait().await.with_context(|| format!("`{name}` can't be installed"))?;
+        Ok(id)
+    }
+
+    /// Uploads the agent's Wasm to the factory in chunks and returns its hash.
+    pub async fn upload_template(&self, factory: Principal) -> anyhow::Result<Digest> {
+        let wasm = wasm("ohms_agent")?;
+        let sha256 = Digest::of(&wasm);
+        let version = env!("CARGO_PKG_VERSION").to_string();
+        let begin = BeginTemplateArgs { sha256, bytes: wasm.len() as u64, version };
+        let template: Template = self.update::<_, FactoryError>(factory, "begin_template", (begin,)).await?;
+        for (index, bytes) in (0u32..).zip(wasm.chunks(TEMPLATE_CHUNK_BYTES as usize)) {
+            if template.missing_chunks.contains(&index) {
+                let chunk = PutTemplateChunkArgs { sha256, index, bytes: ByteBuf::from(bytes) };
+                self.update::<Template, FactoryError>(factory, "put_template_chunk", (chunk,)).await?;
+            }
+        }
+        self.update::<Template, FactoryError>(factory, "commit_template", (sha256,)).await?;
+        Ok(sha256)
+    }
+
+    /// Has the factory create an agent for the caller.
+    pub async fn create_agent(
+        &self,
+        factory: Principal,
+        model_canister: Principal,
+        model_id: ModelId,
+        slice_instructions: u64,
+    ) -> anyhow::Result<Agent<'_>> {
+        let args = CreateAgentArgs {
+            key: "demo".into(),
+            model_canister,
+            model_id,
+            config: Some(AgentConfig { slice_instructions, ..AgentConfig::default() }),
+            template: None,
+        };
+        let record: AgentRecord = self.update::<_, FactoryError>(factory, "create_agent", (args,)).await?;
+        let id = record.canister.context("the agent has no canister")?;
+        Ok(Agent { client: self, id })
+    }
+
+    async fn update<T, E>(
+        &self,
+        canister: Principal,
+        method: &str,
+        args: impl ArgumentEncoder,
+    ) -> anyhow::Result<T>
+    where
+        T: CandidType + DeserializeOwned,
+        E: CandidType + DeserializeOwned + std::error::Error + Send + Sync + 'static,
+    {
+        let reply = self.agent.update(&canister, method).with_arg(candid::encode_args(args)?).await;
+        decode::<T, E>(&reply.with_context(|| method.to_string())?, method)
+    }
+
+    async fn query<T, E>(
+        &self,
+        canister: Principal,
+        method: &str,
+        args: impl ArgumentEncoder,
+    ) -> anyhow::Result<T>
+    where
+        T: CandidType + DeserializeOwned,
+        E: CandidType + DeserializeOwned + std::error::Error + Send + Sync + 'static,
+    {
+        let reply = self.agent.query(&canister, method).with_arg(candid::encode_args(args)?).await;
+        decode::<T, E>(&reply.with_context(|| method.to_string())?, method)
+    }
+}
+
+fn decode<T, E>(reply: &[u8], method: &str) -> anyhow::Result<T>
+where
+    T: CandidType + DeserializeOwned,
+    E: CandidType + DeserializeOwned + std::error::Error + Send + Sync + 'static,
+{
+    let (result,): (Result<T, E>,) = candid::decode_args(reply).with_context(|| method.to_string())?;
+    result.with_context(|| method.to_string())
+}
+
+/// An agent canister of the caller.
+pub struct Agent<'a> {
+    client: &'a Client,
+    /// Its canister.
+    pub id: Principal,
+}
+
+impl Agent<'_> {
+    /// Puts a prompt into the agent's queue.
+    pub async fn submit(&self, prompt: &str, params: GenerationParams) -> anyhow::Result<JobId> {
+        let args = SubmitJobArgs { prompt: prompt.to_string(), params, key: None };
+        self.client.update::<JobId, AgentError>(self.id, "submit_job", (args,)).await
+    }
+
+    /// The job's tokens after the first `after_token`.
+    pub async fn progress(&self, job_id: JobId, after_token: u32) -> anyhow::Result<JobProgress> {
+        let args = JobProgressArgs { job_id, after_token };
+        self.client.query::<_, AgentError>(self.id, "job_progress", (args,)).await
+    }
+
+    /// The agent's state and counts.
+    pub async fn status(&self) -> anyhow::Result<AgentStatus> {
+        self.client.query::<_, AgentError>(self.id, "status", ()).await
+    }
+}
