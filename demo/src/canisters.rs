@@ -7,11 +7,11 @@ use candid::{CandidType, Principal};
 use ic_agent::Agent as IcAgent;
 use ic_agent::identity::BasicIdentity;
 use ic_utils::interfaces::ManagementCanister;
-use ic_utils::interfaces::management_canister::builders::InstallMode;
+use ic_utils::interfaces::management_canister::builders::CanisterInstallMode;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 use shared_types::agent::{
-    AgentConfig, AgentError, AgentStatus, GenerationParams, JobId, JobProgress, JobProgressArgs,
+    AgentConfig, AgentError, AgentStatus, GenerationParams, JobId, JobProgress, JobProgressArgs, JobRecord,
     SubmitJobArgs,
 };
 use shared_types::factory::{
@@ -67,7 +67,7 @@ impl Client {
             .await
             .with_context(|| format!("no canister for `{name}`"))?;
         let wasm = wasm(name)?;
-        let install = management.install(&id, &wasm).with_mode(InstallMode::Install).with_arg(args);
+        let install = management.install(&id, &wasm).with_mode(CanisterInstallMode::Install).with_arg(args);
         install.call_and_wait().await.with_context(|| format!("`{name}` can't be installed"))?;
         Ok(id)
     }
@@ -158,7 +158,8 @@ impl Agent<'_> {
     /// Puts a prompt into the agent's queue.
     pub async fn submit(&self, prompt: &str, params: GenerationParams) -> anyhow::Result<JobId> {
         let args = SubmitJobArgs { prompt: prompt.to_string(), params, key: None };
-        self.client.update::<JobId, AgentError>(self.id, "submit_job", (args,)).await
+        let job: JobRecord = self.client.update::<_, AgentError>(self.id, "submit_job", (args,)).await?;
+        Ok(job.job_id)
     }
 
     /// The job's tokens after the first `after_token`.

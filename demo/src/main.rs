@@ -28,6 +28,9 @@ struct Args {
     /// Leave the network running and say how to call it.
     #[arg(long)]
     keep: bool,
+    /// Use this artifact instead of compressing the bundled model.
+    #[arg(long, value_name = "DIR")]
+    artifact: Option<PathBuf>,
     /// Bits per weight of the layers.
     #[arg(long, default_value_t = 2.0)]
     bpw: f64,
@@ -58,7 +61,6 @@ struct NativeRun {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let folder = tempfile::Builder::new().prefix("ohms-demo-").tempdir().context("no temporary folder")?;
-    let artifact = folder.path().join("artifact");
 
     step("local network");
     let network = LocalNetwork::start()?;
@@ -73,17 +75,10 @@ async fn main() -> anyhow::Result<()> {
     fact("agent-factory", factory);
     fact("agent template", client.upload_template(factory).await?);
 
-    step("compress");
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ohms-tales-6m");
-    let bpw = args.bpw.to_string();
-    novaq(&[
-        "compress".as_ref(),
-        model.as_os_str(),
-        "-o".as_ref(),
-        artifact.as_os_str(),
-        "--bpw".as_ref(),
-        bpw.as_ref(),
-    ])?;
+    let artifact = match args.artifact {
+        Some(artifact) => artifact,
+        None => compress(folder.path(), args.bpw)?,
+    };
 
     step("upload and activate");
     let canister = model_canister.to_text();
@@ -143,6 +138,17 @@ async fn main() -> anyhow::Result<()> {
     }
     ensure!(native_equal, "the canister's tokens differ from the native run's: a bug, please report it");
     Ok(())
+}
+
+/// Compresses the bundled model into `folder`.
+fn compress(folder: &Path, bpw: f64) -> anyhow::Result<PathBuf> {
+    step("compress");
+    let artifact = folder.join("artifact");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ohms-tales-6m");
+    let bpw = bpw.to_string();
+    let out = ["-o".as_ref(), artifact.as_os_str()];
+    novaq(&["compress".as_ref(), model.as_os_str(), out[0], out[1], "--bpw".as_ref(), bpw.as_ref()])?;
+    Ok(artifact)
 }
 
 /// Submits the prompt and prints the text as the slices make it.

@@ -39,7 +39,7 @@ impl Report {
         let (Some(from), Some(to)) = (load.started_at_ns, load.finished_at_ns) else {
             anyhow::bail!("the agent has not loaded its model");
         };
-        let compression = &artifact["compression"];
+        let compression = &artifact["manifest"]["compression"];
         let parameters =
             compression["parameters"].as_f64().context("the artifact does not say its parameters")?;
         let per_token = job.instructions as f64 / f64::from(job.generated_tokens.max(1));
