@@ -146,8 +146,11 @@ fn compress(folder: &Path, bpw: f64) -> anyhow::Result<PathBuf> {
     let artifact = folder.join("artifact");
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/ohms-tales-6m");
     let bpw = bpw.to_string();
-    let out = ["-o".as_ref(), artifact.as_os_str()];
-    novaq(&["compress".as_ref(), model.as_os_str(), out[0], out[1], "--bpw".as_ref(), bpw.as_ref()])?;
+    let options = ["--bpw", &bpw, "--license", "CC0-1.0"].map(AsRef::as_ref);
+    novaq(
+        &[&["compress".as_ref(), model.as_os_str(), "-o".as_ref(), artifact.as_os_str()], &options[..]]
+            .concat(),
+    )?;
     Ok(artifact)
 }
 
