@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use console::style;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 
 /// An error together with what the reader can do about it; made by [`HintExt::hint`], printed by [`report`].
@@ -97,7 +97,7 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
 pub fn progress(total: u64, action: &'static str, unit: &str) -> ProgressBar {
     let template = format!("{{prefix:>12.cyan.bold}} [{{bar:32}}] {{pos}}/{{len}} {unit} {{msg}} {{eta}}");
     let style = ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> ");
-    ProgressBar::new(total).with_style(style).with_prefix(action)
+    ProgressBar::new(total).with_style(style).with_prefix(action).with_finish(ProgressFinish::AndClear)
 }
 
 /// A progress bar on standard error that counts bytes.
@@ -107,7 +107,7 @@ pub fn progress(total: u64, action: &'static str, unit: &str) -> ProgressBar {
 pub fn progress_bytes(total: u64, action: &'static str) -> ProgressBar {
     let template = "{prefix:>12.cyan.bold} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {msg} {eta}";
     let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ");
-    ProgressBar::new(total).with_style(style).with_prefix(action)
+    ProgressBar::new(total).with_style(style).with_prefix(action).with_finish(ProgressFinish::AndClear)
 }
 
 /// A spinner on standard error for work whose length is not known.
@@ -117,7 +117,10 @@ pub fn progress_bytes(total: u64, action: &'static str) -> ProgressBar {
 pub fn spinner(action: &'static str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{prefix:>12.cyan.bold} {spinner} {msg}").expect("a valid template");
-    let bar = ProgressBar::new_spinner().with_style(style).with_prefix(action);
+    let bar = ProgressBar::new_spinner()
+        .with_style(style)
+        .with_prefix(action)
+        .with_finish(ProgressFinish::AndClear);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
