@@ -108,8 +108,8 @@ const CALIBRATION_WORK: u64 = 80_000_000_000;
 const CALIBRATION_TOKENS: [u64; 2] = [8192, 40_960];
 
 /// Share of the mean diagonal that is added to the head's Hessian for a tied embedding. Large, because the embedding is
-/// also what the first layer reads, where every direction counts. Measured on TinyStories-656K with 4 bits: KL 0.053
-/// at 0.1, 0.036 at 1, 0.0315 at 5.
+/// also what the first layer reads, where every direction counts. With nothing but the embedding of TinyStories-656K
+/// quantized, at 4 bits, the KL divergence was 0.053 at a share of 0.1, 0.036 at 1 and 0.0315 at 5.
 const TIED_DAMPING: f32 = 5.0;
 
 /// Sequences that a tied head's Hessian is measured on: its damping leaves little for more of them to say.

@@ -87,8 +87,7 @@ pub struct Plan {
     pub embedding: EmbeddingCodec,
 }
 
-/// Mean squared error of AQ(M, 8) on a unit Gaussian for M from 1; `facts` of the benchmarks, measured by the tests of
-/// [`crate::quantize::additive`].
+/// Mean squared error of AQ(M, 8) on a unit Gaussian for M from 1, as [`crate::quantize::additive`] reaches it.
 const GAUSSIAN_ERROR: [f64; MAX_BOOKS] = [0.58, 0.337, 0.182, 0.097, 0.052, 0.028, 0.0155, 0.0085];
 
 impl Plan {
