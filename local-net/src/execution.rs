@@ -41,7 +41,7 @@ pub struct Outcome {
 /// A canister's code, ready to run, with the values of its globals.
 pub struct Instance {
     store: Store<Execution>,
-    instance: wasmtime::Instance,
+    code: wasmtime::Instance,
     counter: Option<Global>,
     globals: Vec<Global>,
     committed_globals: Vec<Val>,
@@ -69,14 +69,14 @@ impl Instance {
         let globals = names.iter().filter_map(|name| instance.get_global(&mut store, name)).collect();
         let table = instance.get_table(&mut store, TABLE_EXPORT);
         store.data_mut().counter = counter;
-        let mut this = Self { store, instance, counter, globals, committed_globals: Vec::new(), table };
+        let mut this = Self { store, code: instance, counter, globals, committed_globals: Vec::new(), table };
         this.commit_globals();
         Ok(this)
     }
 
     /// Whether the module has a start function.
     pub fn has_start(&mut self) -> bool {
-        self.instance.get_func(&mut self.store, START_EXPORT).is_some()
+        self.code.get_func(&mut self.store, START_EXPORT).is_some()
     }
 
     /// Runs `function` for `message`; `balance` and `timer` are the canister's before the message.
@@ -160,12 +160,12 @@ impl Instance {
     fn call(&mut self, function: Function<'_>) -> wasmtime::Result<()> {
         match function {
             Function::Export(name) => {
-                let function = self.instance.get_typed_func::<(), ()>(&mut self.store, name)?;
+                let function = self.code.get_typed_func::<(), ()>(&mut self.store, name)?;
                 function.call(&mut self.store, ())
             }
             Function::Callback(closure) => {
                 let entry = self.table.and_then(|t| t.get(&mut self.store, u64::from(closure.function)));
-                let function = entry.as_ref().and_then(|e| e.as_func()).flatten().copied();
+                let function = entry.as_ref().and_then(wasmtime::Ref::as_func).flatten().copied();
                 let function = function.and_then(|f| f.typed::<u32, ()>(&self.store).ok());
                 let function =
                     function.ok_or_else(|| wasmtime::Error::new(Stop::NoFunction(closure.function)))?;

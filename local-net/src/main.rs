@@ -21,12 +21,12 @@ use tokio::net::TcpListener;
 
 /// Runs canisters on this machine.
 ///
-/// Without a subcommand it serves PocketIC's REST interface: set POCKET_IC_BIN to this binary, and tests that use the
+/// Without a subcommand it serves PocketIC's REST interface: set `POCKET_IC_BIN` to this binary, and tests that use the
 /// `pocket-ic` crate run on it.
 ///
 /// It is an estimate of the Internet Computer: one subnet with one node, state in memory, instructions and cycles of a
 /// 13-node application subnet. It does not model consensus, HTTPS outcalls, threshold signatures, snapshots, 64-bit
-/// heaps or the limits of a subnet as a whole. To check against more of the real thing, set POCKET_IC_BIN to DFINITY's
+/// heaps or the limits of a subnet as a whole. To check against more of the real thing, set `POCKET_IC_BIN` to DFINITY's
 /// PocketIC server; the same tests run there.
 #[derive(Parser)]
 // The `pocket-ic` crate accepts servers that call themselves `pocket-ic-server 16.x.y`.

@@ -121,8 +121,8 @@ fn installation_is_refused_where_it_must_be() {
     for bad in [
         r#"(module (import "env" "f" (func)))"#,
         r#"(module (import "ic0" "no_such_function" (func)))"#,
-        r#"(module (memory i64 1))"#,
-        r#"(module (func (result v128) (i8x16.relaxed_swizzle (v128.const i64x2 0 0) (v128.const i64x2 0 0))))"#,
+        r"(module (memory i64 1))",
+        r"(module (func (result v128) (i8x16.relaxed_swizzle (v128.const i64x2 0 0) (v128.const i64x2 0 0))))",
     ] {
         let refused = net.install(id, Mode::Reinstall, bad);
         assert!(refused.is_err(), "{bad}");

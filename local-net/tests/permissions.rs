@@ -46,9 +46,9 @@ fn table() -> Vec<SystemCall> {
 impl SystemCall {
     /// A module that makes the call, with zeros, in its methods; `hook` is one more function that makes it.
     fn module(&self, hook: &str) -> String {
-        let params: String = self.params.iter().map(|p| format!("(param {p})")).collect();
+        let params = format!("(param {})", self.params.join(" "));
         let result = self.result.as_ref().map_or(String::new(), |r| format!("(result {r})"));
-        let zeros: String = self.params.iter().map(|p| format!("({p}.const 0)")).collect();
+        let zeros = self.params.iter().map(|p| format!("({p}.const 0)")).collect::<Vec<_>>().join(" ");
         let call = format!("(call $tried {zeros})");
         let call = if self.result.is_some() { format!("(drop {call})") } else { call };
         // Composite queries cannot call their own canister, so all calls go to the one in the argument.

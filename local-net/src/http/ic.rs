@@ -51,11 +51,13 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// The answer to `/api/v2/status`, with the specification's field names.
 #[derive(Serialize)]
 struct Status<'a> {
     ic_api_version: &'a str,
     impl_version: &'a str,
-    replica_health_status: &'a str,
+    #[serde(rename = "replica_health_status")]
+    health: &'a str,
     #[serde(with = "serde_bytes")]
     root_key: &'a [u8],
 }
@@ -71,7 +73,7 @@ pub async fn serve(instance: &Instance, path: &str, body: &[u8]) -> Result<Respo
             &Status {
                 ic_api_version: "0.18.0",
                 impl_version: env!("CARGO_PKG_VERSION"),
-                replica_health_status: "healthy",
+                health: "healthy",
                 root_key: &instance.root_key,
             },
         )),

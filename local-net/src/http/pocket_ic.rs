@@ -49,7 +49,7 @@ use std::{
 use tokio::{net::TcpListener, task::AbortHandle};
 
 /// How long awaiting a message of a live network may take.
-const LIVE_AWAIT: Duration = Duration::from_secs(300);
+const LIVE_AWAIT: Duration = Duration::from_mins(5);
 /// Largest body of a request to the server: stable memories travel in it.
 const BODY_BYTES: usize = 4 << 30;
 

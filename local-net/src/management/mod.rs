@@ -50,7 +50,7 @@ const DEFAULT_PROVISIONAL_CYCLES: u128 = 100_000_000_000_000;
 
 impl Network {
     /// Executes a call to the management canister and answers it.
-    pub(crate) fn manage(&mut self, request: Request) {
+    pub(crate) fn manage(&mut self, request: &Request) {
         let (origin, cycles) = (request.origin, request.cycles);
         match self.execute_management(request) {
             Ok(Outcome::Answered { response, refund }) => self.respond(origin, response, refund),
@@ -64,13 +64,14 @@ impl Network {
         match method {
             "fetch_canister_logs" => self.fetch_canister_logs(caller, argument),
             "canister_status" => self.canister_status(caller, argument),
-            "list_canisters" | "canister_info" => self.canister_info(argument),
+            "canister_info" => self.canister_info(argument),
             _ => Err(unknown_method(method)),
         }
     }
 
-    fn execute_management(&mut self, request: Request) -> Result<Outcome, Reject> {
-        let Request { caller, ref method, ref argument, cycles, origin, .. } = request;
+    fn execute_management(&mut self, request: &Request) -> Result<Outcome, Reject> {
+        let Request { caller, method, argument, cycles, origin, .. } = request;
+        let (caller, cycles, origin) = (*caller, *cycles, *origin);
         let outcome = match method.as_str() {
             "create_canister" => return self.create_canister(caller, argument, cycles),
             "deposit_cycles" => return self.deposit_cycles(argument, cycles),

@@ -86,7 +86,7 @@ impl Network {
     pub(super) fn execute_next(&mut self) -> Option<u64> {
         match self.queue.pop_front()? {
             Delivery::Request(request) if request.callee == Principal::management_canister() => {
-                self.manage(request);
+                self.manage(&request);
                 Some(0)
             }
             Delivery::Request(request) => Some(self.execute_request(request)),

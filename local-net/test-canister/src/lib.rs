@@ -1,6 +1,9 @@
 //! A canister written with ic-cdk, ic-cdk-timers, ic-cdk-management-canister and ic-stable-structures: what these libraries need of
 //! a network, the tests of local-net try with it.
 
+// ic-cdk decodes arguments into owned values.
+#![allow(clippy::needless_pass_by_value)]
+
 use candid::Principal;
 use ic_cdk::{call::Call, query, update};
 use ic_cdk_management_canister as management;
