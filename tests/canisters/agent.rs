@@ -113,7 +113,10 @@ fn loading_survives_an_upgrade_and_ends_with_a_reason_when_the_model_is_deprecat
     let shards = artifact.shards.len() as u32;
     let config = AgentConfig { load_window: 2, ..AgentConfig::default() };
 
+    // Two agents that load at the same time take more instructions than a round has.
     let upgraded = network.agent(repository.id, artifact.id, config.clone());
+    let other = network.agent(repository.id, artifact.id, config.clone());
+    other.submit(PROMPT, &params(1));
     let job_id = upgraded.submit(PROMPT, &params(2));
     wait_until_half_loaded(&network, &upgraded, shards);
     let before = upgraded.status().load_counts;
@@ -124,7 +127,9 @@ fn loading_survives_an_upgrade_and_ends_with_a_reason_when_the_model_is_deprecat
     // The manifest and each shard came once: the canister was stopped first, so that no answer was lost.
     assert_eq!(upgraded.status().load_counts.messages, shards + 1);
 
-    let late = network.agent(repository.id, artifact.id, config);
+    let late = network.agent(repository.id, artifact.id, config.clone());
+    let other = network.agent(repository.id, artifact.id, config);
+    other.submit(PROMPT, &params(1));
     let job_id = late.submit(PROMPT, &params(2));
     wait_until_half_loaded(&network, &late, shards);
     deprecate(&network, &repository, artifact);

@@ -15,5 +15,10 @@ fn init(args: FactoryInitArgs) {
     let usable = !args.admins.is_empty() && !args.admins.contains(&Principal::anonymous());
     // Installation has no result; a trap is its only way to say no.
     assert!(usable, "admins: at least one is needed, and the anonymous principal can't be one");
+    let config = &args.config;
+    assert!(
+        config.max_concurrent > 0 && config.max_agents_per_owner > 0,
+        "config: limits must be at least 1"
+    );
     state::mutate(|state| state.install(args));
 }
