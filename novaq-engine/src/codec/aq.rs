@@ -9,7 +9,6 @@
 use super::{CodecError, Input, finite, read_f16, to_f16};
 use crate::kernel::{
     BLOCK_COLUMNS, Backend, CODEBOOK_ENTRIES, MAX_CODEBOOKS, TILE_VECTORS, TileShape, VECTOR_ROWS,
-    codebooks_per_sum,
 };
 use std::sync::Arc;
 
@@ -350,6 +349,9 @@ impl AqMatrix {
     }
 }
 
+/// Largest magnitude of a table entry.
+const ENTRY_LIMIT: f32 = 127.0;
+
 /// The look-up tables of one input vector for one codebook set.
 ///
 /// `Σ_j codeword[j] · x[j] ≈ entry · step(block) + center`, and since every row adds exactly one entry of each table,
@@ -366,13 +368,11 @@ pub(super) struct Tables {
 impl Tables {
     /// Fills the tables for `input`, int16, one row's columns.
     ///
-    /// Entries are scaled so that no sum of [`codebooks_per_sum`] of them leaves 8 bits.
+    /// Entries use all 8 bits: the widest table of a block decides its step. Adding entries in 8 bits before widening would
+    /// save instructions and cost a bit of each; `docs/adr/0002-table-precision.md` has the measurement.
     pub(super) fn build(&mut self, backend: Backend, codebooks: &Codebooks, input: &[i16]) {
         let (dimension, count) = (codebooks.dimension, codebooks.count);
         let groups = codebooks.groups(input.len());
-        let per_sum = codebooks_per_sum(count);
-        // Each entry's rounding may add half a step to the sum.
-        let limit = 127.0 - 0.5 * per_sum as f32;
         self.entries.resize(groups * count * CODEBOOK_ENTRIES, 0);
         self.steps.clear();
         let mut offset = 0i64;
@@ -393,19 +393,15 @@ impl Tables {
                 }
             }
             let mut widest = 0i32;
-            for (raw, centers) in raw.chunks_exact(per_sum).zip(centers.chunks_exact_mut(per_sum)) {
-                let mut width = 0i32;
-                for (raw, center) in raw.iter().zip(centers) {
-                    let (low, high) = backend.range16(raw);
-                    *center = (low + high) >> 1;
-                    width += high - *center;
-                    offset += i64::from(*center);
-                }
-                widest = widest.max(width);
+            for (raw, center) in raw.iter().zip(&mut *centers) {
+                let (low, high) = backend.range16(raw);
+                *center = (low + high) >> 1;
+                widest = widest.max(high - *center);
+                offset += i64::from(*center);
             }
             let widest = widest as f32;
-            let inverse = if widest > 0.0 { limit / widest } else { 0.0 };
-            self.steps.push(widest / limit);
+            let inverse = if widest > 0.0 { ENTRY_LIMIT / widest } else { 0.0 };
+            self.steps.push(widest / ENTRY_LIMIT);
             for ((raw, center), table) in raw.iter().zip(centers).zip(entries.as_chunks_mut().0) {
                 backend.quantize16(raw, *center, inverse, table);
             }

@@ -1,9 +1,9 @@
 //! x86-64 AVX2. Float kernels are the reference compiled for wider registers: without fused multiply-add the
 //! compiler may not change what they compute.
 
-use super::{CODEBOOK_ENTRIES, TileShape, VECTOR_ROWS, codebooks_per_sum, scalar};
+use super::{CODEBOOK_ENTRIES, TileShape, VECTOR_ROWS, scalar};
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm256_add_epi8,
+    __m128i, __m256, __m256i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16,
     _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_broadcastsi128_si256, _mm256_castsi256_si128,
     _mm256_cvtepi8_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256,
     _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set_m128i,
@@ -62,7 +62,6 @@ pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32],
 #[target_feature(enable = "avx2")]
 fn tile_of<const R: usize>(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
     let TileShape { codebooks, block_groups, .. } = shape;
-    let per_sum = codebooks_per_sum(codebooks);
     let mask = _mm_set1_epi8(15);
     sums.fill(0.0);
     let block_codes = codes.chunks(block_groups * codebooks * R * 16);
@@ -70,24 +69,18 @@ fn tile_of<const R: usize>(shape: TileShape, codes: &[u8], tables: &[i8], steps:
     for ((codes, tables), &step) in block_codes.zip(block_tables).zip(steps) {
         // Per vector of 32 rows: 16-bit sums of rows 0 to 15 and of rows 16 to 31.
         let mut wide = [[_mm256_setzero_si256(); 2]; R];
-        let chunk_codes = codes.chunks_exact(per_sum * R * 16);
-        for (codes, tables) in chunk_codes.zip(tables.chunks_exact(per_sum * CODEBOOK_ENTRIES)) {
-            let mut narrow = [_mm256_setzero_si256(); R];
-            for (codes, table) in codes.chunks_exact(R * 16).zip(tables.chunks_exact(CODEBOOK_ENTRIES)) {
-                // SAFETY: a table is 16 bytes.
-                let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
-                for (sum, codes) in narrow.iter_mut().zip(codes.chunks_exact(16)) {
-                    // SAFETY: `codes` is 16 bytes.
-                    let byte = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-                    let nibbles = _mm256_set_m128i(
-                        _mm_and_si128(_mm_srli_epi16::<4>(byte), mask),
-                        _mm_and_si128(byte, mask),
-                    );
-                    *sum = _mm256_add_epi8(*sum, _mm256_shuffle_epi8(table, nibbles));
-                }
-            }
-            for (wide, narrow) in wide.iter_mut().zip(narrow) {
-                let (low, high) = (_mm256_castsi256_si128(narrow), _mm256_extracti128_si256::<1>(narrow));
+        for (codes, table) in codes.chunks_exact(R * 16).zip(tables.chunks_exact(CODEBOOK_ENTRIES)) {
+            // SAFETY: a table is 16 bytes.
+            let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+            for (wide, codes) in wide.iter_mut().zip(codes.chunks_exact(16)) {
+                // SAFETY: `codes` is 16 bytes.
+                let byte = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+                let nibbles = _mm256_set_m128i(
+                    _mm_and_si128(_mm_srli_epi16::<4>(byte), mask),
+                    _mm_and_si128(byte, mask),
+                );
+                let entries = _mm256_shuffle_epi8(table, nibbles);
+                let (low, high) = (_mm256_castsi256_si128(entries), _mm256_extracti128_si256::<1>(entries));
                 wide[0] = _mm256_add_epi16(wide[0], _mm256_cvtepi8_epi16(low));
                 wide[1] = _mm256_add_epi16(wide[1], _mm256_cvtepi8_epi16(high));
             }

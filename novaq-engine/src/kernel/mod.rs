@@ -22,7 +22,8 @@ pub const CODEBOOK_ENTRIES: usize = 16;
 pub const VECTOR_ROWS: usize = 32;
 /// Vectors of rows that a full tile interleaves: 4 × 32 = 128 output rows.
 pub const TILE_VECTORS: usize = 4;
-/// Input columns that share one table step.
+/// Input columns that share one table step. Their sums stay within 16 bits: with 8 codebooks over vectors of 4 weights,
+/// 32 · 8 entries of at most 127 make 32,512.
 pub const BLOCK_COLUMNS: usize = 128;
 /// Largest number of codebooks of a set.
 pub const MAX_CODEBOOKS: usize = 8;
@@ -31,18 +32,6 @@ pub const MAX_CODEBOOKS: usize = 8;
 pub const INT8_BLOCK_COLUMNS: usize = 512;
 /// Adding 1.5 · 2²³ to a float of magnitude below 2²² leaves its nearest integer (ties to even) in the low bits.
 const ROUNDING: f32 = 12_582_912.0;
-
-/// Codebooks whose table entries are added in 8 bits before the sum is widened to 16.
-///
-/// The fewer, the finer the table's step, since the sum of their ranges has to fit in 8 bits; the more, the fewer
-/// widenings. `docs/adr/0002-table-precision.md` has the measurement behind these numbers.
-pub const fn codebooks_per_sum(codebooks: usize) -> usize {
-    match codebooks {
-        2 | 4 | 8 => 2,
-        3 | 6 => 3,
-        _ => 1,
-    }
-}
 
 /// An implementation of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

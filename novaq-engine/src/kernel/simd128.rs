@@ -1,13 +1,13 @@
 //! WebAssembly SIMD128, written for few instructions under the Internet Computer's cost table, where most vector
 //! operations cost 1 like the `local.get` that feeds them, and float additions and multiplications 2.
 
-use super::{CODEBOOK_ENTRIES, ROUNDING, TileShape, VECTOR_ROWS, codebooks_per_sum, scalar};
+use super::{CODEBOOK_ENTRIES, ROUNDING, TileShape, VECTOR_ROWS, scalar};
 use std::arch::wasm32::{
-    f32x4_add, f32x4_convert_i32x4, f32x4_mul, f32x4_splat, i8x16_add, i8x16_narrow_i16x8, i8x16_swizzle,
-    i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4,
-    i16x8_splat, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
-    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_shr, u8x16_splat,
-    v128, v128_and, v128_load, v128_load32_splat, v128_store,
+    f32x4_add, f32x4_convert_i32x4, f32x4_mul, f32x4_splat, i8x16_narrow_i16x8, i8x16_swizzle, i16x8_add,
+    i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4, i16x8_splat,
+    i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8, i32x4_extract_lane,
+    i32x4_max, i32x4_min, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_shr, u8x16_splat, v128, v128_and,
+    v128_load, v128_load32_splat, v128_store,
 };
 
 /// See [`super::Backend::dot_i8_i16`].
@@ -98,14 +98,19 @@ pub(super) fn quantize16(
 
 /// See [`super::Backend::tile`].
 pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
-    // One copy of the loop for each number of codebooks of a sum and of row vectors, fully unrolled.
+    let unroll = match shape.codebooks {
+        2 | 4 | 6 | 8 => 2,
+        3 => 3,
+        _ => 1,
+    };
+    // One copy of the loop for each number of row vectors, unrolled by as many tables as a group has a multiple of.
     macro_rules! unrolled {
-        ($($per_sum:literal)*) => {
-            match (codebooks_per_sum(shape.codebooks), shape.vectors) {
-                $(($per_sum, 1) => tile_of::<$per_sum, 1>(shape, codes, tables, steps, sums),
-                ($per_sum, 2) => tile_of::<$per_sum, 2>(shape, codes, tables, steps, sums),
-                ($per_sum, 3) => tile_of::<$per_sum, 3>(shape, codes, tables, steps, sums),
-                ($per_sum, 4) => tile_of::<$per_sum, 4>(shape, codes, tables, steps, sums),)*
+        ($($unroll:literal)*) => {
+            match (unroll, shape.vectors) {
+                $(($unroll, 1) => tile_of::<$unroll, 1>(shape, codes, tables, steps, sums),
+                ($unroll, 2) => tile_of::<$unroll, 2>(shape, codes, tables, steps, sums),
+                ($unroll, 3) => tile_of::<$unroll, 3>(shape, codes, tables, steps, sums),
+                ($unroll, 4) => tile_of::<$unroll, 4>(shape, codes, tables, steps, sums),)*
                 _ => scalar::tile(shape, codes, tables, steps, sums),
             }
         };
@@ -113,8 +118,9 @@ pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32],
     unrolled!(1 2 3);
 }
 
-/// Adds `C` table entries in 8 bits, widens to 16, and to floats at the end of each block; `R` vectors of 32 rows.
-fn tile_of<const C: usize, const R: usize>(
+/// Looks up 16 rows at a time, widens to 16 bits, and goes to floats at the end of each block; `R` vectors of 32 rows, `U`
+/// tables in a row.
+fn tile_of<const U: usize, const R: usize>(
     shape: TileShape,
     codes: &[u8],
     tables: &[i8],
@@ -130,32 +136,26 @@ fn tile_of<const C: usize, const R: usize>(
         let mut wide = [[i16x8_splat(0); 4]; R];
         let mut code = codes.as_ptr();
         let mut table = tables.as_ptr();
-        for _ in 0..tables.len() / (C * CODEBOOK_ENTRIES) {
-            let mut low = [i16x8_splat(0); R];
-            let mut high = low;
-            for c in 0..C {
+        for _ in 0..tables.len() / (U * CODEBOOK_ENTRIES) {
+            for u in 0..U {
                 // SAFETY: the loop visits `tables.len() / 16` tables and as many groups of `R` code vectors, which
                 // `Backend::tile` has checked to be there.
-                let entries = unsafe { v128_load(table.add(c * CODEBOOK_ENTRIES).cast()) };
-                for r in 0..R {
+                let entries = unsafe { v128_load(table.add(u * CODEBOOK_ENTRIES).cast()) };
+                for (r, wide) in wide.iter_mut().enumerate() {
                     // SAFETY: as above.
-                    let byte = unsafe { v128_load(code.add((c * R + r) * 16).cast()) };
-                    let l = i8x16_swizzle(entries, v128_and(byte, mask));
-                    let h = i8x16_swizzle(entries, u8x16_shr(byte, 4));
-                    (low[r], high[r]) =
-                        if c == 0 { (l, h) } else { (i8x16_add(low[r], l), i8x16_add(high[r], h)) };
+                    let byte = unsafe { v128_load(code.add((u * R + r) * 16).cast()) };
+                    let low = i8x16_swizzle(entries, v128_and(byte, mask));
+                    let high = i8x16_swizzle(entries, u8x16_shr(byte, 4));
+                    wide[0] = i16x8_add(wide[0], i16x8_extend_low_i8x16(low));
+                    wide[1] = i16x8_add(wide[1], i16x8_extend_high_i8x16(low));
+                    wide[2] = i16x8_add(wide[2], i16x8_extend_low_i8x16(high));
+                    wide[3] = i16x8_add(wide[3], i16x8_extend_high_i8x16(high));
                 }
-            }
-            for r in 0..R {
-                wide[r][0] = i16x8_add(wide[r][0], i16x8_extend_low_i8x16(low[r]));
-                wide[r][1] = i16x8_add(wide[r][1], i16x8_extend_high_i8x16(low[r]));
-                wide[r][2] = i16x8_add(wide[r][2], i16x8_extend_low_i8x16(high[r]));
-                wide[r][3] = i16x8_add(wide[r][3], i16x8_extend_high_i8x16(high[r]));
             }
             // SAFETY: at most one past the end of the slices.
             unsafe {
-                code = code.add(C * R * 16);
-                table = table.add(C * CODEBOOK_ENTRIES);
+                code = code.add(U * R * 16);
+                table = table.add(U * CODEBOOK_ENTRIES);
             }
         }
         let step = f32x4_splat(step);
