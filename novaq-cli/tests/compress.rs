@@ -230,5 +230,11 @@ fn tinystories_keeps_its_quality() {
         let args = ["compress", model.to_str().unwrap(), "-o", bits, "--bpw", bits, "--json"];
         let kl = json_of(folder.path(), &args)["verification"]["kl"].as_f64().unwrap();
         assert!(kl <= bar, "KL {kl} at {bits} bits");
+        // What 8-bit tables and cache cost: the same weights, expanded, in 32-bit floats.
+        let expanded = format!("expanded-{bits}");
+        novaq(folder.path(), &["expand", bits, "-o", &expanded]).unwrap();
+        let kl =
+            json_of(folder.path(), &["eval", bits, "--against", &expanded, "--json"])["kl"].as_f64().unwrap();
+        assert!(kl <= 0.003, "KL {kl} to its expansion at {bits} bits");
     }
 }
