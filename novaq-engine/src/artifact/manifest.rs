@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A range of the body. It continues in the following shards if it is longer than what is left of its first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Section {
     /// Shard in which it begins.
@@ -21,17 +22,20 @@ pub struct Section {
 
 /// One shard file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ShardEntry {
     /// Length of the file, header included.
     pub bytes: u64,
     /// SHA-256 of the file.
     #[serde(with = "hex::serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = "^[0-9a-f]{64}$")))]
     pub sha256: [u8; 32],
 }
 
 /// How a tensor is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Codec {
     /// 32-bit floats.
@@ -51,6 +55,7 @@ pub enum Codec {
 
 /// A tensor of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TensorEntry {
     /// Name as in the checkpoint.
@@ -65,6 +70,7 @@ pub struct TensorEntry {
 
 /// A set of codebooks, shared by the tensors that name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CodebookEntry {
     /// Name by which tensors refer to it.
@@ -79,17 +85,20 @@ pub struct CodebookEntry {
 
 /// The tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerEntry {
     /// Where its compact form is.
     pub section: Section,
     /// SHA-256 of the `tokenizer.json` that it was made from.
     #[serde(with = "hex::serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = "^[0-9a-f]{64}$")))]
     pub source_sha256: [u8; 32],
 }
 
 /// A file of the original checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
     /// Path inside the checkpoint.
@@ -98,11 +107,13 @@ pub struct SourceFile {
     pub bytes: u64,
     /// SHA-256.
     #[serde(with = "hex::serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = "^[0-9a-f]{64}$")))]
     pub sha256: [u8; 32],
 }
 
 /// Where the model comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     /// Repository or folder that held the checkpoint.
@@ -115,6 +126,7 @@ pub struct Origin {
 
 /// What compression did, counted on what is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Compression {
     /// Seed of all random choices.
@@ -141,6 +153,7 @@ pub struct Compression {
 
 /// What the compressed model loses, measured against the original.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Verification {
     /// What the text is.
@@ -159,6 +172,7 @@ pub struct Verification {
 
 /// What it takes to run the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Estimates {
     /// Bytes of weights on the heap.
@@ -171,6 +185,7 @@ pub struct Estimates {
 
 /// Everything there is to know about an artifact. Its [`id`](Self::id) is the model's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`FORMAT_VERSION`].

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// How rotary frequencies are stretched beyond the trained context.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "rope_type", rename_all = "snake_case")]
 pub enum RopeScaling {
     /// Not at all.
@@ -29,6 +30,7 @@ pub enum RopeScaling {
 
 /// Hyper-parameters of a model of the Llama family.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Entries of the vocabulary.
