@@ -118,10 +118,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         if args.json {
             return output::json(&estimate);
         }
-        println!("Parameters: {}", estimate.parameters);
-        println!("Matrices: {} (codes, scales, codebooks)", output::bytes(estimate.matrix_bytes));
-        println!("Ratio: {:.1} times smaller than 32-bit floats", estimate.ratio_fp32);
-        println!("Calibration: {} tokens", estimate.calibration_tokens);
+        crate::say!("Parameters: {}", estimate.parameters);
+        crate::say!("Matrices: {} (codes, scales, codebooks)", output::bytes(estimate.matrix_bytes));
+        crate::say!("Ratio: {:.1} times smaller than 32-bit floats", estimate.ratio_fp32);
+        crate::say!("Calibration: {} tokens", estimate.calibration_tokens);
         return Ok(());
     }
     stop_on_interrupt()?;
@@ -150,14 +150,14 @@ fn stop_on_interrupt() -> anyhow::Result<()> {
 }
 
 fn print(summary: &Summary) {
-    println!("Model: {} ({})", summary.name, summary.id);
-    println!("Artifact: `{}`, {} shards", summary.output.display(), summary.shards);
-    println!(
+    crate::say!("Model: {} ({})", summary.name, summary.id);
+    crate::say!("Artifact: `{}`, {} shards", summary.output.display(), summary.shards);
+    crate::say!(
         "Size: {}, {:.1} times smaller than 32-bit floats",
         output::bytes(summary.bytes),
         summary.ratio_fp32
     );
-    println!(
+    crate::say!(
         "Bits per weight: {:.2} in the layers ({:.2} codes), {:.2} in the embedding, {:.2} over all files",
         summary.bits_per_weight_body,
         summary.bits_per_weight_codes,
@@ -165,14 +165,14 @@ fn print(summary: &Summary) {
         summary.bits_per_weight_file
     );
     if let Some(measured) = &summary.verification {
-        println!(
+        crate::say!(
             "Quality: KL {:.4} nats per token, perplexity {:.3} (original {:.3}), same top token {:.1} %",
             measured.kl,
             measured.perplexity,
             measured.perplexity_original,
             100.0 * measured.top1_agreement
         );
-        println!("Measured on: {} tokens {}", measured.tokens, measured.text);
+        crate::say!("Measured on: {} tokens {}", measured.tokens, measured.text);
     }
-    println!("Time: {:.1} s", summary.seconds);
+    crate::say!("Time: {:.1} s", summary.seconds);
 }

@@ -137,23 +137,16 @@ fn tile_of<const U: usize, const R: usize>(
         let mut code = codes.as_ptr();
         let mut table = tables.as_ptr();
         for _ in 0..tables.len() / (U * CODEBOOK_ENTRIES) {
-            for u in 0..U {
-                // SAFETY: the loop visits `tables.len() / 16` tables and as many groups of `R` code vectors, which
-                // `Backend::tile` has checked to be there.
-                let entries = unsafe { v128_load(table.add(u * CODEBOOK_ENTRIES).cast()) };
-                for (r, wide) in wide.iter_mut().enumerate() {
-                    // SAFETY: as above.
-                    let byte = unsafe { v128_load(code.add((u * R + r) * 16).cast()) };
-                    let low = i8x16_swizzle(entries, v128_and(byte, mask));
-                    let high = i8x16_swizzle(entries, u8x16_shr(byte, 4));
-                    wide[0] = i16x8_add(wide[0], i16x8_extend_low_i8x16(low));
-                    wide[1] = i16x8_add(wide[1], i16x8_extend_high_i8x16(low));
-                    wide[2] = i16x8_add(wide[2], i16x8_extend_low_i8x16(high));
-                    wide[3] = i16x8_add(wide[3], i16x8_extend_high_i8x16(high));
-                }
-            }
-            // SAFETY: at most one past the end of the slices.
+            // SAFETY: the loop visits `tables.len() / 16` tables and as many groups of `R` code vectors, which `Backend::tile`
+            // has checked to be there; the pointers end at most one past their slices.
             unsafe {
+                look_up(&mut wide, table, code, mask);
+                if U > 1 {
+                    look_up(&mut wide, table.add(CODEBOOK_ENTRIES), code.add(R * 16), mask);
+                }
+                if U > 2 {
+                    look_up(&mut wide, table.add(2 * CODEBOOK_ENTRIES), code.add(2 * R * 16), mask);
+                }
                 code = code.add(U * R * 16);
                 table = table.add(U * CODEBOOK_ENTRIES);
             }
@@ -172,4 +165,35 @@ fn tile_of<const U: usize, const R: usize>(
             }
         }
     }
+}
+
+/// Adds the entries of one table for `R` vectors of 32 rows.
+///
+/// Written out instead of looped over `R`: the sums have to stay in locals, and the compiler gives up unrolling at 4.
+///
+/// # Safety
+/// `table` must point to 16 entries and `code` to `R · 16` bytes.
+#[inline(always)]
+unsafe fn look_up<const R: usize>(wide: &mut [[v128; 4]; R], table: *const i8, code: *const u8, mask: v128) {
+    // SAFETY: as the caller promises.
+    let entries = unsafe { v128_load(table.cast()) };
+    macro_rules! vector {
+        ($r:literal) => {
+            if R > $r {
+                // SAFETY: as the caller promises.
+                let byte = unsafe { v128_load(code.add($r * 16).cast()) };
+                let low = i8x16_swizzle(entries, v128_and(byte, mask));
+                let high = i8x16_swizzle(entries, u8x16_shr(byte, 4));
+                let wide = &mut wide[$r];
+                wide[0] = i16x8_add(wide[0], i16x8_extend_low_i8x16(low));
+                wide[1] = i16x8_add(wide[1], i16x8_extend_high_i8x16(low));
+                wide[2] = i16x8_add(wide[2], i16x8_extend_low_i8x16(high));
+                wide[3] = i16x8_add(wide[3], i16x8_extend_high_i8x16(high));
+            }
+        };
+    }
+    vector!(0);
+    vector!(1);
+    vector!(2);
+    vector!(3);
 }
