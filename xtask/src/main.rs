@@ -22,7 +22,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Format, lint and test everything, in the browser-free part of the house and on the local network.
+    /// Check the format, build, test on the local network, and lint.
     Test,
     /// Build the canisters' Wasm and the native programs.
     Build,
