@@ -54,7 +54,7 @@ struct ServeArgs {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
     /// Port to listen on; 0 for any that is free.
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, default_value_t = 4943)]
     port: u16,
     /// Seed of the network's keys and random bytes; the same seed gives the same root key.
     #[arg(long, default_value = "local-net")]
