@@ -92,13 +92,16 @@ impl Backend {
         }
     }
 
-    /// `output[i] += factor * values[i]`, for a row of the value cache.
+    /// `output[i] += factor * values[i]` for vectors of equal length: a row of the value cache.
     pub fn add_scaled_i8(self, output: &mut [f32], factor: f32, values: &[i8]) {
+        assert_eq!(output.len(), values.len(), "scaled addition of unequal lengths");
         match self {
             // SAFETY: as in `dot_f32`.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::add_scaled_i8(output, factor, values) },
-            _ => scalar::add_scaled_i8(output, factor, values),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::add_scaled_i8(output, factor, values),
+            Self::Scalar => scalar::add_scaled_i8(output, factor, values),
         }
     }
 

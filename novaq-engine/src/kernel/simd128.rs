@@ -25,6 +25,25 @@ pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
     i32x4_extract_lane::<0>(pairs) + i32x4_extract_lane::<1>(pairs) + tail
 }
 
+/// See [`super::Backend::add_scaled_i8`].
+pub(super) fn add_scaled_i8(output: &mut [f32], factor: f32, values: &[i8]) {
+    let scale = f32x4_splat(factor);
+    let (outputs, output_tail) = output.as_chunks_mut::<8>();
+    let (values, value_tail) = values.as_chunks::<8>();
+    for (output, values) in outputs.iter_mut().zip(values) {
+        let at = output.as_mut_ptr().cast::<v128>();
+        // SAFETY: `values` is eight bytes and `output` eight floats: two vectors.
+        unsafe {
+            let wide = i16x8_load_extend_i8x8(values.as_ptr());
+            let low = f32x4_mul(scale, f32x4_convert_i32x4(i32x4_extend_low_i16x8(wide)));
+            let high = f32x4_mul(scale, f32x4_convert_i32x4(i32x4_extend_high_i16x8(wide)));
+            v128_store(at, f32x4_add(v128_load(at), low));
+            v128_store(at.add(1), f32x4_add(v128_load(at.add(1)), high));
+        }
+    }
+    scalar::add_scaled_i8(output_tail, factor, value_tail);
+}
+
 /// See [`super::Backend::group_sums`].
 pub(super) fn group_sums(pairs: &[i16], input: &[i16], raw: &mut [i32]) {
     match input.len() {
