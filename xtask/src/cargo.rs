@@ -30,11 +30,12 @@ pub fn program(name: &str) -> PathBuf {
 
 /// Builds the canisters' Wasm and the native programs.
 ///
-/// The native build is the whole workspace, so that the demo and the tests share every dependency.
+/// The native build is the whole workspace with its tests: a smaller selection would build dependencies with other features,
+/// and going from the demo to the tests and back would compile them anew each time.
 pub fn build_all() -> anyhow::Result<()> {
     build_wasm()?;
     eprintln!("building: the native programs");
-    run(cargo().args(["build", "--workspace", "--bins"]))
+    run(cargo().args(["build", "--workspace", "--all-targets"]))
 }
 
 /// Builds the canisters' Wasm.
