@@ -182,7 +182,7 @@ async fn watch(
             JobState::Cancelled => anyhow::bail!("the job was cancelled"),
             JobState::Queued | JobState::Loading | JobState::Running => {}
         }
-        ensure!(moved.elapsed() < Duration::from_secs(120), "no new token for two minutes");
+        ensure!(moved.elapsed() < Duration::from_mins(2), "no new token for two minutes");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
