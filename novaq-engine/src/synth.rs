@@ -102,7 +102,7 @@ impl Synthetic {
         };
         let embedding = random.codebooks(self.embedding)?;
         let mut heap_bytes = 0;
-        let mut instructions = 0;
+        let mut instructions = config.attention_work(Estimates::CONTEXT) * config.num_hidden_layers as u64;
         let mut matrix = |writer: &mut Writer<'_>,
                           random: &mut Random,
                           name: &str,

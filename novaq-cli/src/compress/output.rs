@@ -17,9 +17,6 @@ use super::job::Job;
 use super::{EMBEDDING, HEAD, Options};
 use crate::checkpoint::{Checkpoint, layer_name};
 
-/// Context at which instructions per token are estimated; the manifest's schema says so.
-const ESTIMATE_CONTEXT: usize = 256;
-
 /// The folder in which the work for `output` is kept until it is complete.
 pub(super) fn work_folder(output: &Path) -> PathBuf {
     let mut name = output.file_name().map_or_else(|| OsString::from("artifact"), OsString::from);
@@ -57,7 +54,7 @@ pub(super) fn draft(
         estimates: Estimates {
             heap_bytes: model.heap_bytes() as u64,
             cache_bytes_per_token: KvCache::bytes_per_position(model.config(), CachePrecision::Int8) as u64,
-            instructions_per_token: model.work_per_token(ESTIMATE_CONTEXT),
+            instructions_per_token: model.work_per_token(Estimates::CONTEXT),
         },
         tags: Vec::new(),
     })

@@ -222,6 +222,11 @@ pub struct Manifest {
     pub tags: Vec<String>,
 }
 
+impl Estimates {
+    /// Tokens before the one whose instructions are estimated.
+    pub const CONTEXT: usize = 256;
+}
+
 impl Manifest {
     /// Reads and validates a manifest.
     ///

@@ -264,11 +264,12 @@ impl AqMatrix {
         self.tiles.len() + 4 * self.rows * (1 + usize::from(self.row_means.is_some()))
     }
 
-    /// Measured per look-up of 32 rows and per table entry; see `Matrix::work`.
+    /// 50 instructions per look-up of 32 rows, and 50 per table and weight of its codewords: fitted to whole tokens of the
+    /// bundled model (`docs/BENCHMARKS.md`), so that what happens around the products is in it.
     pub(super) fn work(&self) -> u64 {
         let lookups = (self.codebooks.groups(self.columns) * self.codebooks.count) as u64;
         let vectors = self.rows.div_ceil(VECTOR_ROWS) as u64;
-        lookups * (vectors * 20 + 40 * self.codebooks.dimension as u64 / 2)
+        lookups * 50 * (vectors + self.codebooks.dimension as u64)
     }
 
     /// Vectors of 32 rows in the tile that starts at row `first`.

@@ -97,8 +97,7 @@ impl Matrix {
         out
     }
 
-    /// Estimated WebAssembly instructions of the product with one vector, tables included, pages excluded:
-    /// the engine's unit of work. The factors are those of `docs/BENCHMARKS.md`.
+    /// Estimated WebAssembly instructions of the product with one vector, tables included: the engine's unit of work.
     pub fn work(&self) -> u64 {
         let weights = (self.rows() * self.columns()) as u64;
         match self {

@@ -150,4 +150,10 @@ impl Config {
     pub fn key_value_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
+
+    /// Estimated instructions of one layer's attention for one position after `context` others, fitted to the bundled
+    /// model (`docs/BENCHMARKS.md`): 6 per element of the query, 400 per head for the exponential and the short loops.
+    pub(crate) fn attention_work(&self, context: usize) -> u64 {
+        (self.query_width() * 6 + self.num_attention_heads * 400) as u64 * context as u64
+    }
 }

@@ -306,16 +306,10 @@ impl Model {
         layer.linears().iter().map(|linear| linear.weight.work()).sum()
     }
 
-    /// Work of decoding one token with a context of `context` tokens, in estimated instructions, pages excluded.
+    /// Work of decoding one token with a context of `context` tokens, in estimated instructions.
     pub fn work_per_token(&self, context: usize) -> u64 {
-        let attention = self.attention_work(context) * self.layers.len() as u64;
+        let attention = self.config.attention_work(context) * self.layers.len() as u64;
         self.layers.iter().map(Self::layer_work).sum::<u64>() + attention + self.head().work()
-    }
-
-    /// Work of one layer's attention for one position after `context` others: two passes over the cache at about
-    /// an instruction and a half per element, and an exponential per head and position.
-    fn attention_work(&self, context: usize) -> u64 {
-        (self.config.query_width() * 3 + self.config.num_attention_heads * 120) as u64 * context as u64
     }
 
     /// Begins a pass over `tokens` at the positions after those in `cache`, reusing the buffers of `spare`.
@@ -421,7 +415,8 @@ impl Model {
                 return Progress::Stopped;
             }
             let context = pass.start + pass.positions;
-            budget.spent += (Self::layer_work(layer) + self.attention_work(context)) * pass.positions as u64;
+            budget.spent +=
+                (Self::layer_work(layer) + self.config.attention_work(context)) * pass.positions as u64;
             pass.layer += 1;
         }
         if pass.layer == self.layers.len() {
