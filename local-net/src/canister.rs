@@ -1,12 +1,12 @@
 //! A canister's state between messages.
 
 use crate::{
-    costs,
+    costs::Fees,
     execution::Instance,
     limits,
     memory::{self, Memory},
     module::CompiledModule,
-    network::Origin,
+    network::{Origin, SubnetIndex},
     reject::{ErrorCode, Reject},
     system_api::Environment,
 };
@@ -102,6 +102,10 @@ impl Log {
 pub struct Canister {
     /// Its id.
     pub id: Principal,
+    /// The number of its subnet.
+    pub subnet: SubnetIndex,
+    /// What its subnet charges.
+    pub fees: Fees,
     /// Its settings.
     pub settings: Settings,
     /// Its code, if any.
@@ -141,12 +145,15 @@ impl Canister {
     /// When the system has no address space for its memories.
     pub fn new(
         id: Principal,
+        (subnet, fees): (SubnetIndex, Fees),
         controllers: Vec<Principal>,
         balance: u128,
         time: u64,
     ) -> std::io::Result<Self> {
         Ok(Self {
             id,
+            subnet,
+            fees,
             settings: Settings {
                 controllers: controllers.into(),
                 compute_allocation: 0,
@@ -185,7 +192,7 @@ impl Canister {
     /// Cycles below which the canister is frozen.
     pub fn freezing_limit(&self) -> u128 {
         let bytes = self.memory_usage().max(self.settings.memory_allocation);
-        costs::storage_fee(bytes, self.settings.freezing_threshold)
+        self.fees.storage(bytes, self.settings.freezing_threshold)
     }
 
     /// Checks that the balance covers `needed` cycles besides the freezing limit.
@@ -247,6 +254,7 @@ impl Canister {
         Environment {
             canister: self.id,
             subnet,
+            fees: self.fees,
             root_key,
             time,
             version: self.version,

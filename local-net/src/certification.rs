@@ -1,19 +1,20 @@
 //! The certified state: the tree of the interface specification, its pruning, and the signatures of subnet and node.
 //!
-//! The network is one subnet whose key is the root key, so certificates carry no delegation.
+//! The root subnet signs with the root key; the certificates of other subnets carry a delegation of the root subnet.
 
 use crate::{
-    network::{IngressState, Network, RequestId, canister_range},
+    network::{IngressState, Network, RequestId, SubnetIndex, SubnetKind},
     reject::Reject,
 };
 use candid::Principal;
 use ed25519_dalek::Signer as _;
 use ic_certification::{
-    Certificate, HashTree, Label,
+    Certificate, Delegation, HashTree, Label,
     hash_tree::{empty, fork, label, leaf, pruned},
 };
 use ic_verify_bls_signature::PrivateKey;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
@@ -29,31 +30,61 @@ pub const ED25519_DER_PREFIX: &[u8] = &[48, 42, 48, 5, 6, 3, 43, 101, 112, 3, 33
 /// Domain separator of the state tree's root hash.
 const STATE_ROOT_DOMAIN: &[u8] = b"\x0Dic-state-root";
 
-/// The keys of the subnet (certificates) and of its only node (query answers).
+/// The keys of a subnet (certificates) and of its only node (query answers).
 pub struct Signer {
     subnet: PrivateKey,
-    root_key: Vec<u8>,
+    public_key: Arc<[u8]>,
+    /// The root subnet's word for this subnet's key; the root subnet has none.
+    delegation: Option<Delegation>,
     node: ed25519_dalek::SigningKey,
     node_key: Vec<u8>,
     node_id: Principal,
 }
 
 impl Signer {
-    /// Keys made from `seed`.
-    pub fn new(seed: [u8; 32]) -> Self {
+    /// The keys of the root subnet, made from `seed`.
+    pub fn root(seed: [u8; 32]) -> Self {
         let mut scalar = seed;
         // Below the group's order, which begins with 0x73.
         scalar[0] &= 0x3f;
         let subnet = PrivateKey::deserialize(&scalar).expect("a scalar below the group's order is a key");
-        let root_key = [BLS_DER_PREFIX, &subnet.public_key().serialize()].concat();
+        let public_key: Arc<[u8]> = [BLS_DER_PREFIX, &subnet.public_key().serialize()].concat().into();
         let node = ed25519_dalek::SigningKey::from_bytes(&seed);
         let node_key = [ED25519_DER_PREFIX, node.verifying_key().as_bytes()].concat();
-        Self { subnet, root_key, node, node_id: Principal::self_authenticating(&node_key), node_key }
+        let node_id = Principal::self_authenticating(&node_key);
+        Self { subnet, public_key, delegation: None, node, node_key, node_id }
     }
 
-    /// The DER-encoded root key.
-    pub fn root_key(&self) -> &[u8] {
-        &self.root_key
+    /// The keys of the subnet number `index`, made from `seed`, with a delegation of the root subnet for the canister ids in
+    /// `ranges`.
+    pub fn delegated(
+        seed: [u8; 32],
+        index: usize,
+        root: &Self,
+        kind: SubnetKind,
+        ranges: &[(Principal, Principal)],
+        time: u64,
+    ) -> Self {
+        let own_seed = Sha256::new().chain_update(seed).chain_update(index.to_be_bytes()).finalize();
+        let mut signer = Self::root(own_seed.into());
+        let mut tree = Node::new();
+        tree.set(&[b"time"], leb128(time));
+        signer.describe(&mut tree, kind, ranges);
+        signer.delegation = Some(Delegation {
+            subnet_id: signer.subnet_id().as_slice().to_vec(),
+            certificate: root.certificate(tree.witness(&[&[]])),
+        });
+        signer
+    }
+
+    /// The subnet's id, which follows from its key.
+    pub fn subnet_id(&self) -> Principal {
+        Principal::self_authenticating(&*self.public_key)
+    }
+
+    /// The subnet's DER-encoded key.
+    pub fn public_key(&self) -> &Arc<[u8]> {
+        &self.public_key
     }
 
     /// The node's id.
@@ -69,7 +100,30 @@ impl Signer {
     fn certificate(&self, tree: HashTree) -> Vec<u8> {
         let message = [STATE_ROOT_DOMAIN, &tree.digest()].concat();
         let signature = self.subnet.sign(&message).serialize().to_vec();
-        cbor(&Certificate { tree, signature, delegation: None })
+        cbor(&Certificate { tree, signature, delegation: self.delegation.clone() })
+    }
+
+    /// Puts what everybody may know about the subnet into a state tree.
+    fn describe(&self, tree: &mut Node, kind: SubnetKind, ranges: &[(Principal, Principal)]) {
+        let id = self.subnet_id();
+        let id = id.as_slice();
+        let first = ranges.first().map(|(first, _)| first.as_slice()).unwrap_or_default();
+        let all = cbor(&ranges);
+        tree.set(&[b"canister_ranges", id, first], all.clone());
+        tree.set(&[b"subnet", id, b"canister_ranges"], all);
+        tree.set(&[b"subnet", id, b"public_key"], self.public_key.to_vec());
+        tree.set(&[b"subnet", id, b"type"], subnet_type(kind).into());
+        tree.set(&[b"subnet", id, b"node", self.node_id.as_slice(), b"public_key"], self.node_key.clone());
+    }
+}
+
+/// The registry's name for a kind of subnet.
+fn subnet_type(kind: SubnetKind) -> &'static str {
+    match kind {
+        SubnetKind::NNS | SubnetKind::II | SubnetKind::Bitcoin | SubnetKind::System => "system",
+        SubnetKind::VerifiedApplication => "verified_application",
+        SubnetKind::CloudEngine => "cloud_engine",
+        _ => "application",
     }
 }
 
@@ -174,60 +228,55 @@ fn balance(mut trees: Vec<HashTree>) -> HashTree {
 }
 
 impl Network {
-    /// A certificate for `paths` of the state tree, and the time.
-    pub fn certify(&self, paths: Vec<Path>) -> Vec<u8> {
-        self.signer.certificate(self.witness(paths))
+    /// A certificate of `subnet` for `paths` of its state tree, and the time.
+    pub fn certify(&self, subnet: SubnetIndex, paths: Vec<Path>) -> Vec<u8> {
+        self.subnets()[subnet].signer.certificate(self.witness(subnet, paths))
     }
 
-    /// A certificate for the state of a request.
-    pub fn certify_request(&self, id: &RequestId) -> Vec<u8> {
-        self.certify(vec![vec![b"request_status".to_vec(), id.to_vec()]])
+    /// A certificate for the state of a finished request; `None` when it is not finished.
+    pub fn certify_request(&self, id: &RequestId) -> Option<Vec<u8>> {
+        let request = self.ingress_request(id).filter(|request| request.is_done())?;
+        Some(self.certify(request.subnet, vec![vec![b"request_status".to_vec(), id.to_vec()]]))
     }
 
-    /// The certificate that a canister reads with `data_certificate_copy`.
-    pub(crate) fn certify_data(&self, id: Principal) -> Arc<DataCertificate> {
+    /// The certificate that a canister reads with `data_certificate_copy`; `None` when there is no such canister.
+    pub(crate) fn certify_data(&self, id: Principal) -> Option<Arc<DataCertificate>> {
+        let subnet = self.canister(id).ok()?.subnet;
         let path = vec![b"canister".to_vec(), id.as_slice().to_vec(), b"certified_data".to_vec()];
-        let tree = self.witness(vec![path]);
-        Arc::new(DataCertificate { tree, signer: self.signer.clone(), bytes: OnceLock::new() })
+        let tree = self.witness(subnet, vec![path]);
+        let signer = self.subnets()[subnet].signer.clone();
+        Some(Arc::new(DataCertificate { tree, signer, bytes: OnceLock::new() }))
     }
 
-    /// The state tree with everything pruned that is not on one of `paths`; the time is always there.
-    fn witness(&self, mut paths: Vec<Path>) -> HashTree {
-        let tree = self.state_tree(&paths);
+    /// The state tree of `subnet` with everything pruned that is not on one of `paths`; the time is always there.
+    fn witness(&self, subnet: SubnetIndex, mut paths: Vec<Path>) -> HashTree {
+        let tree = self.state_tree(subnet, &paths);
         paths.push(vec![b"time".to_vec()]);
         let paths: Vec<&[Vec<u8>]> = paths.iter().map(Vec::as_slice).collect();
         tree.witness(&paths)
     }
 
-    /// The state tree, as far as `paths` need it.
-    fn state_tree(&self, paths: &[Path]) -> Node {
+    /// The state tree of `subnet`, as far as `paths` need it.
+    fn state_tree(&self, subnet: SubnetIndex, paths: &[Path]) -> Node {
         let mut tree = Node::new();
         tree.set(&[b"time"], leb128(self.time()));
-        let subnet = self.subnet.as_slice();
-        let (start, end) = canister_range();
-        let ranges = cbor(&vec![(start, end)]);
-        tree.set(&[b"canister_ranges", subnet, start.as_slice()], ranges.clone());
-        tree.set(&[b"subnet", subnet, b"canister_ranges"], ranges);
-        tree.set(&[b"subnet", subnet, b"public_key"], self.root_key.to_vec());
-        tree.set(&[b"subnet", subnet, b"type"], b"application".to_vec());
-        let node_id = self.signer.node_id;
-        tree.set(
-            &[b"subnet", subnet, b"node", node_id.as_slice(), b"public_key"],
-            self.signer.node_key.clone(),
-        );
+        for subnet in self.subnets() {
+            let ranges: Vec<_> = subnet.canister_ranges().collect();
+            subnet.signer.describe(&mut tree, subnet.kind, &ranges);
+        }
         for path in paths {
             match path.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
-                [b"canister", id, ..] => self.add_canister_state(&mut tree, id),
-                [b"request_status", id, ..] => self.add_request_state(&mut tree, id),
+                [b"canister", id, ..] => self.add_canister_state(&mut tree, subnet, id),
+                [b"request_status", id, ..] => self.add_request_state(&mut tree, subnet, id),
                 _ => {}
             }
         }
         tree
     }
 
-    fn add_canister_state(&self, tree: &mut Node, id: &[u8]) {
+    fn add_canister_state(&self, tree: &mut Node, subnet: SubnetIndex, id: &[u8]) {
         let canister = Principal::try_from_slice(id).ok().and_then(|id| self.canisters.get(&id));
-        let Some(canister) = canister else { return };
+        let Some(canister) = canister.filter(|canister| canister.subnet == subnet) else { return };
         let mut set =
             |path: &[&[u8]], value| tree.set(&[&[b"canister".as_slice(), id], path].concat(), value);
         set(&[b"certified_data"], canister.certified_data.clone());
@@ -240,11 +289,11 @@ impl Network {
         }
     }
 
-    fn add_request_state(&self, tree: &mut Node, id: &[u8]) {
-        let state = RequestId::try_from(id).ok().and_then(|id| self.ingress_state(&id));
-        let Some((_, state)) = state else { return };
+    fn add_request_state(&self, tree: &mut Node, subnet: SubnetIndex, id: &[u8]) {
+        let request = RequestId::try_from(id).ok().and_then(|id| self.ingress_request(&id));
+        let Some(request) = request.filter(|request| request.subnet == subnet) else { return };
         let mut set = |name: &[u8], value: &[u8]| tree.set(&[b"request_status", id, name], value.to_vec());
-        match state {
+        match &request.state {
             IngressState::Processing => set(b"status", b"processing"),
             IngressState::Done(Ok(reply)) => {
                 set(b"status", b"replied");

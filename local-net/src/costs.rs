@@ -6,10 +6,11 @@
 //! **Estimate**: pages. The replica charges a page when it is first touched. Here that is so for stable memory; the pages of
 //! the heap are counted when the message ends and when the canister reads `performance_counter` (with a heap above
 //! 64 MiB not every time), so a message can run past its limit by what the heap's pages cost. The cost of copying dirty
-//! pages after the message is an upper bound (every 4 KiB page of a written 64 KiB page). Cycles are those of a
-//! 13-node application subnet, without the rounding of the replica.
+//! pages after the message is an upper bound (every 4 KiB page of a written 64 KiB page). Cycles are the published fees of
+//! a subnet of 13 nodes, in proportion to the subnet's size, without the rounding of the replica.
 
-use serde::Deserialize;
+use crate::{limits, network::SubnetKind};
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::LazyLock};
 use wasmparser::Operator;
 
@@ -37,8 +38,8 @@ pub const PERFORMANCE_COUNTER: u64 = 200;
 /// Instructions of `stable*_size`, `stable*_read` and `stable*_write`, plus one per byte.
 pub const STABLE_ACCESS: u64 = 20;
 
-/// Nodes of the subnet whose fees are charged.
-pub const SUBNET_NODES: u32 = 13;
+/// Nodes of the subnets for which the fees below are published.
+const REFERENCE_NODES: u32 = 13;
 /// Cycles of executing one update message, whatever it does.
 pub const UPDATE_MESSAGE_FEE: u128 = 5_000_000;
 /// Cycles per instruction of a wasm32 canister.
@@ -55,32 +56,70 @@ pub const INGRESS_MESSAGE_FEE: u128 = 1_200_000;
 pub const INGRESS_BYTE_FEE: u128 = 2_000;
 /// Cycles for storing one GiB for one second.
 pub const GIB_STORAGE_PER_SECOND_FEE: u128 = 127_000;
-/// Cycles of a threshold signature (13 nodes, `key_1`).
+/// Cycles of a threshold signature with `key_1`, wherever it is asked for: the subnet that signs has 34 nodes.
 pub const THRESHOLD_SIGNATURE_FEE: u128 = 26_153_846_153;
 
-/// Cycles of an HTTP outcall on a 13-node subnet: a base, a part for each byte sent and each byte that may come back.
-pub fn http_request_fee(request_bytes: u64, max_response_bytes: u64) -> u128 {
-    49_140_000 + 5_200 * u128::from(request_bytes) + 10_400 * u128::from(max_response_bytes)
+/// What a subnet charges: the published fees, in proportion to its nodes; nothing on system subnets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fees {
+    /// Nodes of the subnet.
+    pub nodes: u32,
+    free: bool,
 }
 
-/// Cycles of keeping `bytes` for `seconds`.
-pub fn storage_fee(bytes: u64, seconds: u64) -> u128 {
-    u128::from(bytes) * u128::from(seconds) * GIB_STORAGE_PER_SECOND_FEE / (1 << 30)
-}
+impl Fees {
+    /// The fees of a subnet of this kind. The numbers of nodes are those of the Internet Computer in 2026.
+    pub const fn of(kind: SubnetKind) -> Self {
+        let nodes = match kind {
+            SubnetKind::NNS => 40,
+            SubnetKind::SNS | SubnetKind::Fiduciary | SubnetKind::II => 34,
+            _ => REFERENCE_NODES,
+        };
+        let free =
+            matches!(kind, SubnetKind::NNS | SubnetKind::II | SubnetKind::Bitcoin | SubnetKind::System);
+        Self { nodes, free }
+    }
 
-/// Cycles of executing `instructions` in one replicated message.
-pub fn execution_fee(instructions: u64) -> u128 {
-    UPDATE_MESSAGE_FEE + u128::from(instructions) * INSTRUCTION_FEE
-}
+    /// What costs `cycles` on a subnet of 13 nodes.
+    fn scaled(self, cycles: u128) -> u128 {
+        if self.free { 0 } else { cycles * u128::from(self.nodes) / u128::from(REFERENCE_NODES) }
+    }
 
-/// Cycles of sending `bytes` of method name and payload to another canister.
-pub fn call_fee(bytes: u64) -> u128 {
-    XNET_CALL_FEE + u128::from(bytes) * XNET_BYTE_FEE
-}
+    /// Cycles of executing `instructions` in one replicated message.
+    pub fn execution(self, instructions: u64) -> u128 {
+        self.scaled(UPDATE_MESSAGE_FEE + u128::from(instructions) * INSTRUCTION_FEE)
+    }
 
-/// Cycles of receiving an ingress message of `bytes`.
-pub fn ingress_fee(bytes: u64) -> u128 {
-    INGRESS_MESSAGE_FEE + u128::from(bytes) * INGRESS_BYTE_FEE
+    /// Cycles of keeping `bytes` for `seconds`.
+    pub fn storage(self, bytes: u64, seconds: u64) -> u128 {
+        self.scaled(u128::from(bytes) * u128::from(seconds) * GIB_STORAGE_PER_SECOND_FEE / (1 << 30))
+    }
+
+    /// Cycles of creating a canister.
+    pub fn canister_creation(self) -> u128 {
+        self.scaled(CANISTER_CREATION_FEE)
+    }
+
+    /// Cycles of sending `bytes` of method name and payload to another canister.
+    pub fn call(self, bytes: u64) -> u128 {
+        self.scaled(XNET_CALL_FEE + u128::from(bytes) * XNET_BYTE_FEE)
+    }
+
+    /// Cycles set aside for a response of the largest size and for executing its callback to the limit.
+    pub fn response_reserve(self) -> u128 {
+        self.scaled(limits::MESSAGE_BYTES as u128 * XNET_BYTE_FEE)
+            + self.execution(limits::UPDATE_INSTRUCTIONS)
+    }
+
+    /// Cycles of receiving an ingress message of `bytes`.
+    pub fn ingress(self, bytes: u64) -> u128 {
+        self.scaled(INGRESS_MESSAGE_FEE + u128::from(bytes) * INGRESS_BYTE_FEE)
+    }
+
+    /// Cycles of an HTTP outcall: a base, a part for each byte sent and each byte that may come back.
+    pub fn http_request(self, request_bytes: u64, max_response_bytes: u64) -> u128 {
+        self.scaled(49_140_000 + 5_200 * u128::from(request_bytes) + 10_400 * u128::from(max_response_bytes))
+    }
 }
 
 /// The distinct 64 KiB pages of one memory that a message touched.

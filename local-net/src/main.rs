@@ -1,13 +1,14 @@
 //! The `local-net` command: a network of its own, or a server for the `pocket-ic` crate.
 
 use anyhow::Context;
+use candid::Principal;
 use clap::{Args, Parser, Subcommand};
 use local_net::{
     http::{
         instance::{Instance, system_time},
         pocket_ic::{self, Server},
     },
-    network::{Network, default_effective_canister_id},
+    network::Network,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -108,10 +109,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind((args.host, args.port)).await.with_context(|| {
         format!("cannot listen on {}:{}; choose another port with --port", args.host, args.port)
     })?;
-    let routes = pocket_ic::gateway(instance.clone(), pocket_ic::application_topology(&instance));
+    let routes = pocket_ic::gateway(instance.clone());
     println!("url: http://{}", listener.local_addr()?);
     println!("root key: {}", hex::encode(&instance.root_key));
-    println!("default effective canister id: {}", default_effective_canister_id());
+    let default = Principal::from(instance.topology.default_effective_canister_id.clone());
+    println!("default effective canister id: {default}");
     std::io::stdout().flush()?;
     tokio::select! {
         served = axum::serve(listener, routes) => served?,

@@ -39,6 +39,8 @@ macro_rules! error_codes {
 }
 
 error_codes! {
+    /// The subnet has no room for another canister.
+    SubnetOversubscribed = 101,
     /// The queue between two canisters is full.
     CanisterQueueFull = 201,
     /// An ingress message was not executed before its expiry.

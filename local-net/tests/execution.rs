@@ -5,11 +5,14 @@ mod common;
 use common::{Net, code, id_bytes, module, number, user};
 use ic_management_canister_types::CanisterInstallMode;
 use local_net::{
-    costs::{self, DIRTY_PAGE_COPY, PAGE_ACCESS, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL},
+    costs::{self, DIRTY_PAGE_COPY, Fees, PAGE_ACCESS, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL},
     limits,
-    network::IngressState,
+    network::{IngressState, SubnetKind},
     reject::ErrorCode,
 };
+
+/// What the tests' subnet charges.
+const FEES: Fees = Fees::of(SubnetKind::Application);
 
 /// Instructions for the first access to a 64 KiB page, and again for its first change.
 const WASM_PAGE_ACCESS: u64 = 16 * PAGE_ACCESS;
@@ -186,7 +189,7 @@ fn a_message_is_paid_for() {
     let before = net.balance(id);
     net.call(id, "touch", []).unwrap();
     let instructions = 1 + 3 + 5 + SYSTEM_CALL + 2 * WASM_PAGE_ACCESS + 16 * DIRTY_PAGE_COPY;
-    let fee = costs::ingress_fee(5) + costs::execution_fee(instructions);
+    let fee = FEES.ingress(5) + FEES.execution(instructions);
     assert_eq!(before - net.balance(id), fee);
     let before = net.balance(id);
     net.query(id, "touch", []).unwrap_err();
@@ -236,10 +239,7 @@ fn instruction_limits_stop_a_message() {
     let update = net.call(id, "burn", []);
     assert_eq!(code(&update), ErrorCode::CanisterInstructionLimitExceeded);
     assert!(update.unwrap_err().message.contains("exceeded the limit of 40000000000 instructions"));
-    assert!(
-        before - net.balance(id) >= costs::execution_fee(limits::UPDATE_INSTRUCTIONS),
-        "all of them are paid"
-    );
+    assert!(before - net.balance(id) >= FEES.execution(limits::UPDATE_INSTRUCTIONS), "all of them are paid");
     assert_eq!(number(&net.query(id, "get", [])), 0, "and undone");
     let query = net.query(id, "burn_query", []).unwrap_err();
     assert!(query.message.contains("exceeded the limit of 5000000000 instructions"), "{query}");
@@ -372,7 +372,7 @@ fn cycles_travel_with_calls_and_come_back() {
         "the callee pays its message: {executed}"
     );
     let spent = before_a - net.balance(a);
-    let at_least = costs::call_fee(4) + 2 * costs::UPDATE_MESSAGE_FEE + 300;
+    let at_least = FEES.call(4) + 2 * costs::UPDATE_MESSAGE_FEE + 300;
     assert!(spent > at_least && spent < at_least + 5_000_000, "reserves come back: {spent}");
     // A callee that does not exist returns everything.
     let nobody = candid::Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 9, 1, 1]);
@@ -412,15 +412,15 @@ fn bounded_wait_calls_end_at_their_deadline() {
     // b's `get` calls b's `get`, and so on: no answer ever comes.
     net.call(b, "init_target", id_bytes(b)).unwrap();
     let id = net.submit(a, user(), "bounded", id_bytes(b)).unwrap();
-    net.network.execute_message();
+    net.network.execute_messages();
     for _ in 0..20 {
-        net.network.execute_message();
+        net.network.execute_messages();
     }
     assert_eq!(net.state(id), Some(IngressState::Processing));
     net.network.set_time(net.network.time() + 11_000_000_000);
     net.network.start_round();
     for _ in 0..20 {
-        net.network.execute_message();
+        net.network.execute_messages();
     }
     let Some(IngressState::Done(response)) = net.state(id) else { panic!("the deadline has passed") };
     assert_eq!(number(&response), 6, "SYS_UNKNOWN");
@@ -432,7 +432,7 @@ fn a_canister_without_cycles_is_frozen() {
     let id = net.canister(&burner());
     let freezing = net.network.canister(id).unwrap().freezing_limit();
     net.network.canister_mut(id).unwrap().balance =
-        freezing + costs::execution_fee(limits::UPDATE_INSTRUCTIONS) / 2;
+        freezing + FEES.execution(limits::UPDATE_INSTRUCTIONS) / 2;
     let response = net.call(id, "burn", []);
     assert_eq!(code(&response), ErrorCode::CanisterOutOfCycles);
     net.network.canister_mut(id).unwrap().balance = 0;

@@ -219,7 +219,7 @@ fn randomness_and_everything_else_repeat() {
         let second: Vec<u8> = decode(&through(&mut net, id, "raw_rand", 0, &empty));
         assert_ne!(first, second);
         assert_eq!(first.len(), 32);
-        (id, first, second, net.balance(id), net.network.certify(vec![]))
+        (id, first, second, net.balance(id), net.network.certify(0, vec![]))
     };
     assert_eq!(run(), run());
 }
@@ -245,14 +245,14 @@ fn stopping_waits_for_open_calls_and_uninstalling_ends_them() {
     let id = net.canister(&text);
     let waiting = net.submit(id, user(), "get", vec![]).unwrap();
     let release = net.submit(id, user(), "inc", vec![]).unwrap();
-    net.network.execute_message();
+    net.network.execute_messages();
     let record_bytes = candid::encode_one(record(id)).unwrap();
     let management = Principal::management_canister();
     let stop = net.submit(management, user(), "stop_canister", record_bytes.clone()).unwrap();
-    net.network.execute_message();
+    net.network.execute_messages();
     assert_eq!(net.state(waiting), Some(IngressState::Processing));
     for _ in 0..10 {
-        net.network.execute_message();
+        net.network.execute_messages();
     }
     assert!(matches!(net.state(release), Some(IngressState::Done(Ok(_)))));
     assert!(matches!(net.state(waiting), Some(IngressState::Done(Ok(_)))));
@@ -262,10 +262,10 @@ fn stopping_waits_for_open_calls_and_uninstalling_ends_them() {
     net.manage("start_canister", record(id)).unwrap();
     net.install(id, Mode::Reinstall, &text).unwrap();
     let waiting = net.submit(id, user(), "get", vec![]).unwrap();
-    net.network.execute_message();
+    net.network.execute_messages();
     let uninstall = net.submit(management, user(), "uninstall_code", record_bytes).unwrap();
     for _ in 0..10 {
-        net.network.execute_message();
+        net.network.execute_messages();
     }
     assert!(matches!(net.state(uninstall), Some(IngressState::Done(Ok(_)))));
     let Some(IngressState::Done(Err(reject))) = net.state(waiting) else {

@@ -4,7 +4,7 @@ use super::instance::{Instance, Stopped};
 use crate::{
     authentication::authenticate,
     certification::{Path, cbor},
-    network::{IngressMessage, IngressState, Network, Query, RequestId},
+    network::{IngressMessage, Network, Query, RequestId},
     reject::Reject,
 };
 use axum::{
@@ -77,13 +77,9 @@ pub async fn serve(instance: &Instance, path: &str, body: &[u8]) -> Result<Respo
                 root_key: &instance.root_key,
             },
         )),
-        [version, "canister", id, operation] => {
+        [version, "canister" | "subnet", id, operation] => {
             let id = principal(id)?;
-            serve_operation(instance, version, Some(id), operation, body).await
-        }
-        [version, "subnet", id, operation] => {
-            principal(id)?;
-            serve_operation(instance, version, None, operation, body).await
+            serve_operation(instance, version, id, operation, body).await
         }
         _ => Err(ApiError::NotFound(format!("/api/{path}"))),
     }
@@ -96,7 +92,7 @@ fn principal(text: &str) -> Result<Principal, ApiError> {
 async fn serve_operation(
     instance: &Instance,
     version: &str,
-    effective_canister: Option<Principal>,
+    effective: Principal,
     operation: &str,
     body: &[u8],
 ) -> Result<Response, ApiError> {
@@ -109,7 +105,7 @@ async fn serve_operation(
     let id = envelope.content.to_request_id();
     match (operation, envelope.content.into_owned()) {
         ("call", EnvelopeContent::Call { sender, canister_id, method_name, arg, ingress_expiry, .. }) => {
-            check_effective(canister_id, effective_canister)?;
+            check_effective(canister_id, effective)?;
             let message = IngressMessage {
                 id: *id,
                 sender,
@@ -117,11 +113,12 @@ async fn serve_operation(
                 method: method_name,
                 argument: arg,
                 expiry: ingress_expiry,
+                effective: Some(effective),
             };
             call(instance, message, version == "v2").await
         }
         ("query", EnvelopeContent::Query { sender, canister_id, method_name, arg, .. }) => {
-            check_effective(canister_id, effective_canister)?;
+            check_effective(canister_id, effective)?;
             let query = Query { canister: canister_id, caller: sender, method: method_name, argument: arg };
             let response = instance.run(move |network| signed_query(network, query, id)).await?;
             Ok(cbor_response(StatusCode::OK, &response))
@@ -130,7 +127,7 @@ async fn serve_operation(
             let paths: Vec<Path> =
                 paths.into_iter().map(|path| path.iter().map(|l| l.as_bytes().to_vec()).collect()).collect();
             let certificate =
-                instance.run(move |network| read_state(network, sender, effective_canister, paths)).await??;
+                instance.run(move |network| read_state(network, sender, effective, paths)).await??;
             Ok(cbor_response(StatusCode::OK, &ReadStateResponse { certificate }))
         }
         ("call" | "query" | "read_state", _) => {
@@ -141,13 +138,11 @@ async fn serve_operation(
 }
 
 /// A call must go to the canister that the URL names; a call to the management canister may go anywhere.
-fn check_effective(canister: Principal, effective: Option<Principal>) -> Result<(), ApiError> {
-    match effective {
-        Some(effective) if canister != Principal::management_canister() && canister != effective => {
-            Err(ApiError::BadRequest(format!("the call is to {canister}, the URL names {effective}")))
-        }
-        _ => Ok(()),
+fn check_effective(canister: Principal, effective: Principal) -> Result<(), ApiError> {
+    if canister == Principal::management_canister() || canister == effective {
+        return Ok(());
     }
+    Err(ApiError::BadRequest(format!("the call is to {canister}, the URL names {effective}")))
 }
 
 async fn call(
@@ -167,19 +162,11 @@ async fn call(
     if asynchronous {
         return Ok(StatusCode::ACCEPTED.into_response());
     }
-    let certificate = instance.wait_for(SYNC_CALL_WAIT, move |network| certified_result(network, id)).await?;
+    let certificate = instance.wait_for(SYNC_CALL_WAIT, move |network| network.certify_request(&id)).await?;
     Ok(match certificate {
         Some(certificate) => cbor_response(StatusCode::OK, &TransportCallResponse::Replied { certificate }),
         None => cbor_response(StatusCode::ACCEPTED, &TransportCallResponse::Accepted),
     })
-}
-
-/// The certificate of a finished request.
-fn certified_result(network: &mut Network, id: RequestId) -> Option<Vec<u8>> {
-    match network.ingress_state(&id) {
-        Some((_, IngressState::Done(_))) => Some(network.certify_request(&id)),
-        _ => None,
-    }
 }
 
 fn reject_response(reject: Reject) -> RejectResponse {
@@ -193,11 +180,12 @@ fn reject_response(reject: Reject) -> RejectResponse {
 }
 
 fn signed_query(network: &mut Network, query: Query, id: ic_transport_types::RequestId) -> QueryResponse {
+    let subnet = network.subnet_of(query.canister).unwrap_or_else(|| network.default_subnet());
     let mut response = match network.query(query) {
         Ok(arg) => QueryResponse::Replied { reply: ReplyResponse { arg }, signatures: Vec::new() },
         Err(reject) => QueryResponse::Rejected { reject: reject_response(reject), signatures: Vec::new() },
     };
-    let (signer, timestamp) = (network.signer(), network.time());
+    let (signer, timestamp) = (&network.subnets()[subnet].signer, network.time());
     let signature = signer.sign_as_node(&response.signable(id, timestamp));
     let (QueryResponse::Replied { signatures, .. } | QueryResponse::Rejected { signatures, .. }) =
         &mut response;
@@ -209,26 +197,29 @@ fn signed_query(network: &mut Network, query: Query, id: ic_transport_types::Req
 fn read_state(
     network: &mut Network,
     sender: Principal,
-    effective_canister: Option<Principal>,
+    effective: Principal,
     paths: Vec<Path>,
 ) -> Result<Vec<u8>, ApiError> {
     for path in &paths {
-        check_path(network, sender, effective_canister, path)?;
+        check_path(network, sender, effective, path)?;
     }
-    Ok(network.certify(paths))
+    let subnet = network
+        .subnet_of(effective)
+        .ok_or_else(|| ApiError::BadRequest(format!("no subnet has the canister or id {effective}")))?;
+    Ok(network.certify(subnet, paths))
 }
 
 fn check_path(
     network: &Network,
     sender: Principal,
-    effective_canister: Option<Principal>,
+    effective: Principal,
     path: &Path,
 ) -> Result<(), ApiError> {
     let refuse = |reason: &str| Err(ApiError::Forbidden(reason.to_owned()));
     match path.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
         [b"time" | b"subnet" | b"canister_ranges" | b"api_boundary_nodes", ..] => Ok(()),
         [b"canister", id, name, ..] => {
-            if effective_canister.is_none_or(|e| e.as_slice() != id) {
+            if effective.as_slice() != id {
                 return refuse("the path names another canister than the URL");
             }
             let canister = Principal::try_from_slice(id).ok().and_then(|id| network.canister(id).ok());
@@ -241,8 +232,8 @@ fn check_path(
             Ok(())
         }
         [b"request_status", id, ..] => {
-            let known = RequestId::try_from(id).ok().and_then(|id| network.ingress_state(&id));
-            if known.is_some_and(|(owner, _)| owner != sender) {
+            let known = RequestId::try_from(id).ok().and_then(|id| network.ingress_request(&id));
+            if known.is_some_and(|request| request.sender != sender) {
                 return refuse("the user does not have permission to read this request's status");
             }
             Ok(())

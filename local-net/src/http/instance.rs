@@ -4,7 +4,7 @@
 //! waiting messages between commands, one at a time, so that a query need not wait for more than one message.
 
 use crate::network::Network;
-use candid::Principal;
+use pocket_ic::common::rest::Topology;
 use std::{
     sync::{
         Arc,
@@ -36,9 +36,9 @@ pub struct Instance {
     /// Number of finished requests.
     progress: watch::Receiver<u64>,
     /// The DER-encoded root key.
-    pub root_key: Vec<u8>,
-    /// The subnet's id.
-    pub subnet: Principal,
+    pub root_key: Arc<[u8]>,
+    /// The subnets.
+    pub topology: Topology,
     /// Whether signatures and expiry of requests are checked.
     pub checks_signatures: bool,
 }
@@ -61,8 +61,8 @@ impl Instance {
             commands,
             live: live.clone(),
             progress,
-            root_key: network.signer().root_key().to_vec(),
-            subnet: network.subnet(),
+            root_key: network.root_key().clone(),
+            topology: super::pocket_ic::topology(&network),
             checks_signatures,
         };
         std::thread::Builder::new()
@@ -165,7 +165,7 @@ fn work(
                     network.start_round();
                     next_round = Instant::now() + ROUND;
                 }
-                network.execute_message();
+                network.execute_messages();
             }
         }
         progress.send_if_modified(|finished| {

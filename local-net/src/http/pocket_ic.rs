@@ -8,10 +8,7 @@ use super::{
 };
 use crate::{
     limits,
-    network::{
-        INITIAL_TIME, IngressMessage, IngressState, Network, Query, RequestId, canister_range,
-        default_effective_canister_id,
-    },
+    network::{INITIAL_TIME, IngressMessage, Network, Query, RequestId},
     reject::{Reject, Response as CallResponse},
 };
 use axum::{
@@ -30,8 +27,9 @@ use pocket_ic::{
         CanisterCyclesCostSchedule, CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse,
         ExtendedSubnetConfigSet, HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime,
         InstanceConfig, InstanceId, RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId,
-        RawCanisterResult, RawCycles, RawIngressStatusArgs, RawMessageId, RawPrincipalId, RawSetStableMemory,
-        RawStableMemory, RawSubnetId, RawTime, SubnetConfig, SubnetInstructionConfig, SubnetKind, Topology,
+        RawCanisterResult, RawCycles, RawEffectivePrincipal, RawIngressStatusArgs, RawMessageId,
+        RawPrincipalId, RawSetStableMemory, RawStableMemory, RawSubnetId, RawTime, SubnetConfig,
+        SubnetInstructionConfig, SubnetKind, Topology,
     },
 };
 use serde::Serialize;
@@ -66,18 +64,11 @@ pub struct Server {
 
 #[derive(Default)]
 struct ServerState {
-    instances: BTreeMap<InstanceId, PocketIc>,
+    instances: BTreeMap<InstanceId, Arc<Instance>>,
     gateways: BTreeMap<InstanceId, (InstanceId, AbortHandle)>,
     blobs: BTreeMap<Vec<u8>, Bytes>,
     next_instance: InstanceId,
     next_gateway: InstanceId,
-}
-
-/// An instance and the subnets its creator asked for.
-#[derive(Clone)]
-struct PocketIc {
-    instance: Arc<Instance>,
-    kinds: Arc<[SubnetKind]>,
 }
 
 /// An answer that is not the asked-for value.
@@ -114,7 +105,7 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, id: InstanceId) -> Result<PocketIc, Failure> {
+    fn find(&self, id: InstanceId) -> Result<Arc<Instance>, Failure> {
         self.state()
             .instances
             .get(&id)
@@ -211,22 +202,22 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
     // The seed is the same for the first, second, … instance of every server, so that runs can be repeated.
     let seed = Sha256::digest(format!("local-net instance {id}")).into();
     let checks_signatures = config.disable_ingress_validation != Some(true);
-    let instance = Instance::start(Network::new(seed, time), checks_signatures).map_err(|e| e.to_string())?;
-    let kinds: Arc<[SubnetKind]> = subnet_kinds(&config.subnet_config_set).into();
-    let pocket_ic = PocketIc { instance, kinds };
-    server.state().instances.insert(id, pocket_ic.clone());
+    let network = Network::with_subnets(seed, time, &subnet_kinds(&config.subnet_config_set));
+    let instance = Instance::start(network, checks_signatures).map_err(|e| e.to_string())?;
+    server.state().instances.insert(id, instance.clone());
     if live || config.http_gateway_config.is_some() {
-        pocket_ic.instance.set_live(true).await.map_err(|e| e.to_string())?;
+        instance.set_live(true).await.map_err(|e| e.to_string())?;
     }
     let mut http_gateway_info = None;
     if let Some(gateway) = config.http_gateway_config {
         let info = start_gateway(server, id, gateway.ip_addr.as_deref(), gateway.port).await?;
         http_gateway_info = Some(info);
     }
-    Ok(CreateInstanceResponse::Created { instance_id: id, topology: topology(&pocket_ic), http_gateway_info })
+    let topology = instance.topology.clone();
+    Ok(CreateInstanceResponse::Created { instance_id: id, topology, http_gateway_info })
 }
 
-/// The kinds of subnets that are asked for. All of them are one subnet here, known under several names.
+/// The kinds of subnets that are asked for.
 fn subnet_kinds(config: &ExtendedSubnetConfigSet) -> Vec<SubnetKind> {
     let named = config.get_named().into_iter().map(|(kind, ..)| kind);
     let others = [
@@ -239,38 +230,27 @@ fn subnet_kinds(config: &ExtendedSubnetConfigSet) -> Vec<SubnetKind> {
     named.chain(others).collect()
 }
 
-fn topology(pocket_ic: &PocketIc) -> Topology {
-    let subnet = pocket_ic.instance.subnet;
-    let (start, end) = canister_range();
-    // The subnet that holds the canisters is the first application subnet, if there is one.
-    let main = pocket_ic.kinds.iter().position(|kind| *kind == SubnetKind::Application).unwrap_or(0);
-    let configs = pocket_ic.kinds.iter().enumerate().map(|(i, kind)| {
-        let id = if i == main { subnet } else { alias(subnet, i) };
-        let ranges = if i == main {
-            vec![CanisterIdRange { start: start.into(), end: end.into() }]
-        } else {
-            Vec::new()
-        };
+/// The subnets of a network as PocketIC describes them.
+pub fn topology(network: &Network) -> Topology {
+    let configs = network.subnets().iter().map(|subnet| {
+        let ranges = subnet.canister_ranges();
         let config = SubnetConfig {
-            subnet_kind: *kind,
+            subnet_kind: subnet.kind,
             subnet_admins: None,
             cost_schedule: CanisterCyclesCostSchedule::default(),
-            subnet_seed: [0; 32],
+            subnet_seed: Sha256::digest(subnet.id.as_slice()).into(),
             instruction_config: SubnetInstructionConfig::Production,
-            canister_ranges: ranges,
+            canister_ranges: ranges
+                .map(|(start, end)| CanisterIdRange { start: start.into(), end: end.into() })
+                .collect(),
         };
-        (id, config)
+        (subnet.id, config)
     });
+    let default = &network.subnets()[network.default_subnet()];
     Topology {
         subnet_configs: configs.collect(),
-        default_effective_canister_id: default_effective_canister_id().into(),
+        default_effective_canister_id: default.first_canister_id().into(),
     }
-}
-
-/// The id under which the only subnet appears as the subnet number `index`.
-fn alias(subnet: Principal, index: usize) -> Principal {
-    let name = [subnet.as_slice(), index.to_be_bytes().as_slice()].concat();
-    Principal::self_authenticating(name)
 }
 
 async fn delete_instance(State(server): Shared, Path(id): Id) -> StatusCode {
@@ -286,17 +266,17 @@ async fn delete_instance(State(server): Shared, Path(id): Id) -> StatusCode {
 }
 
 async fn read_topology(State(server): Shared, Path(id): Id) -> Answer<Topology> {
-    Ok(Json(topology(&server.find(id)?)))
+    Ok(Json(server.find(id)?.topology.clone()))
 }
 
 async fn get_time(State(server): Shared, Path(id): Id) -> Answer<RawTime> {
-    let time = server.find(id)?.instance.run(|network| network.time()).await?;
+    let time = server.find(id)?.run(|network| network.time()).await?;
     Ok(Json(RawTime { nanos_since_epoch: time }))
 }
 
 async fn set_time(State(server): Shared, Path(id): Id, Json(time): Json<RawTime>) -> Answer<()> {
-    let pocket_ic = server.find(id)?;
-    let set = pocket_ic.instance.run(move |network| {
+    let instance = server.find(id)?;
+    let set = instance.run(move |network| {
         let allowed = time.nanos_since_epoch >= network.time();
         if allowed {
             network.set_time(time.nanos_since_epoch);
@@ -311,7 +291,7 @@ async fn set_time(State(server): Shared, Path(id): Id, Json(time): Json<RawTime>
 }
 
 async fn tick(State(server): Shared, Path(id): Id) -> Answer<()> {
-    server.find(id)?.instance.run(Network::round).await?;
+    server.find(id)?.run(Network::round).await?;
     Ok(Json(()))
 }
 
@@ -321,7 +301,7 @@ async fn get_cycles(
     Json(args): Json<RawCanisterId>,
 ) -> Answer<RawCycles> {
     let canister = Principal::from(args);
-    let cycles = server.find(id)?.instance.run(move |n| n.canister(canister).map(|c| c.balance)).await??;
+    let cycles = server.find(id)?.run(move |n| n.canister(canister).map(|c| c.balance)).await??;
     Ok(Json(RawCycles { cycles }))
 }
 
@@ -331,7 +311,7 @@ async fn add_cycles(
     Json(args): Json<RawAddCycles>,
 ) -> Answer<RawCycles> {
     let canister = principal(&args.canister_id)?;
-    let cycles = server.find(id)?.instance.run(move |n| n.add_cycles(canister, args.amount)).await??;
+    let cycles = server.find(id)?.run(move |n| n.add_cycles(canister, args.amount)).await??;
     Ok(Json(RawCycles { cycles }))
 }
 
@@ -341,11 +321,8 @@ async fn get_controllers(
     Json(args): Json<RawCanisterId>,
 ) -> Answer<Vec<RawPrincipalId>> {
     let canister = Principal::from(args);
-    let controllers = server
-        .find(id)?
-        .instance
-        .run(move |n| n.canister(canister).map(|c| c.settings.controllers.clone()))
-        .await??;
+    let controllers =
+        server.find(id)?.run(move |n| n.canister(canister).map(|c| c.settings.controllers.clone())).await??;
     Ok(Json(controllers.iter().map(|p| RawPrincipalId::from(*p)).collect()))
 }
 
@@ -355,13 +332,20 @@ async fn get_subnet(
     Json(args): Json<RawCanisterId>,
 ) -> Answer<Option<RawSubnetId>> {
     let canister = Principal::from(args);
-    let subnet =
-        server.find(id)?.instance.run(move |n| n.canister(canister).is_ok().then(|| n.subnet())).await?;
+    let subnet = server
+        .find(id)?
+        .run(move |n| n.canister(canister).ok().map(|canister| n.subnets()[canister.subnet].id))
+        .await?;
     Ok(Json(subnet.map(RawSubnetId::from)))
 }
 
-async fn pub_key(State(server): Shared, Path(id): Id, Json(_): Json<RawSubnetId>) -> Answer<Vec<u8>> {
-    Ok(Json(server.find(id)?.instance.root_key.clone()))
+async fn pub_key(State(server): Shared, Path(id): Id, Json(subnet): Json<RawSubnetId>) -> Answer<Vec<u8>> {
+    let subnet = Principal::from(subnet);
+    let find = move |network: &mut Network| {
+        network.subnets().iter().find(|s| s.id == subnet).map(|s| s.signer.public_key().to_vec())
+    };
+    let key = server.find(id)?.run(find).await?;
+    key.map(Json).ok_or_else(|| Failure(StatusCode::BAD_REQUEST, format!("there is no subnet {subnet}")))
 }
 
 async fn get_stable_memory(
@@ -370,7 +354,7 @@ async fn get_stable_memory(
     Json(args): Json<RawCanisterId>,
 ) -> Answer<RawStableMemory> {
     let canister = Principal::from(args);
-    let blob = server.find(id)?.instance.run(move |n| n.stable_memory(canister)).await??;
+    let blob = server.find(id)?.run(move |n| n.stable_memory(canister)).await??;
     Ok(Json(RawStableMemory { blob }))
 }
 
@@ -382,7 +366,7 @@ async fn set_stable_memory(
     let canister = principal(&args.canister_id)?;
     let blob = server.state().blobs.get(&args.blob_id.0).cloned();
     let blob = blob.ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no {}", args.blob_id)))?;
-    server.find(id)?.instance.run(move |n| n.set_stable_memory(canister, &blob)).await??;
+    server.find(id)?.run(move |n| n.set_stable_memory(canister, &blob)).await??;
     Ok(Json(()))
 }
 
@@ -439,7 +423,7 @@ async fn query(
         method: call.method,
         argument: call.payload,
     };
-    Ok(Json(result(server.find(id)?.instance.run(move |n| n.query(query)).await?)))
+    Ok(Json(result(server.find(id)?.run(move |n| n.query(query)).await?)))
 }
 
 async fn submit_ingress_message(
@@ -447,11 +431,15 @@ async fn submit_ingress_message(
     Path(id): Id,
     Json(call): Json<RawCanisterCall>,
 ) -> Answer<Result<RawMessageId, pocket_ic::RejectResponse>> {
-    let pocket_ic = server.find(id)?;
+    let instance = server.find(id)?;
     let (canister, sender) = (principal(&call.canister_id)?, principal(&call.sender)?);
     let nonce = server.nonce.fetch_add(1, Ordering::Relaxed).to_be_bytes().to_vec();
     let RawCanisterCall { method, payload, effective_principal, .. } = call;
-    let submitted = pocket_ic.instance.run(move |network| {
+    let effective = match &effective_principal {
+        RawEffectivePrincipal::None => None,
+        RawEffectivePrincipal::SubnetId(id) | RawEffectivePrincipal::CanisterId(id) => Some(principal(id)?),
+    };
+    let submitted = instance.run(move |network| {
         let expiry = network.time() + limits::INGRESS_TTL;
         let content = EnvelopeContent::Call {
             nonce: Some(nonce),
@@ -463,7 +451,7 @@ async fn submit_ingress_message(
             sender_info: None,
         };
         let id = *content.to_request_id();
-        let message = IngressMessage { id, sender, canister, method, argument: payload, expiry };
+        let message = IngressMessage { id, sender, canister, method, argument: payload, expiry, effective };
         network.submit(message).map(|()| id)
     });
     let submitted = submitted.await?;
@@ -486,9 +474,9 @@ async fn await_ingress_message(
     Json(message): Json<RawMessageId>,
 ) -> Answer<RawCanisterResult> {
     let request = request_id(&message)?;
-    let instance = server.find(id)?.instance;
+    let instance = server.find(id)?;
     let response = if instance.is_live() {
-        instance.wait_for(LIVE_AWAIT, move |network| finished(network, &request)).await?
+        instance.wait_for(LIVE_AWAIT, move |network| network.ingress_response(&request).cloned()).await?
     } else {
         instance.run(move |network| network.await_ingress(&request)).await?
     };
@@ -501,13 +489,6 @@ async fn await_ingress_message(
     }
 }
 
-fn finished(network: &mut Network, request: &RequestId) -> Option<CallResponse> {
-    match network.ingress_state(request) {
-        Some((_, IngressState::Done(response))) => Some(response.clone()),
-        _ => None,
-    }
-}
-
 async fn ingress_status(
     State(server): Shared,
     Path(id): Id,
@@ -515,29 +496,31 @@ async fn ingress_status(
 ) -> Answer<Option<RawCanisterResult>> {
     let request = request_id(&args.raw_message_id)?;
     let caller = args.raw_caller.map(Principal::from);
-    let pocket_ic = server.find(id)?;
-    let status = pocket_ic.instance.run(move |network| match network.ingress_state(&request) {
-        Some((owner, _)) if caller.is_some_and(|caller| caller != owner) => Err(Failure(
-            StatusCode::FORBIDDEN,
-            "The user does not have permission to view the status of this call.".into(),
-        )),
-        Some((_, IngressState::Done(response))) => Ok(Some(result(response.clone()))),
-        _ => Ok(None),
+    let instance = server.find(id)?;
+    let status = instance.run(move |network| {
+        let sender = network.ingress_request(&request).map(|request| request.sender);
+        if sender.is_some_and(|sender| caller.is_some_and(|caller| caller != sender)) {
+            return Err(Failure(
+                StatusCode::FORBIDDEN,
+                "The user does not have permission to view the status of this call.".into(),
+            ));
+        }
+        Ok(network.ingress_response(&request).cloned().map(result))
     });
     status.await?.map(Json)
 }
 
 async fn auto_progress_enabled(State(server): Shared, Path(id): Id) -> Answer<bool> {
-    Ok(Json(server.find(id)?.instance.is_live()))
+    Ok(Json(server.find(id)?.is_live()))
 }
 
 async fn auto_progress(State(server): Shared, Path(id): Id) -> Answer<()> {
-    server.find(id)?.instance.set_live(true).await?;
+    server.find(id)?.set_live(true).await?;
     Ok(Json(()))
 }
 
 async fn stop_progress(State(server): Shared, Path(id): Id) -> Answer<()> {
-    server.find(id)?.instance.set_live(false).await?;
+    server.find(id)?.set_live(false).await?;
     Ok(Json(()))
 }
 
@@ -546,7 +529,7 @@ async fn instance_api(
     Path((id, path)): Path<(InstanceId, String)>,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let instance = server.find(id)?.instance;
+    let instance = server.find(id)?;
     Ok(ic::serve(&instance, &path, &body).await.into_response())
 }
 
@@ -572,14 +555,14 @@ async fn start_gateway(
     ip_addr: Option<&str>,
     port: Option<u16>,
 ) -> Result<HttpGatewayInfo, String> {
-    let pocket_ic = server.find(id).map_err(|Failure(_, message)| message)?;
+    let instance = server.find(id).map_err(|Failure(_, message)| message)?;
     let address = match ip_addr {
         Some(text) => text.parse().map_err(|e| format!("`{text}` is no IP address: {e}"))?,
         None => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
     let listener = TcpListener::bind((address, port.unwrap_or(0))).await.map_err(|e| e.to_string())?;
     let port = listener.local_addr().map_err(|e| e.to_string())?.port();
-    let routes = gateway(pocket_ic.instance.clone(), topology(&pocket_ic));
+    let routes = gateway(instance);
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::warn!("the HTTP gateway has stopped: {error}");
@@ -600,7 +583,7 @@ async fn stop_gateway(State(server): Shared, Path(gateway): Id) -> Json<()> {
 }
 
 /// The routes at an instance's own address: the Internet Computer's interface and PocketIC's topology.
-pub fn gateway(instance: Arc<Instance>, topology: Topology) -> Router {
+pub fn gateway(instance: Arc<Instance>) -> Router {
     let api =
         async |State(instance): State<Arc<Instance>>, Path(path): Path<String>, request: Request<Body>| {
             let body = axum::body::to_bytes(request.into_body(), 2 * limits::MESSAGE_BYTES).await;
@@ -611,13 +594,11 @@ pub fn gateway(instance: Arc<Instance>, topology: Topology) -> Router {
         };
     Router::new()
         .route("/api/{*path}", any(api))
-        .route("/_/topology", get(async move || Json(topology)))
+        .route(
+            "/_/topology",
+            get(async |State(instance): State<Arc<Instance>>| Json(instance.topology.clone())),
+        )
         .with_state(instance)
-}
-
-/// The topology of a network that was not made through PocketIC's interface.
-pub fn application_topology(instance: &Arc<Instance>) -> Topology {
-    topology(&PocketIc { instance: instance.clone(), kinds: [SubnetKind::Application].into() })
 }
 
 #[cfg(test)]

@@ -181,9 +181,8 @@ impl Network {
         hook: &str,
     ) -> Result<(), Reject> {
         let id = installation.canister;
-        let (subnet, root_key, time) = (self.subnet, self.root_key.clone(), self.time());
+        let environment = self.environment(id).ok_or_else(|| Reject::canister_not_found(id))?;
         let canister = self.canister_mut(id)?;
-        let environment = canister.environment(subnet, root_key, time);
         let mut instance = Instance::new(
             &installation.module,
             canister.heap.clone(),

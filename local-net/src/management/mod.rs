@@ -5,8 +5,8 @@ mod settings;
 
 use crate::{
     canister::{Canister, Status},
-    costs, limits,
-    network::{Network, Origin, Request},
+    limits,
+    network::{Network, Origin, Request, SubnetIndex},
     reject::{ErrorCode, Reject, Response},
 };
 use candid::{CandidType, Nat, Principal, utils::ArgumentDecoder};
@@ -49,10 +49,10 @@ fn cycles_of(amount: &Nat) -> Result<u128, Reject> {
 const DEFAULT_PROVISIONAL_CYCLES: u128 = 100_000_000_000_000;
 
 impl Network {
-    /// Executes a call to the management canister and answers it.
-    pub(crate) fn manage(&mut self, request: &Request) {
+    /// Executes a call to the management canister of `subnet` and answers it.
+    pub(crate) fn manage(&mut self, request: &Request, subnet: SubnetIndex) {
         let (origin, cycles) = (request.origin, request.cycles);
-        match self.execute_management(request) {
+        match self.execute_management(request, subnet) {
             Ok(Outcome::Answered { response, refund }) => self.respond(origin, response, refund),
             Ok(Outcome::Pending) => {}
             Err(reject) => self.respond(origin, Err(reject), cycles),
@@ -69,14 +69,14 @@ impl Network {
         }
     }
 
-    fn execute_management(&mut self, request: &Request) -> Result<Outcome, Reject> {
+    fn execute_management(&mut self, request: &Request, subnet: SubnetIndex) -> Result<Outcome, Reject> {
         let Request { caller, method, argument, cycles, origin, .. } = request;
         let (caller, cycles, origin) = (*caller, *cycles, *origin);
         let outcome = match method.as_str() {
-            "create_canister" => return self.create_canister(caller, argument, cycles),
+            "create_canister" => return self.create_canister(caller, argument, cycles, subnet),
             "deposit_cycles" => return self.deposit_cycles(argument, cycles),
             "stop_canister" => return self.stop_canister(caller, argument, origin),
-            "provisional_create_canister_with_cycles" => self.provisional_create(caller, argument),
+            "provisional_create_canister_with_cycles" => self.provisional_create(caller, argument, subnet),
             "provisional_top_up_canister" => self.provisional_top_up(argument),
             "start_canister" => self.start_canister(caller, argument),
             "delete_canister" => self.delete_canister(caller, argument),
@@ -121,12 +121,13 @@ impl Network {
 
     fn add_canister(
         &mut self,
-        id: Principal,
+        (id, subnet): (Principal, SubnetIndex),
         caller: Principal,
         balance: u128,
         settings: Option<types::CanisterSettings>,
     ) -> Response {
-        let mut canister = Canister::new(id, vec![caller], balance, self.time()).map_err(|e| {
+        let place = (subnet, self.subnets()[subnet].fees());
+        let mut canister = Canister::new(id, place, vec![caller], balance, self.time()).map_err(|e| {
             Reject::new(ErrorCode::CanisterOutOfMemory, format!("cannot create a canister: {e}"))
         })?;
         if let Some(settings) = settings {
@@ -141,36 +142,38 @@ impl Network {
         caller: Principal,
         argument: &[u8],
         cycles: u128,
+        subnet: SubnetIndex,
     ) -> Result<Outcome, Reject> {
         let args: types::CreateCanisterArgs = decode(argument)?;
-        let Some(balance) = cycles.checked_sub(costs::CANISTER_CREATION_FEE) else {
+        let fee = self.subnets()[subnet].fees().canister_creation();
+        let Some(balance) = cycles.checked_sub(fee) else {
             return Err(Reject::new(
                 ErrorCode::InsufficientCyclesForCreateCanister,
                 format!(
-                    "Creating a canister requires a fee of {} cycles, but {cycles} cycles were received with the \
-                     create_canister request.",
-                    costs::CANISTER_CREATION_FEE
+                    "Creating a canister requires a fee of {fee} cycles, but {cycles} cycles were received with the \
+                     create_canister request."
                 ),
             ));
         };
-        let id = self.fresh_canister_id();
-        Ok(Ok(self.add_canister(id, caller, balance, args.settings)?).into())
+        let id = self.fresh_canister_id(subnet).ok_or_else(no_canister_ids)?;
+        Ok(Ok(self.add_canister((id, subnet), caller, balance, args.settings)?).into())
     }
 
-    fn provisional_create(&mut self, caller: Principal, argument: &[u8]) -> Response {
+    fn provisional_create(&mut self, caller: Principal, argument: &[u8], subnet: SubnetIndex) -> Response {
         let args: types::ProvisionalCreateCanisterWithCyclesArgs = decode(argument)?;
         let balance = args.amount.as_ref().map_or(Ok(DEFAULT_PROVISIONAL_CYCLES), cycles_of)?;
-        let id = match args.specified_id {
+        let place = match args.specified_id {
             Some(id) if self.canisters.contains_key(&id) => {
                 return Err(Reject::new(
                     ErrorCode::CanisterIdAlreadyExists,
                     format!("Unsuccessful canister creation: canister id {id} already exists"),
                 ));
             }
-            Some(id) => id,
-            None => self.fresh_canister_id(),
+            // A canister lives on the subnet to which its id belongs, whatever subnet was asked.
+            Some(id) => (id, self.subnet_of(id).unwrap_or(subnet)),
+            None => (self.fresh_canister_id(subnet).ok_or_else(no_canister_ids)?, subnet),
         };
-        self.add_canister(id, caller, balance, args.settings)
+        self.add_canister(place, caller, balance, args.settings)
     }
 
     fn provisional_top_up(&mut self, argument: &[u8]) -> Response {
@@ -326,6 +329,10 @@ impl<T: for<'a> ArgumentDecoder<'a>> DecodeArguments for T {
     fn decode_arguments(argument: &[u8]) -> Result<Self, Reject> {
         candid::decode_args(argument).map_err(Reject::bad_payload)
     }
+}
+
+fn no_canister_ids() -> Reject {
+    Reject::new(ErrorCode::SubnetOversubscribed, "The subnet has handed out all its canister ids")
 }
 
 fn unknown_method(method: &str) -> Reject {

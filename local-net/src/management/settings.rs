@@ -3,7 +3,7 @@
 use super::{decode, empty_reply, encode};
 use crate::{
     canister::{Canister, Settings},
-    costs, limits,
+    limits,
     network::Network,
     reject::{ErrorCode, Reject, Response},
 };
@@ -108,7 +108,7 @@ fn status(canister: &Canister) -> types::CanisterStatusResult {
         },
         cycles: canister.balance.into(),
         reserved_cycles: zero(),
-        idle_cycles_burned_per_day: costs::storage_fee(canister.memory_usage(), SECONDS_PER_DAY).into(),
+        idle_cycles_burned_per_day: canister.fees.storage(canister.memory_usage(), SECONDS_PER_DAY).into(),
         query_stats: types::QueryStats {
             num_calls_total: zero(),
             num_instructions_total: zero(),

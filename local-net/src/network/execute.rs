@@ -3,7 +3,6 @@
 use super::Network;
 use crate::{
     canister::{Canister, Code},
-    costs,
     execution::{Function, Outcome},
     reject::Reject,
     system_api::{Effects, EntryPoint, Message, Stop},
@@ -58,13 +57,13 @@ impl Network {
         message: Message,
         keep: Keep,
     ) -> Executed {
-        let (subnet, root_key, time) = (self.subnet, self.root_key.clone(), self.time);
+        let time = self.time;
+        let Some(environment) = self.environment(id) else { return Reject::canister_not_found(id).into() };
         let canister = match self.canister_mut(id) {
             Ok(canister) => canister,
             Err(reject) => return reject.into(),
         };
-        let environment = canister.environment(subnet, root_key, time);
-        let prepaid = if keep.is_charged() { costs::execution_fee(message.instruction_limit) } else { 0 };
+        let prepaid = if keep.is_charged() { canister.fees.execution(message.instruction_limit) } else { 0 };
         let (balance, timer) = (canister.balance, canister.timer);
         let memory_limit = memory_limit(canister, message.entry_point);
         let Some(Code { instance, .. }) = &mut canister.code else { return Reject::no_module(id).into() };
@@ -86,7 +85,8 @@ impl Network {
                 canister.log.push(time, format!("[TRAP]: {stop}").into_bytes());
             }
             let after = if result.is_ok() { effects.balance + prepaid.min(balance) } else { balance };
-            canister.balance = after.saturating_sub(costs::execution_fee(instructions + copy_instructions));
+            canister.balance =
+                after.saturating_sub(canister.fees.execution(instructions + copy_instructions));
             canister.version += 1;
         }
         if result.is_ok() && keep.is_kept() {

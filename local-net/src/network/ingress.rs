@@ -1,19 +1,18 @@
 //! Requests of users: admission, deduplication and status.
 
 use super::{
-    Network,
+    Network, SubnetIndex,
     execute::Keep,
     messages::{Delivery, Origin, Request},
+    subnet::managed,
 };
 use crate::{
-    costs,
     execution::Function,
     limits,
     reject::{ErrorCode, Reject, Response},
     system_api::{EntryPoint, Message},
 };
 use candid::Principal;
-use ic_management_canister_types::CanisterIdRecord;
 
 /// SHA-256 of a request's content (interface specification, "Request ids").
 pub type RequestId = [u8; 32];
@@ -33,6 +32,8 @@ pub struct IngressMessage {
     pub argument: Vec<u8>,
     /// Until when it may start, in nanoseconds since 1970.
     pub expiry: u64,
+    /// The canister or subnet for which a call to the management canister is meant, if its argument names no canister.
+    pub effective: Option<Principal>,
 }
 
 /// How far a user's call is.
@@ -45,10 +46,22 @@ pub enum IngressState {
 }
 
 /// What is known about a request.
-pub(super) struct Entry {
-    sender: Principal,
+#[derive(Clone, Debug)]
+pub struct IngressRequest {
+    /// The subnet that executes it and certifies its state.
+    pub subnet: SubnetIndex,
+    /// Who sent it.
+    pub sender: Principal,
+    /// How far it is.
+    pub state: IngressState,
     expiry: u64,
-    state: IngressState,
+}
+
+impl IngressRequest {
+    /// Whether it is answered.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, IngressState::Done(_))
+    }
 }
 
 /// Methods of the management canister that users may call, besides canisters.
@@ -101,17 +114,21 @@ impl Network {
         } else {
             self.inspect(&message)?;
         }
-        let payer = if management {
-            candid::decode_one::<CanisterIdRecord>(&message.argument).ok().map(|r| r.canister_id)
-        } else {
-            Some(message.canister)
-        };
+        let payer = if management { managed(&message.argument) } else { Some(message.canister) };
         self.charge_ingress(payer, &message, management)?;
+        let named = message.effective.and_then(|id| self.subnet_of(id));
+        let subnet =
+            self.route(message.canister, &message.argument, named.unwrap_or_else(|| self.default_subnet()));
         self.ingress.insert(
             message.id,
-            Entry { sender: message.sender, expiry: message.expiry, state: IngressState::Processing },
+            IngressRequest {
+                subnet,
+                sender: message.sender,
+                state: IngressState::Processing,
+                expiry: message.expiry,
+            },
         );
-        self.enqueue(Delivery::Request(Request {
+        let request = Request {
             callee: message.canister,
             caller: message.sender,
             method: message.method,
@@ -119,7 +136,8 @@ impl Network {
             cycles: 0,
             deadline: 0,
             origin: Origin::Ingress(message.id),
-        }));
+        };
+        self.deliver(Delivery::Request(request), subnet, subnet);
         Ok(())
     }
 
@@ -131,8 +149,8 @@ impl Network {
         message: &IngressMessage,
         management: bool,
     ) -> Result<(), Reject> {
-        let fee = costs::ingress_fee((message.method.len() + message.argument.len()) as u64);
         let Some(canister) = payer.and_then(|id| self.canisters.get_mut(&id)) else { return Ok(()) };
+        let fee = canister.fees.ingress((message.method.len() + message.argument.len()) as u64);
         if !management {
             canister.check_cycles(fee)?;
         }
@@ -164,23 +182,28 @@ impl Network {
         ))
     }
 
-    /// The state of a request, and who sent it.
-    pub fn ingress_state(&self, id: &RequestId) -> Option<(Principal, &IngressState)> {
-        self.ingress.get(id).map(|entry| (entry.sender, &entry.state))
+    /// What is known about a request.
+    pub fn ingress_request(&self, id: &RequestId) -> Option<&IngressRequest> {
+        self.ingress.get(id)
+    }
+
+    /// The answer to a request, once there is one.
+    pub fn ingress_response(&self, id: &RequestId) -> Option<&Response> {
+        match &self.ingress.get(id)?.state {
+            IngressState::Processing => None,
+            IngressState::Done(response) => Some(response),
+        }
     }
 
     /// Executes rounds until the request is finished, at most [`limits::AWAIT_ROUNDS`]; `None` when it is not.
     pub fn await_ingress(&mut self, id: &RequestId) -> Option<Response> {
         for _ in 0..limits::AWAIT_ROUNDS {
-            if let Some((_, IngressState::Done(response))) = self.ingress_state(id) {
-                return Some(response.clone());
+            if self.ingress_response(id).is_some() {
+                break;
             }
             self.round();
         }
-        match self.ingress_state(id) {
-            Some((_, IngressState::Done(response))) => Some(response.clone()),
-            _ => None,
-        }
+        self.ingress_response(id).cloned()
     }
 
     pub(super) fn finish_ingress(&mut self, id: RequestId, response: Response) {
@@ -193,8 +216,7 @@ impl Network {
     /// Forgets finished requests some time after nobody can send them again.
     pub(super) fn expire_ingress(&mut self) {
         let time = self.time();
-        self.ingress.retain(|_, entry| {
-            entry.state == IngressState::Processing || entry.expiry.saturating_add(limits::INGRESS_TTL) > time
-        });
+        self.ingress
+            .retain(|_, entry| !entry.is_done() || entry.expiry.saturating_add(limits::INGRESS_TTL) > time);
     }
 }

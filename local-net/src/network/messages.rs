@@ -1,13 +1,13 @@
 //! Messages between canisters: call contexts, callbacks and their execution.
 
 use super::{
-    Network, RequestId,
+    Network, RequestId, SubnetIndex,
     execute::{Executed, Keep},
 };
 use crate::{
     canister::Status,
-    costs,
     execution::Function,
+    limits,
     reject::{ErrorCode, Reject, Response},
     system_api::{EntryPoint, Message, OutgoingCall},
 };
@@ -78,15 +78,17 @@ pub(super) struct Callback {
     context: u64,
     pub(super) canister: Principal,
     pub(super) deadline: u64,
+    /// The subnet that executes the call.
+    subnet: SubnetIndex,
     call: OutgoingCall,
 }
 
 impl Network {
-    /// Executes the next message of the queue; the instructions it used, or `None` when there is none.
-    pub(super) fn execute_next(&mut self) -> Option<u64> {
-        match self.queue.pop_front()? {
+    /// Executes the next message of a subnet; the instructions it used, or `None` when none waits.
+    pub(super) fn execute_next(&mut self, subnet: SubnetIndex) -> Option<u64> {
+        match self.subnets[subnet].queue.pop_front()? {
             Delivery::Request(request) if request.callee == Principal::management_canister() => {
-                self.manage(&request);
+                self.manage(&request, subnet);
                 Some(0)
             }
             Delivery::Request(request) => Some(self.execute_request(request)),
@@ -95,14 +97,6 @@ impl Network {
                 Some(self.execute_response(callback, response, refund))
             }
         }
-    }
-
-    pub(super) fn enqueue(&mut self, delivery: Delivery) {
-        self.queue.push_back(delivery);
-    }
-
-    pub(super) fn has_messages(&self) -> bool {
-        !self.queue.is_empty()
     }
 
     fn execute_request(&mut self, request: Request) -> u64 {
@@ -157,7 +151,7 @@ impl Network {
             cycles_available: request.cycles,
             ..Message::new(entry_point, request.caller)
         };
-        canister.check_cycles(costs::execution_fee(message.instruction_limit))?;
+        canister.check_cycles(canister.fees.execution(message.instruction_limit))?;
         Ok((function, message, keep))
     }
 
@@ -166,7 +160,7 @@ impl Network {
         let message = Message::new(EntryPoint::SystemTask, Principal::management_canister());
         let ready = canister.is_running()
             && canister.code.as_ref().is_some_and(|c| c.module.exports(function))
-            && canister.check_cycles(costs::execution_fee(message.instruction_limit)).is_ok();
+            && canister.check_cycles(canister.fees.execution(message.instruction_limit)).is_ok();
         if !ready {
             return 0;
         }
@@ -303,15 +297,15 @@ impl Network {
         }
     }
 
-    fn send(&mut self, context: u64, caller: Principal, call: OutgoingCall) {
+    fn send(&mut self, context: u64, caller: Principal, mut call: OutgoingCall) {
+        let Some(canister) = self.canisters.get_mut(&caller) else { return };
+        *canister.open_calls.entry(call.callee).or_default() += 1;
+        let from = canister.subnet;
+        let to = self.route(call.callee, &call.argument, from);
         let callback = self.fresh_id();
         let deadline = call.timeout_seconds.map_or(0, |s| self.time() + u64::from(s) * 1_000_000_000);
-        if let Some(canister) = self.canisters.get_mut(&caller) {
-            *canister.open_calls.entry(call.callee).or_default() += 1;
-        }
-        let mut call = call;
         let (method, argument) = (std::mem::take(&mut call.method), std::mem::take(&mut call.argument));
-        self.enqueue(Delivery::Request(Request {
+        let request = Request {
             callee: call.callee,
             caller,
             method,
@@ -319,15 +313,38 @@ impl Network {
             cycles: call.cycles,
             deadline,
             origin: Origin::Canister(callback),
-        }));
-        self.callbacks.insert(callback, Callback { context, canister: caller, deadline, call });
+        };
+        let bytes = request.method.len() + request.argument.len();
+        self.callbacks.insert(callback, Callback { context, canister: caller, deadline, subnet: to, call });
+        if from != to && bytes > limits::MESSAGE_BYTES {
+            let reject = Reject::new(
+                ErrorCode::CanisterContractViolation,
+                format!(
+                    "Canister {caller} violated contract: attempted to send a message of size {bytes} exceeding the limit {} \
+                     to another subnet",
+                    limits::MESSAGE_BYTES
+                ),
+            );
+            self.respond(request.origin, Err(reject), request.cycles);
+        } else {
+            self.deliver(Delivery::Request(request), from, to);
+        }
     }
 
     /// Answers a call; `refund` are the cycles that were not accepted.
     pub(crate) fn respond(&mut self, origin: Origin, response: Response, refund: u128) {
         match origin {
             Origin::Ingress(request) => self.finish_ingress(request, response),
-            Origin::Canister(callback) => self.enqueue(Delivery::Response { callback, response, refund }),
+            Origin::Canister(callback) => {
+                // Nobody waits any more when the caller was uninstalled, or when its deadline passed.
+                let Some(waiting) = self.callbacks.get(&callback) else { return };
+                let (from, Some(to)) =
+                    (waiting.subnet, self.canisters.get(&waiting.canister).map(|c| c.subnet))
+                else {
+                    return;
+                };
+                self.deliver(Delivery::Response { callback, response, refund }, from, to);
+            }
             Origin::System => {}
         }
     }
@@ -338,11 +355,11 @@ impl Network {
         let expired = self.callbacks.iter().filter(|(_, c)| c.deadline != 0 && c.deadline <= time);
         let expired: Vec<u64> = expired.map(|(id, _)| *id).collect();
         for callback in expired {
-            if let Some(callback) = self.callbacks.get_mut(&callback) {
-                callback.deadline = 0;
-            }
+            let Some(waiting) = self.callbacks.get_mut(&callback) else { continue };
+            waiting.deadline = 0;
+            let Some(subnet) = self.canisters.get(&waiting.canister).map(|c| c.subnet) else { continue };
             let reject = Reject::new(ErrorCode::DeadlineExpired, "Call deadline has expired.");
-            self.enqueue(Delivery::Response { callback, response: Err(reject), refund: 0 });
+            self.deliver(Delivery::Response { callback, response: Err(reject), refund: 0 }, subnet, subnet);
         }
     }
 

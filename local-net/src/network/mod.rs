@@ -1,95 +1,71 @@
 //! The network: canisters, the messages between them, and time.
 //!
-//! Everything happens on one thread, in an order that depends only on the messages that came in: canisters by id, messages
-//! first come, first served. Random bytes come from a seed.
+//! Everything happens on one thread, in an order that depends only on the messages that came in: subnet by subnet, canisters by
+//! id, messages first come, first served. Random bytes come from a seed.
 
 mod execute;
 mod ingress;
 mod messages;
 mod queries;
 mod rounds;
+mod subnet;
 
 pub(crate) use execute::Keep;
-pub use ingress::{IngressMessage, IngressState, RequestId};
+pub use ingress::{IngressMessage, IngressRequest, IngressState, RequestId};
 pub use messages::{Origin, Request};
 pub use queries::Query;
+pub use subnet::{Subnet, SubnetIndex, SubnetKind, canister_id};
 
 use crate::{
     canister::Canister,
-    certification::Signer,
     reject::{Reject, Response},
+    system_api::Environment,
 };
 use candid::Principal;
-use messages::{CallContext, Callback, Delivery};
+use messages::{CallContext, Callback};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// PocketIC's initial time, 6 May 2021 21:17:10 CEST, in nanoseconds since 1970.
 pub const INITIAL_TIME: u64 = 1_620_328_630_000_000_000;
 
-/// The first canister id that the network hands out, as a number. Lower numbers stay free for canisters with a
-/// well-known id.
-const FIRST_CANISTER: u64 = 0x0000_00ff_0000_0000;
-
-/// The canister id with the number `n`.
-pub fn canister_id(n: u64) -> Principal {
-    let mut bytes = [1; 10];
-    bytes[..8].copy_from_slice(&n.to_be_bytes());
-    Principal::from_slice(&bytes)
-}
-
-/// The range of canister ids of the subnet: all of them.
-pub fn canister_range() -> (Principal, Principal) {
-    (canister_id(0), canister_id(u64::MAX))
-}
-
-/// A canister id of the subnet, for clients that must name one before any canister exists.
-pub fn default_effective_canister_id() -> Principal {
-    canister_id(FIRST_CANISTER)
-}
-
-/// A network of one subnet.
+/// A network.
 pub struct Network {
     /// Canisters by id.
     pub(crate) canisters: BTreeMap<Principal, Canister>,
-    /// The subnet's id.
-    pub(crate) subnet: Principal,
-    /// The keys of subnet and node.
-    pub(crate) signer: Arc<Signer>,
-    pub(crate) root_key: Arc<[u8]>,
     pub(crate) random: ChaCha20Rng,
+    subnets: Vec<Subnet>,
+    root: SubnetIndex,
     time: u64,
-    queue: VecDeque<Delivery>,
     contexts: BTreeMap<u64, CallContext>,
     callbacks: BTreeMap<u64, Callback>,
-    ingress: BTreeMap<RequestId, ingress::Entry>,
+    ingress: BTreeMap<RequestId, IngressRequest>,
     finished_requests: u64,
     next_id: u64,
-    next_canister: u64,
 }
 
 impl Network {
-    /// An empty network at `time` (nanoseconds since 1970) whose keys and random bytes come from `seed`.
+    /// An empty network of one application subnet; see [`Self::with_subnets`].
     pub fn new(seed: [u8; 32], time: u64) -> Self {
-        let signer = Arc::new(Signer::new(seed));
+        Self::with_subnets(seed, time, &[SubnetKind::Application])
+    }
+
+    /// An empty network at `time` (nanoseconds since 1970) with these subnets, at least one. Its keys and random bytes come
+    /// from `seed`.
+    pub fn with_subnets(seed: [u8; 32], time: u64, kinds: &[SubnetKind]) -> Self {
+        let (subnets, root) = subnet::make_subnets(seed, time, kinds);
         Self {
             canisters: BTreeMap::new(),
-            subnet: Principal::self_authenticating(signer.root_key()),
-            root_key: signer.root_key().into(),
-            signer,
+            subnets,
+            root,
             random: ChaCha20Rng::from_seed(seed),
             time,
-            queue: VecDeque::new(),
             contexts: BTreeMap::new(),
             callbacks: BTreeMap::new(),
             ingress: BTreeMap::new(),
             finished_requests: 0,
             next_id: 0,
-            next_canister: FIRST_CANISTER,
         }
     }
 
@@ -108,14 +84,15 @@ impl Network {
         self.finished_requests
     }
 
-    /// The subnet's id.
-    pub fn subnet(&self) -> Principal {
-        self.subnet
+    /// The DER-encoded root key.
+    pub fn root_key(&self) -> &Arc<[u8]> {
+        self.root().signer.public_key()
     }
 
-    /// The keys of subnet and node.
-    pub fn signer(&self) -> Arc<Signer> {
-        self.signer.clone()
+    /// What the canister `id` sees of itself and the network.
+    pub(crate) fn environment(&self, id: Principal) -> Option<Environment> {
+        let canister = self.canisters.get(&id)?;
+        Some(canister.environment(self.subnets[canister.subnet].id, self.root_key().clone(), self.time))
     }
 
     /// The canister with this id.
@@ -132,17 +109,6 @@ impl Network {
     /// `IC0301` when there is none.
     pub fn canister_mut(&mut self, id: Principal) -> Result<&mut Canister, Reject> {
         self.canisters.get_mut(&id).ok_or_else(|| Reject::canister_not_found(id))
-    }
-
-    /// An id no canister has.
-    pub(crate) fn fresh_canister_id(&mut self) -> Principal {
-        loop {
-            let id = canister_id(self.next_canister);
-            self.next_canister += 1;
-            if !self.canisters.contains_key(&id) {
-                return id;
-            }
-        }
     }
 
     fn fresh_id(&mut self) -> u64 {

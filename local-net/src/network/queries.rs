@@ -41,7 +41,7 @@ impl Network {
 
     /// Executes a query that is called by the composite queries of `callers`, outermost first.
     fn query_canister(&mut self, query: Query, callers: &mut Vec<Principal>) -> Response {
-        let certificate = Some(self.certify_data(query.canister));
+        let certificate = self.certify_data(query.canister);
         let id = query.canister;
         let canister = self.canister(id)?;
         canister.check_running()?;
@@ -131,6 +131,10 @@ impl Network {
                 ErrorCode::QueryCallGraphTooDeep,
                 format!("Composite queries are nested deeper than {}", limits::QUERY_DEPTH),
             ));
+        }
+        let subnet = |id: &Principal| self.canisters.get(id).map(|canister| canister.subnet);
+        if callers.last().and_then(subnet) != subnet(&query.canister) {
+            return Err(Reject::canister_not_found(query.canister));
         }
         self.query_canister(query, callers)
     }

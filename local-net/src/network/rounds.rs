@@ -1,60 +1,63 @@
 //! Rounds: due timers, heartbeats, deadlines and storage fees, then the messages that wait.
 
 use super::{Network, messages::Delivery};
-use crate::{costs, limits};
-use candid::Principal;
+use crate::limits;
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
 impl Network {
-    /// One round: the clock moves by a nanosecond, tasks become due, and messages are executed until none waits or the
-    /// round has used [`limits::ROUND_INSTRUCTIONS`].
+    /// One round: the clock moves by a nanosecond, tasks become due, and each subnet executes messages until none waits or
+    /// its round has used [`limits::ROUND_INSTRUCTIONS`].
     pub fn round(&mut self) {
         self.set_time(self.time() + 1);
         self.start_round();
-        let mut instructions = 0;
-        while instructions < limits::ROUND_INSTRUCTIONS {
-            match self.execute_next() {
-                Some(used) => instructions += used + limits::MESSAGE_OVERHEAD,
-                None => break,
+        for subnet in 0..self.subnets.len() {
+            let mut instructions = 0;
+            while instructions < limits::ROUND_INSTRUCTIONS {
+                match self.execute_next(subnet) {
+                    Some(used) => instructions += used + limits::MESSAGE_OVERHEAD,
+                    None => break,
+                }
             }
         }
     }
 
-    /// Puts everything that is due at the present time into the queue.
+    /// Puts everything that is due at the present time into the queues.
     pub fn start_round(&mut self) {
         self.charge_storage();
         self.expire_ingress();
         self.expire_calls();
+        for subnet in &mut self.subnets {
+            subnet.queue.extend(subnet.incoming.drain(..));
+        }
         self.enqueue_tasks();
     }
 
-    /// Executes one waiting message; false when there is none.
-    pub fn execute_message(&mut self) -> bool {
-        self.execute_next().is_some()
+    /// Executes one waiting message of each subnet.
+    pub fn execute_messages(&mut self) {
+        for subnet in 0..self.subnets.len() {
+            self.execute_next(subnet);
+        }
     }
 
-    /// Whether a message waits.
+    /// Whether a message waits that can be executed in this round.
     pub fn is_busy(&self) -> bool {
-        self.has_messages()
+        self.subnets.iter().any(|subnet| !subnet.queue.is_empty())
     }
 
     fn enqueue_tasks(&mut self) {
         let time = self.time();
-        let mut tasks: Vec<(Principal, &'static str)> = Vec::new();
         for (id, canister) in &mut self.canisters {
+            let queue = &mut self.subnets[canister.subnet].queue;
             let Some(code) = canister.code.as_ref().filter(|_| canister.is_running()) else { continue };
             if code.module.exports("canister_heartbeat") {
-                tasks.push((*id, "canister_heartbeat"));
+                queue.push_back(Delivery::Task { canister: *id, function: "canister_heartbeat" });
             }
             if canister.timer != 0 && canister.timer <= time {
                 canister.timer = 0;
-                tasks.push((*id, "canister_global_timer"));
+                queue.push_back(Delivery::Task { canister: *id, function: "canister_global_timer" });
             }
-        }
-        for (canister, function) in tasks {
-            self.enqueue(Delivery::Task { canister, function });
         }
     }
 
@@ -70,7 +73,7 @@ impl Network {
             }
             canister.storage_paid_until += seconds * SECOND;
             let bytes = canister.memory_usage().max(canister.settings.memory_allocation);
-            let fee = costs::storage_fee(bytes, seconds);
+            let fee = canister.fees.storage(bytes, seconds);
             if fee > canister.balance && canister.code.is_some() {
                 broke.push(*id);
             }

@@ -302,7 +302,7 @@ fn link_canister(linker: &mut Linker<Execution>) -> Result<()> {
     define!(linker;
         ALL, SYSTEM_CALL => fn canister_status(c) -> u32 { c.environment.status }
         ALL, SYSTEM_CALL => fn canister_version(c) -> u64 { c.environment.version }
-        ALL, SYSTEM_CALL => fn subnet_self_node_count(c) -> u32 { costs::SUBNET_NODES }
+        ALL, SYSTEM_CALL => fn subnet_self_node_count(c) -> u32 { c.environment.fees.nodes }
         CERTIFY, SYSTEM_CALL + u64::from(size) => fn certified_data_set(c, src: u32, size: u32) {
             if size as usize > limits::CERTIFIED_DATA_BYTES {
                 return Err(Stop::Contract(format!(
@@ -348,18 +348,18 @@ fn link_costs(linker: &mut Linker<Execution>) -> Result<()> {
     define!(linker;
         ALL_AND_START, SYSTEM_CALL => fn cost_call(c, name_size: u64, payload_size: u64, dst: u32) {
             let bytes = name_size.saturating_add(payload_size);
-            c.put_u128(dst, costs::call_fee(bytes) + super::response_reserve())?;
+            c.put_u128(dst, c.environment.fees.call(bytes) + c.environment.fees.response_reserve())?;
         }
         ALL_AND_START, SYSTEM_CALL => fn cost_create_canister(c, dst: u32) {
-            c.put_u128(dst, costs::CANISTER_CREATION_FEE)?;
+            c.put_u128(dst, c.environment.fees.canister_creation())?;
         }
         ALL_AND_START, SYSTEM_CALL => fn cost_http_request(c, request_size: u64, max_res_bytes: u64, dst: u32) {
-            c.put_u128(dst, costs::http_request_fee(request_size, max_res_bytes))?;
+            c.put_u128(dst, c.environment.fees.http_request(request_size, max_res_bytes))?;
         }
         ALL_AND_START, SYSTEM_CALL + u64::from(size) => fn cost_http_request_v2(c, src: u32, size: u32, dst: u32) {
             // The parameters are Candid; their size is an upper bound of the request's.
             c.heap_bytes(src, size)?;
-            c.put_u128(dst, costs::http_request_fee(u64::from(size), limits::MESSAGE_BYTES as u64))?;
+            c.put_u128(dst, c.environment.fees.http_request(u64::from(size), limits::MESSAGE_BYTES as u64))?;
         }
         ALL_AND_START, SYSTEM_CALL + u64::from(size) => fn cost_sign_with_ecdsa(
             c, src: u32, size: u32, curve: u32, dst: u32

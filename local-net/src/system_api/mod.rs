@@ -10,7 +10,7 @@ pub use functions::link;
 
 use crate::{
     certification::DataCertificate,
-    costs::{self, OS_PAGE, PageCount},
+    costs::{Fees, OS_PAGE, PageCount},
     limits,
     memory::{Memory, PageSet},
     reject::Reject,
@@ -63,6 +63,8 @@ pub struct Environment {
     pub canister: Principal,
     /// The subnet.
     pub subnet: Principal,
+    /// What the subnet charges.
+    pub fees: Fees,
     /// DER-encoded root key.
     pub root_key: Arc<[u8]>,
     /// Nanoseconds since 1970.
@@ -369,8 +371,9 @@ impl Execution {
         let mut call =
             self.call.take().ok_or_else(|| Stop::Contract("there is no call under construction".into()))?;
         let composite = !self.message.entry_point.is_replicated();
-        let fee = costs::call_fee((call.method.len() + call.argument.len()) as u64);
-        let prepaid = response_reserve();
+        let fees = self.environment.fees;
+        let fee = fees.call((call.method.len() + call.argument.len()) as u64);
+        let prepaid = fees.response_reserve();
         let open = self.environment.open_calls.entry(call.callee).or_default();
         if !composite {
             if *open >= limits::OPEN_CALLS_PER_CALLEE || fee + prepaid > self.liquid_balance() {
@@ -384,11 +387,6 @@ impl Execution {
         self.effects.calls.push(call);
         Ok(0)
     }
-}
-
-/// Cycles set aside for a response of the largest size and for executing its callback to the limit.
-pub fn response_reserve() -> u128 {
-    limits::MESSAGE_BYTES as u128 * costs::XNET_BYTE_FEE + costs::execution_fee(limits::UPDATE_INSTRUCTIONS)
 }
 
 /// Takes `instructions` from the counter.

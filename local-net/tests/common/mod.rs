@@ -5,7 +5,7 @@ use candid::{CandidType, Deserialize, Principal};
 use ic_management_canister_types as types;
 use local_net::{
     limits,
-    network::{INITIAL_TIME, IngressMessage, IngressState, Network, Query},
+    network::{INITIAL_TIME, IngressMessage, IngressState, Network, Query, SubnetIndex, SubnetKind},
     reject::{ErrorCode, Response},
 };
 
@@ -22,7 +22,16 @@ pub struct Net {
 
 impl Net {
     pub fn new() -> Self {
-        Self { network: Network::new([7; 32], INITIAL_TIME), requests: 0 }
+        Self::with_subnets(&[SubnetKind::Application])
+    }
+
+    pub fn with_subnets(kinds: &[SubnetKind]) -> Self {
+        Self { network: Network::with_subnets([7; 32], INITIAL_TIME, kinds), requests: 0 }
+    }
+
+    /// The first canister id of a subnet's range.
+    pub fn first_id(&self, subnet: SubnetIndex) -> Principal {
+        self.network.subnets()[subnet].first_canister_id()
     }
 
     /// Sends a call; the request's id, or the reject at admission.
@@ -37,7 +46,8 @@ impl Net {
         let mut id = [0; 32];
         id[..8].copy_from_slice(&self.requests.to_be_bytes());
         let expiry = self.network.time() + limits::INGRESS_TTL;
-        let message = IngressMessage { id, sender, canister, method: method.into(), argument, expiry };
+        let message =
+            IngressMessage { id, sender, canister, method: method.into(), argument, expiry, effective: None };
         self.network.submit(message).map(|()| id)
     }
 
@@ -66,7 +76,7 @@ impl Net {
     }
 
     pub fn state(&self, id: [u8; 32]) -> Option<IngressState> {
-        self.network.ingress_state(&id).map(|(_, state)| state.clone())
+        self.network.ingress_request(&id).map(|request| request.state.clone())
     }
 
     pub fn manage(&mut self, method: &str, argument: impl CandidType) -> Response {
@@ -104,6 +114,21 @@ impl Net {
     /// A new canister with plenty of cycles that runs `wat`.
     pub fn canister(&mut self, wat: &str) -> Principal {
         let id = self.create_with(100_000_000_000_000, None);
+        self.installed(id, wat)
+    }
+
+    /// A new canister with this id and plenty of cycles that runs `wat`.
+    pub fn canister_with_id(&mut self, id: Principal, wat: &str) -> Principal {
+        let args = types::ProvisionalCreateCanisterWithCyclesArgs {
+            amount: Some(100_000_000_000_000u128.into()),
+            specified_id: Some(id),
+            ..Default::default()
+        };
+        self.manage("provisional_create_canister_with_cycles", args).unwrap();
+        self.installed(id, wat)
+    }
+
+    fn installed(&mut self, id: Principal, wat: &str) -> Principal {
         self.install(id, types::CanisterInstallMode::Install, wat).unwrap();
         id
     }
