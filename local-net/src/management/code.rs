@@ -105,15 +105,33 @@ impl Network {
             _ => {}
         }
         let module = module::compile(wasm)?;
-        let installation = Installation { canister: id, caller, mode, module, argument };
-        match mode {
-            Mode::Upgrade(_) => self.upgrade(&installation)?,
-            Mode::Install | Mode::Reinstall => self.install_fresh(&installation)?,
+        self.install_module(&Installation { canister: id, caller, mode, module, argument })?;
+        Ok(empty_reply())
+    }
+
+    fn install_module(&mut self, installation: &Installation) -> Result<(), Reject> {
+        match installation.mode {
+            Mode::Upgrade(_) => self.upgrade(installation)?,
+            Mode::Install | Mode::Reinstall => self.install_fresh(installation)?,
         }
-        let canister = self.canister_mut(id)?;
+        let canister = self.canister_mut(installation.canister)?;
         canister.version += 1;
         canister.total_changes += 1;
-        Ok(empty_reply())
+        Ok(())
+    }
+
+    /// Upgrades a canister to the module it has, as its first controller, with empty Candid arguments.
+    pub(crate) fn upgrade_to_itself(&mut self, id: Principal) -> Result<(), Reject> {
+        let canister = self.canister(id)?;
+        let code = canister.code.as_ref().ok_or_else(|| Reject::no_module(id))?;
+        let installation = Installation {
+            canister: id,
+            caller: canister.settings.controllers.first().copied().unwrap_or(id),
+            mode: Mode::Upgrade(None),
+            module: code.module.clone(),
+            argument: empty_reply(),
+        };
+        self.install_module(&installation)
     }
 
     /// Installs with empty memories.

@@ -200,18 +200,24 @@ impl Network {
 
     fn start_canister(&mut self, caller: Principal, argument: &[u8]) -> Response {
         let args: types::CanisterIdRecord = decode(argument)?;
-        let canister = self.controlled(args.canister_id, caller, "start_canister")?;
+        self.controlled(args.canister_id, caller, "start_canister")?;
+        self.start(args.canister_id);
+        Ok(empty_reply())
+    }
+
+    /// Starts a canister; requests to stop it that wait are rejected.
+    pub(crate) fn start(&mut self, id: Principal) {
+        let Some(canister) = self.canisters.get_mut(&id) else { return };
         canister.version += 1;
         if let Status::Stopping(waiting) = std::mem::replace(&mut canister.status, Status::Running) {
             for origin in waiting {
                 let reject = Reject::new(
                     ErrorCode::CanisterStoppingCancelled,
-                    format!("Canister {}'s stop request was cancelled", args.canister_id),
+                    format!("Canister {id}'s stop request was cancelled"),
                 );
                 self.respond(origin, Err(reject), 0);
             }
         }
-        Ok(empty_reply())
     }
 
     fn stop_canister(

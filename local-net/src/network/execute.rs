@@ -59,6 +59,7 @@ impl Network {
     ) -> Executed {
         let time = self.time;
         let Some(environment) = self.environment(id) else { return Reject::canister_not_found(id).into() };
+        let trap = self.take_trap();
         let canister = match self.canister_mut(id) {
             Ok(canister) => canister,
             Err(reject) => return reject.into(),
@@ -74,6 +75,7 @@ impl Network {
             Some(limit) if result.is_ok() && canister.heap.len() as u64 > limit => {
                 Err(Stop::WasmMemoryLimit(limit))
             }
+            _ if trap => Err(Stop::Trapped("injected fault".into())),
             _ => result,
         };
         let result = canister.settle_memory(result, keep, &heap_pages);

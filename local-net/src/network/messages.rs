@@ -44,6 +44,7 @@ pub struct Request {
 }
 
 /// Something that waits in the queue to be executed.
+#[derive(Clone, Debug)]
 pub(super) enum Delivery {
     Request(Request),
     Response {
@@ -57,6 +58,9 @@ pub(super) enum Delivery {
         function: &'static str,
     },
 }
+
+/// The exported function that a due global timer runs.
+pub(super) const GLOBAL_TIMER: &str = "canister_global_timer";
 
 /// A call that its callee has not finished.
 pub(super) struct CallContext {
@@ -86,17 +90,23 @@ pub(super) struct Callback {
 impl Network {
     /// Executes the next message of a subnet; the instructions it used, or `None` when none waits.
     pub(super) fn execute_next(&mut self, subnet: SubnetIndex) -> Option<u64> {
-        match self.subnets[subnet].queue.pop_front()? {
+        let delivery = self.take_next(subnet)?;
+        let point = self.begin_message(&delivery);
+        let instructions = match delivery {
             Delivery::Request(request) if request.callee == Principal::management_canister() => {
                 self.manage(&request, subnet);
-                Some(0)
+                0
             }
-            Delivery::Request(request) => Some(self.execute_request(request)),
-            Delivery::Task { canister, function } => Some(self.execute_task(canister, function)),
+            Delivery::Request(request) => self.execute_request(request),
+            Delivery::Task { canister, function } => self.execute_task(canister, function),
             Delivery::Response { callback, response, refund } => {
-                Some(self.execute_response(callback, response, refund))
+                self.execute_response(callback, response, refund)
             }
+        };
+        if let Some(point) = point {
+            self.end_message(point);
         }
+        Some(instructions)
     }
 
     fn execute_request(&mut self, request: Request) -> u64 {
@@ -162,6 +172,16 @@ impl Network {
             && canister.code.as_ref().is_some_and(|c| c.module.exports(function))
             && canister.check_cycles(canister.fees.execution(message.instruction_limit)).is_ok();
         if !ready {
+            // The global timer is deactivated by its execution (`call_or_task.rs` of the replica): here it stays due.
+            if function == GLOBAL_TIMER {
+                let time = self.time();
+                if let Ok(canister) = self.canister_mut(id)
+                    && canister.code.is_some()
+                    && canister.timer == 0
+                {
+                    canister.timer = time;
+                }
+            }
             return 0;
         }
         let context = self.open_context(CallContext {
@@ -327,7 +347,7 @@ impl Network {
             );
             self.respond(request.origin, Err(reject), request.cycles);
         } else {
-            self.deliver(Delivery::Request(request), from, to);
+            self.send_request(callback, request, from, to);
         }
     }
 
@@ -343,7 +363,7 @@ impl Network {
                 else {
                     return;
                 };
-                self.deliver(Delivery::Response { callback, response, refund }, from, to);
+                self.send_response(callback, response, refund, from, to);
             }
             Origin::System => {}
         }

@@ -4,6 +4,7 @@
 //! id, messages first come, first served. Random bytes come from a seed.
 
 mod execute;
+pub mod faults;
 mod ingress;
 mod messages;
 mod queries;
@@ -43,6 +44,8 @@ pub struct Network {
     ingress: BTreeMap<RequestId, IngressRequest>,
     finished_requests: u64,
     next_id: u64,
+    /// The plan of faults under way.
+    faults: Option<Box<faults::Faults>>,
 }
 
 impl Network {
@@ -66,6 +69,7 @@ impl Network {
             ingress: BTreeMap::new(),
             finished_requests: 0,
             next_id: 0,
+            faults: None,
         }
     }
 

@@ -1,6 +1,9 @@
 //! Rounds: due timers, heartbeats, deadlines and storage fees, then the messages that wait.
 
-use super::{Network, messages::Delivery};
+use super::{
+    Network,
+    messages::{Delivery, GLOBAL_TIMER},
+};
 use crate::limits;
 
 /// Nanoseconds of a second.
@@ -28,6 +31,7 @@ impl Network {
         self.charge_storage();
         self.expire_ingress();
         self.expire_calls();
+        self.start_faulty_round();
         for subnet in &mut self.subnets {
             subnet.queue.extend(subnet.incoming.drain(..));
         }
@@ -56,7 +60,7 @@ impl Network {
             }
             if canister.timer != 0 && canister.timer <= time {
                 canister.timer = 0;
-                queue.push_back(Delivery::Task { canister: *id, function: "canister_global_timer" });
+                queue.push_back(Delivery::Task { canister: *id, function: GLOBAL_TIMER });
             }
         }
     }
