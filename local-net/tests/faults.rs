@@ -10,12 +10,13 @@ use local_net::{
     network::{
         IngressState,
         faults::{
-            Await, CyclesLeft, Delay, ExecutedMessage, Fault, FaultPlan, Injected, MessageKind, Point, Rule,
-            When,
+            Await, CyclesLeft, Delay, ExecutedMessage, Fault, FaultPlan, FaultTrace, Injected, MessageKind,
+            Point, Rule, When,
         },
     },
     reject::ErrorCode,
 };
+use pocket_ic::{PocketIc, PocketIcBuilder};
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -554,4 +555,58 @@ fn the_end_of_a_plan_sets_everything_free() {
     }
     assert!(requests.iter().all(|request| pair.is_done(*request)));
     assert_eq!(number(&pair.call(0)), 0);
+}
+
+/// Sends a request to the server that runs `pic`, about its instance; status and body of the answer.
+fn request(pic: &PocketIc, method: reqwest::Method, body: String) -> (u16, String) {
+    let url = format!("{}instances/{}/faults", pic.get_server_url(), pic.instance_id());
+    let request = reqwest::Client::new().request(method, url).header("content-type", "application/json");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let response = request.body(body).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    })
+}
+
+#[test]
+fn plans_and_traces_travel_over_http() {
+    use reqwest::Method;
+    let builder = PocketIcBuilder::new().with_application_subnet();
+    let pic = builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build();
+    let [caller, callee] = [caller(), callee()].map(|text| {
+        let id = pic.create_canister();
+        pic.add_cycles(id, 100_000_000_000_000);
+        pic.install_canister(id, wat::parse_str(text).unwrap(), Vec::new(), None);
+        id
+    });
+    assert_eq!(request(&pic, Method::GET, String::new()).0, 404);
+    let unknown = r#"{"rules": [{"when": "every", "fault": "explode"}]}"#;
+    assert_eq!(request(&pic, Method::POST, unknown.into()).0, 422);
+    let improbable = r#"{"rules": [{"when": {"chance": 2}, "fault": "trap"}]}"#;
+    let (status, text) = request(&pic, Method::POST, improbable.into());
+    assert_eq!(status, 400);
+    assert!(text.contains("rules[0].when.chance"), "{text}");
+
+    let plan = format!(
+        r#"{{"seed": 5, "rules": [
+            {{"caller": "{caller}", "method": "inc", "when": {{"nth": 0}}, "fault": "reject"}},
+            {{"when": {{"at": 3}}, "fault": {{"low_cycles": {{"left": "frozen", "rounds": 2}}}}}}
+        ]}}"#
+    );
+    assert_eq!(request(&pic, Method::POST, plan).0, 200);
+    let argument = [callee.as_slice(), &[0; 4]].concat();
+    let call = || pic.update_call(caller, Principal::anonymous(), "call", argument.clone());
+    assert_eq!([call().unwrap()[0], call().unwrap()[0]], [2, 0]);
+    let (status, text) = request(&pic, Method::GET, String::new());
+    assert_eq!(status, 200);
+    let trace: FaultTrace = serde_json::from_str(&text).unwrap();
+    assert_eq!((trace.plan.seed, trace.await_count), (5, 2));
+    let [first, second] = &trace.injected[..] else { panic!("{trace}") };
+    assert_eq!((&first.fault, &first.prevented), (&Fault::Reject, &None));
+    assert!(matches!(&second.point, Point::Message(message) if message.callee == callee));
+    assert_eq!(
+        serde_json::from_str::<FaultTrace>(&request(&pic, Method::DELETE, String::new()).1).unwrap(),
+        trace
+    );
+    assert_eq!(request(&pic, Method::GET, String::new()).0, 404);
 }

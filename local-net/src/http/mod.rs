@@ -1,5 +1,6 @@
 //! The HTTP interfaces: the Internet Computer's own, and PocketIC's.
 
+pub mod faults;
 pub mod ic;
 pub mod instance;
 pub mod pocket_ic;

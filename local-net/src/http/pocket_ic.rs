@@ -3,7 +3,7 @@
 //! Each answer comes at once with status 200; the server's codes for pending operations are not needed.
 
 use super::{
-    ic,
+    faults, ic,
     instance::{Instance, Stopped, system_time},
 };
 use crate::{
@@ -72,7 +72,7 @@ struct ServerState {
 }
 
 /// An answer that is not the asked-for value.
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -96,16 +96,16 @@ impl From<Reject> for Failure {
     }
 }
 
-type Answer<T> = Result<Json<T>, Failure>;
-type Shared = State<Arc<Server>>;
-type Id = Path<InstanceId>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Shared = State<Arc<Server>>;
+pub(super) type Id = Path<InstanceId>;
 
 impl Server {
     fn state(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, id: InstanceId) -> Result<Arc<Instance>, Failure> {
+    pub(super) fn find(&self, id: InstanceId) -> Result<Arc<Instance>, Failure> {
         self.state()
             .instances
             .get(&id)
@@ -147,7 +147,8 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/update/await_ingress_message", post(await_ingress_message))
         .route("/auto_progress", get(auto_progress_enabled).post(auto_progress))
         .route("/stop_progress", post(stop_progress))
-        .route("/api/{*path}", any(instance_api));
+        .route("/api/{*path}", any(instance_api))
+        .merge(faults::routes());
     Router::new()
         .route("/status", get(async || StatusCode::OK))
         .route("/instances", get(list_instances).post(create_instance))

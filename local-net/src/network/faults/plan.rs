@@ -247,7 +247,7 @@ impl FaultPlan {
         }
     }
 
-    /// A number that depends on the seed, `stream` and `point` only (SplitMix64 over the three).
+    /// A number that depends on the seed, `stream` and `point` only (`SplitMix64` over the three).
     pub(super) fn draw(&self, stream: u64, point: u64) -> u64 {
         [stream, point].iter().fold(split_mix(self.seed), |state, word| split_mix(state ^ split_mix(*word)))
     }
