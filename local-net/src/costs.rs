@@ -58,6 +58,8 @@ pub const INGRESS_BYTE_FEE: u128 = 2_000;
 pub const GIB_STORAGE_PER_SECOND_FEE: u128 = 127_000;
 /// Cycles of a threshold signature with `key_1`, wherever it is asked for: the subnet that signs has 34 nodes.
 pub const THRESHOLD_SIGNATURE_FEE: u128 = 26_153_846_153;
+/// Cycles of a threshold signature with one of the test keys, which subnets of 13 nodes hold.
+pub const TEST_THRESHOLD_SIGNATURE_FEE: u128 = 10_000_000_000;
 
 /// What a subnet charges: the published fees, in proportion to its nodes; nothing on system subnets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +116,15 @@ impl Fees {
     /// Cycles of receiving an ingress message of `bytes`.
     pub fn ingress(self, bytes: u64) -> u128 {
         self.scaled(INGRESS_MESSAGE_FEE + u128::from(bytes) * INGRESS_BYTE_FEE)
+    }
+
+    /// Cycles of a threshold signature with the key `name`. The nodes that count are those of the subnet that has the key.
+    pub fn threshold_signature(self, name: &str) -> u128 {
+        match name {
+            _ if self.free => 0,
+            "key_1" => THRESHOLD_SIGNATURE_FEE,
+            _ => TEST_THRESHOLD_SIGNATURE_FEE,
+        }
     }
 
     /// Cycles of an HTTP outcall: a base, a part for each byte sent and each byte that may come back.

@@ -18,7 +18,7 @@ pub mod costs;
 pub mod execution;
 pub mod http;
 pub mod limits;
-mod management;
+pub mod management;
 pub mod memory;
 pub mod module;
 pub mod network;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use local_net::{
     http::{
         instance::{Instance, system_time},
+        outcalls::{self, Reach},
         pocket_ic::{self, Server},
     },
     network::Network,
@@ -26,8 +27,7 @@ use tokio::net::TcpListener;
 /// `pocket-ic` crate run on it.
 ///
 /// It is an estimate of the Internet Computer: one subnet with one node, state in memory, instructions and cycles of a
-/// 13-node application subnet. It does not model consensus, HTTPS outcalls, threshold signatures, snapshots, 64-bit
-/// heaps or the limits of a subnet as a whole. To check against more of the real thing, set `POCKET_IC_BIN` to DFINITY's
+/// 13-node application subnet. It does not model consensus, snapshots, 64-bit heaps or the limits of a subnet as a whole. To check against more of the real thing, set `POCKET_IC_BIN` to DFINITY's
 /// PocketIC server; the same tests run there.
 #[derive(Parser)]
 // The `pocket-ic` crate accepts servers that call themselves `pocket-ic-server 16.x.y`.
@@ -63,6 +63,9 @@ struct ServeArgs {
     /// Accept requests with any signature and expiry.
     #[arg(long)]
     no_ingress_validation: bool,
+    /// Where canisters' HTTP requests may go.
+    #[arg(long, value_enum, default_value_t)]
+    outcalls: Reach,
 }
 
 #[derive(Args)]
@@ -85,6 +88,9 @@ struct ServerArgs {
     /// What to log, for example `info` or `local_net=debug`.
     #[arg(long)]
     log_levels: Option<String>,
+    /// Where canisters' HTTP requests may go when an instance is live.
+    #[arg(long, value_enum, default_value_t)]
+    outcalls: Reach,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -105,6 +111,7 @@ fn main() -> anyhow::Result<()> {
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let seed = Sha256::digest(args.seed.as_bytes()).into();
     let instance = Instance::start(Network::new(seed, system_time()), !args.no_ingress_validation)?;
+    outcalls::serve(&instance, args.outcalls)?;
     instance.set_live(true).await?;
     let listener = TcpListener::bind((args.host, args.port)).await.with_context(|| {
         format!("cannot listen on {}:{}; choose another port with --port", args.host, args.port)
@@ -137,7 +144,7 @@ async fn serve_pocket_ic(args: ServerArgs) -> anyhow::Result<()> {
         let mut file = file;
         writeln!(file, "{port}")?;
     }
-    let server = Arc::new(Server::default());
+    let server = Arc::new(Server::new(args.outcalls));
     let routes = pocket_ic::router(server.clone());
     let served = tokio::select! {
         served = axum::serve(listener, routes) => served,

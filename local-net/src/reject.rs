@@ -117,6 +117,37 @@ impl ErrorCode {
     }
 }
 
+impl From<RejectCode> for ErrorCode {
+    /// An error code of this class, for rejects that have none on the Internet Computer: canisters see the reject code only.
+    fn from(code: RejectCode) -> Self {
+        match code {
+            RejectCode::SysFatal => Self::SubnetOversubscribed,
+            RejectCode::SysTransient => Self::CanisterQueueFull,
+            RejectCode::DestinationInvalid => Self::CanisterNotFound,
+            RejectCode::CanisterReject => Self::CanisterRejectedMessage,
+            RejectCode::CanisterError => Self::CanisterDidNotReply,
+            RejectCode::SysUnknown => Self::DeadlineExpired,
+        }
+    }
+}
+
+impl TryFrom<u64> for RejectCode {
+    type Error = u64;
+
+    /// The reject code with this number; the number itself when there is none.
+    fn try_from(code: u64) -> Result<Self, u64> {
+        match code {
+            1 => Ok(Self::SysFatal),
+            2 => Ok(Self::SysTransient),
+            3 => Ok(Self::DestinationInvalid),
+            4 => Ok(Self::CanisterReject),
+            5 => Ok(Self::CanisterError),
+            6 => Ok(Self::SysUnknown),
+            other => Err(other),
+        }
+    }
+}
+
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IC{:04}", *self as u16)
@@ -140,6 +171,11 @@ impl Reject {
     /// A reject with this code and text.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// A reject of the system that has a reject code only.
+    pub fn system(code: RejectCode, message: impl Into<String>) -> Self {
+        Self::new(code.into(), message)
     }
 
     /// No canister has the id `id`.

@@ -3,20 +3,9 @@
 mod common;
 
 use candid::Principal;
-use common::{id_bytes, module, user};
-use pocket_ic::{
-    CanisterSettings, ErrorCode, PocketIc, PocketIcBuilder, RejectCode, common::rest::BlobCompression,
-};
+use common::{id_bytes, module, pocket::pocket_ic, user};
+use pocket_ic::{CanisterSettings, ErrorCode, PocketIc, RejectCode, common::rest::BlobCompression};
 use std::time::Duration;
-
-/// A server of PocketIC's interface: the one named by the environment, else this crate's.
-fn pocket_ic() -> PocketIc {
-    let builder = PocketIcBuilder::new().with_application_subnet();
-    match std::env::var_os("POCKET_IC_BIN") {
-        Some(_) => builder.build(),
-        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
-    }
-}
 
 /// A counter at address 0, kept over upgrades in stable memory; `relay` calls `inc` of another canister, `timer` sets a timer
 /// ten seconds ahead that counts by 100, `fail` counts and traps.

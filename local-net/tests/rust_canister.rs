@@ -1,41 +1,11 @@
 //! A canister made with the usual Rust libraries (`test-canister/`), through the `pocket-ic` crate.
 
+mod common;
+
 use candid::{Principal, encode_args};
-use pocket_ic::{ErrorCode, PocketIc, PocketIcBuilder, query_candid, update_candid};
-use std::{
-    path::Path,
-    process::Command,
-    sync::LazyLock,
-    time::{Duration, Instant},
-};
-
-/// The test canister's Wasm, built once.
-static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let target = Path::new(env!("CARGO_BIN_EXE_local-net")).ancestors().nth(2).unwrap();
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--package", "local-net-test-canister"])
-        .args(["--target", "wasm32-unknown-unknown", "--profile", "canister", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(status.success(), "the test canister does not build");
-    std::fs::read(target.join("wasm32-unknown-unknown/canister/local_net_test_canister.wasm")).unwrap()
-});
-
-fn pocket_ic() -> PocketIc {
-    let builder = PocketIcBuilder::new().with_application_subnet();
-    match std::env::var_os("POCKET_IC_BIN") {
-        Some(_) => builder.build(),
-        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
-    }
-}
-
-fn install(pic: &PocketIc) -> Principal {
-    let canister = pic.create_canister();
-    pic.install_canister(canister, WASM.clone(), encode_args(()).unwrap(), None);
-    canister
-}
+use common::pocket::{WASM, install, pocket_ic};
+use pocket_ic::{ErrorCode, PocketIc, query_candid, update_candid};
+use std::time::{Duration, Instant};
 
 fn get(pic: &PocketIc, canister: Principal, key: &str) -> Option<u64> {
     query_candid::<_, (Option<u64>,)>(pic, canister, "get", (key,)).unwrap().0

@@ -22,6 +22,9 @@ const COMMANDS_PER_MESSAGE: u32 = 16;
 /// Stack of a network's thread: canisters run on it.
 const STACK_BYTES: usize = 32 << 20;
 
+/// Whether the network makes HTTP outcalls by itself, and the number that the next one will have.
+pub type OutcallState = (bool, u64);
+
 type Command = Box<dyn FnOnce(&mut Network) + Send>;
 
 /// The network's thread has ended, which only happens when it panicked.
@@ -35,6 +38,7 @@ pub struct Instance {
     live: Arc<AtomicBool>,
     /// Number of finished requests.
     progress: watch::Receiver<u64>,
+    outcalls: watch::Receiver<OutcallState>,
     /// The DER-encoded root key.
     pub root_key: Arc<[u8]>,
     /// The subnets.
@@ -55,12 +59,14 @@ impl Instance {
     /// When the system cannot start a thread.
     pub fn start(network: Network, checks_signatures: bool) -> std::io::Result<Arc<Self>> {
         let (commands, receiver) = channel();
-        let (sender, progress) = watch::channel(0);
+        let (progress_sender, progress) = watch::channel(0);
+        let (outcall_sender, outcalls) = watch::channel((false, 0));
         let live = Arc::new(AtomicBool::new(false));
         let instance = Self {
             commands,
             live: live.clone(),
             progress,
+            outcalls,
             root_key: network.root_key().clone(),
             topology: super::pocket_ic::topology(&network),
             checks_signatures,
@@ -68,7 +74,7 @@ impl Instance {
         std::thread::Builder::new()
             .name("network".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || work(network, &receiver, &live, &sender))?;
+            .spawn(move || work(network, &receiver, &live, &progress_sender, &outcall_sender))?;
         Ok(Arc::new(instance))
     }
 
@@ -92,6 +98,11 @@ impl Instance {
     /// Whether the network executes messages by itself.
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Relaxed)
+    }
+
+    /// Changes when canisters make HTTP outcalls, and when live mode is switched.
+    pub fn outcalls(&self) -> watch::Receiver<OutcallState> {
+        self.outcalls.clone()
     }
 
     /// Switches live mode; returns when the network's clock is right.
@@ -138,6 +149,7 @@ fn work(
     commands: &Receiver<Command>,
     live: &AtomicBool,
     progress: &watch::Sender<u64>,
+    outcalls: &watch::Sender<OutcallState>,
 ) {
     let mut next_round = Instant::now();
     let mut commands_in_a_row = 0;
@@ -172,5 +184,7 @@ fn work(
             let before = std::mem::replace(finished, network.finished_requests());
             *finished != before
         });
+        let state = (live.load(Ordering::Relaxed), network.next_outcall());
+        outcalls.send_if_modified(|before| std::mem::replace(before, state) != state);
     }
 }

@@ -3,4 +3,5 @@
 pub mod faults;
 pub mod ic;
 pub mod instance;
+pub mod outcalls;
 pub mod pocket_ic;

@@ -5,11 +5,13 @@
 use super::{
     faults, ic,
     instance::{Instance, Stopped, system_time},
+    outcalls::{self, Reach},
 };
 use crate::{
     limits,
+    management::{AnswerError, Outcall},
     network::{INITIAL_TIME, IngressMessage, Network, Query, RequestId},
-    reject::{Reject, Response as CallResponse},
+    reject::{Reject, RejectCode, Response as CallResponse},
 };
 use axum::{
     Json, Router,
@@ -20,14 +22,17 @@ use axum::{
     routing::{any, get, post},
 };
 use candid::Principal;
+use ic_management_canister_types::{HttpHeader, HttpMethod, HttpRequestResult};
 use ic_transport_types::EnvelopeContent;
 use pocket_ic::{
     ErrorCode,
     common::rest::{
-        CanisterCyclesCostSchedule, CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse,
-        ExtendedSubnetConfigSet, HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime,
-        InstanceConfig, InstanceId, RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId,
-        RawCanisterResult, RawCycles, RawEffectivePrincipal, RawIngressStatusArgs, RawMessageId,
+        CanisterCyclesCostSchedule, CanisterHttpHeader, CanisterHttpMethod, CanisterHttpPricingVersion,
+        CanisterHttpReject, CanisterHttpReplication, CanisterHttpReply, CanisterHttpResponse,
+        CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse, ExtendedSubnetConfigSet,
+        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime, InstanceConfig, InstanceId,
+        RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId, RawCanisterResult, RawCycles,
+        RawEffectivePrincipal, RawIngressStatusArgs, RawMessageId, RawMockCanisterHttpResponse,
         RawPrincipalId, RawSetStableMemory, RawStableMemory, RawSubnetId, RawTime, SubnetConfig,
         SubnetInstructionConfig, SubnetKind, Topology,
     },
@@ -60,6 +65,8 @@ pub struct Server {
     /// Requests that are being served.
     in_flight: AtomicUsize,
     nonce: AtomicU64,
+    /// Where canisters' HTTP requests may go.
+    reach: Reach,
 }
 
 #[derive(Default)]
@@ -101,6 +108,11 @@ pub(super) type Shared = State<Arc<Server>>;
 pub(super) type Id = Path<InstanceId>;
 
 impl Server {
+    /// A server without instances, whose canisters' HTTP requests may go as far as `reach`.
+    pub fn new(reach: Reach) -> Self {
+        Self { reach, ..Self::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,6 +155,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/update/set_certified_time", post(set_time))
         .route("/update/tick", post(tick))
         .route("/update/add_cycles", post(add_cycles))
+        .route("/update/mock_canister_http", post(mock_canister_http))
         .route("/update/submit_ingress_message", post(submit_ingress_message))
         .route("/update/await_ingress_message", post(await_ingress_message))
         .route("/auto_progress", get(auto_progress_enabled).post(auto_progress))
@@ -205,6 +218,7 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
     let checks_signatures = config.disable_ingress_validation != Some(true);
     let network = Network::with_subnets(seed, time, &subnet_kinds(&config.subnet_config_set));
     let instance = Instance::start(network, checks_signatures).map_err(|e| e.to_string())?;
+    outcalls::serve(&instance, server.reach).map_err(|e| e.to_string())?;
     server.state().instances.insert(id, instance.clone());
     if live || config.http_gateway_config.is_some() {
         instance.set_live(true).await.map_err(|e| e.to_string())?;
@@ -389,9 +403,76 @@ async fn upload_blob(State(server): Shared, headers: HeaderMap, body: Bytes) -> 
 }
 
 async fn get_canister_http(State(server): Shared, Path(id): Id) -> Answer<Vec<RawCanisterHttpRequest>> {
-    // HTTP outcalls are rejected by the management canister, so none ever waits.
-    server.find(id)?;
-    Ok(Json(Vec::new()))
+    let instance = server.find(id)?;
+    let waiting = instance.run(|network| {
+        network
+            .outcalls()
+            .map(|(id, outcall)| raw_outcall(id, outcall, network.outcall_subnet(outcall)))
+            .collect()
+    });
+    Ok(Json(waiting.await?))
+}
+
+fn raw_outcall(id: u64, outcall: &Outcall, subnet: Principal) -> RawCanisterHttpRequest {
+    let header = |h: &HttpHeader| CanisterHttpHeader { name: h.name.clone(), value: h.value.clone() };
+    RawCanisterHttpRequest {
+        subnet_id: subnet.into(),
+        request_id: id,
+        http_method: match outcall.method {
+            HttpMethod::GET => CanisterHttpMethod::GET,
+            HttpMethod::HEAD => CanisterHttpMethod::HEAD,
+            HttpMethod::POST => CanisterHttpMethod::POST,
+            HttpMethod::PUT => CanisterHttpMethod::PUT,
+            HttpMethod::DELETE => CanisterHttpMethod::DELETE,
+            HttpMethod::PATCH => CanisterHttpMethod::PATCH,
+        },
+        url: outcall.url.clone(),
+        headers: outcall.headers.iter().map(header).collect(),
+        body: outcall.body.clone(),
+        max_response_bytes: outcall.max_response_bytes,
+        replication: if outcall.replicated {
+            CanisterHttpReplication::FullyReplicated
+        } else {
+            CanisterHttpReplication::NonReplicated
+        },
+        pricing_version: CanisterHttpPricingVersion::Legacy,
+    }
+}
+
+async fn mock_canister_http(
+    State(server): Shared,
+    Path(id): Id,
+    Json(mock): Json<RawMockCanisterHttpResponse>,
+) -> Answer<()> {
+    let RawMockCanisterHttpResponse { subnet_id, request_id, response, additional_responses } = mock;
+    let subnet = principal(&subnet_id.subnet_id)?;
+    let answers = std::iter::once(response).chain(additional_responses).map(mocked_answer);
+    let answers = answers.collect::<Result<Vec<_>, _>>()?;
+    let instance = server.find(id)?;
+    let answered = instance.run(move |network| {
+        let known = network.outcalls().any(|(id, o)| id == request_id && network.outcall_subnet(o) == subnet);
+        if known {
+            network.answer_outcall(request_id, answers)
+        } else {
+            Err(AnswerError::Unknown(request_id))
+        }
+    });
+    answered.await?.map(Json).map_err(|e| Failure(StatusCode::BAD_REQUEST, e.to_string()))
+}
+
+/// What a node received, according to a test.
+fn mocked_answer(response: CanisterHttpResponse) -> Result<Result<HttpRequestResult, Reject>, Failure> {
+    match response {
+        CanisterHttpResponse::CanisterHttpReply(CanisterHttpReply { status, headers, body }) => {
+            let headers = headers.into_iter().map(|h| HttpHeader { name: h.name, value: h.value }).collect();
+            Ok(Ok(HttpRequestResult { status: status.into(), headers, body }))
+        }
+        CanisterHttpResponse::CanisterHttpReject(CanisterHttpReject { reject_code, message }) => {
+            let code = RejectCode::try_from(reject_code)
+                .map_err(|code| Failure(StatusCode::BAD_REQUEST, format!("InvalidRejectCode({code})")))?;
+            Ok(Err(Reject::system(code, message)))
+        }
+    }
 }
 
 fn principal(bytes: &[u8]) -> Result<Principal, Failure> {

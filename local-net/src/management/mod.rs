@@ -1,7 +1,11 @@
 //! The management canister.
 
 mod code;
+mod http_outcalls;
 mod settings;
+mod threshold;
+
+pub use http_outcalls::{AnswerError, Outcall, Outcalls, headers_bytes};
 
 use crate::{
     canister::{Canister, Status},
@@ -45,6 +49,16 @@ fn cycles_of(amount: &Nat) -> Result<u128, Reject> {
     u128::try_from(&amount.0).map_err(|_| Reject::bad_payload("more than 2^128 cycles"))
 }
 
+/// What remains of the attached cycles after a fee that the caller must attach.
+fn take_fee(method: &str, fee: u128, cycles: u128) -> Result<u128, Reject> {
+    cycles.checked_sub(fee).ok_or_else(|| {
+        Reject::new(
+            ErrorCode::CanisterRejectedMessage,
+            format!("{method} request sent with {cycles} cycles, but {fee} cycles are required."),
+        )
+    })
+}
+
 /// `create_canister` and its kin need at most this many cycles when the caller names no amount.
 const DEFAULT_PROVISIONAL_CYCLES: u128 = 100_000_000_000_000;
 
@@ -76,6 +90,11 @@ impl Network {
             "create_canister" => return self.create_canister(caller, argument, cycles, subnet),
             "deposit_cycles" => return self.deposit_cycles(argument, cycles),
             "stop_canister" => return self.stop_canister(caller, argument, origin),
+            "http_request" => return self.http_request(caller, argument, cycles, origin, subnet),
+            "sign_with_ecdsa" => return self.sign_with_ecdsa(caller, argument, cycles, subnet),
+            "sign_with_schnorr" => return self.sign_with_schnorr(caller, argument, cycles, subnet),
+            "ecdsa_public_key" => self.ecdsa_public_key(caller, argument),
+            "schnorr_public_key" => self.schnorr_public_key(caller, argument),
             "provisional_create_canister_with_cycles" => self.provisional_create(caller, argument, subnet),
             "provisional_top_up_canister" => self.provisional_top_up(argument),
             "start_canister" => self.start_canister(caller, argument),

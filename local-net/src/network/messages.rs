@@ -14,7 +14,7 @@ use crate::{
 use candid::Principal;
 
 /// Where a call came from, and so where its answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Origin {
     /// A user's request.
     Ingress(RequestId),

@@ -19,6 +19,7 @@ pub use subnet::{Subnet, SubnetIndex, SubnetKind, canister_id};
 
 use crate::{
     canister::Canister,
+    management::Outcalls,
     reject::{Reject, Response},
     system_api::Environment,
 };
@@ -46,6 +47,10 @@ pub struct Network {
     next_id: u64,
     /// The plan of faults under way.
     faults: Option<Box<faults::Faults>>,
+    /// HTTPS outcalls that wait for an answer.
+    pub(crate) outcalls: Outcalls,
+    /// What all keys and random bytes come from.
+    pub(crate) seed: [u8; 32],
 }
 
 impl Network {
@@ -70,6 +75,8 @@ impl Network {
             finished_requests: 0,
             next_id: 0,
             faults: None,
+            outcalls: Outcalls::default(),
+            seed,
         }
     }
 

@@ -32,6 +32,7 @@ impl Network {
         self.expire_ingress();
         self.expire_calls();
         self.start_faulty_round();
+        self.expire_outcalls();
         for subnet in &mut self.subnets {
             subnet.queue.extend(subnet.incoming.drain(..));
         }

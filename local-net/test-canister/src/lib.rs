@@ -5,8 +5,11 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use candid::Principal;
-use ic_cdk::{call::Call, query, update};
-use ic_cdk_management_canister as management;
+use ic_cdk::{
+    call::{Call, CallFailed},
+    query, update,
+};
+use ic_cdk_management_canister::{self as management, HttpRequestResult, TransformArgs};
 use ic_stable_structures::{
     DefaultMemoryImpl, StableBTreeMap,
     memory_manager::{MemoryId, MemoryManager, VirtualMemory},
@@ -119,6 +122,41 @@ async fn create(wasm_module: Vec<u8>, cycles: u128) -> Result<Principal, String>
 #[update]
 async fn random() -> Result<Vec<u8>, String> {
     management::raw_rand().await.map_err(|e| e.to_string())
+}
+
+/// Calls the management canister with `cycles` and an encoded argument; the encoded reply or the reject, and the cycles
+/// that came back.
+#[update]
+async fn manage(method: String, argument: Vec<u8>, cycles: u128) -> (Result<Vec<u8>, (u32, String)>, u128) {
+    let call = Call::unbounded_wait(Principal::management_canister(), &method);
+    let answer = call.with_raw_args(&argument).with_cycles(cycles).await;
+    let answer = match answer {
+        Ok(reply) => Ok(reply.into_bytes()),
+        Err(CallFailed::CallRejected(reject)) => {
+            Err((reject.raw_reject_code(), reject.reject_message().to_owned()))
+        }
+        Err(other) => Err((0, other.to_string())),
+    };
+    (answer, ic_cdk::api::msg_cycles_refunded())
+}
+
+/// Drops the headers of an HTTP response and puts the context behind the body.
+#[query]
+fn strip(args: TransformArgs) -> HttpRequestResult {
+    let body = [args.response.body, args.context].concat();
+    HttpRequestResult { headers: Vec::new(), body, ..args.response }
+}
+
+/// Makes every HTTP response `context` kilobytes long.
+#[query]
+fn inflate(args: TransformArgs) -> HttpRequestResult {
+    let body = vec![0; 1_000 * usize::from(args.context[0])];
+    HttpRequestResult { body, ..args.response }
+}
+
+#[query]
+fn trap_in_transform(_: TransformArgs) -> HttpRequestResult {
+    ic_cdk::trap("this is no weather report");
 }
 
 /// Asks another canister's query `get` from a composite query.

@@ -1,6 +1,8 @@
 //! A network in this process, and canisters written in WebAssembly text.
 #![allow(dead_code)]
 
+pub mod pocket;
+
 use candid::{CandidType, Deserialize, Principal};
 use ic_management_canister_types as types;
 use local_net::{

@@ -1,0 +1,35 @@
+//! A PocketIC server, and the canister written in Rust (`test-canister/`).
+
+use candid::{Principal, encode_args};
+use pocket_ic::{PocketIc, PocketIcBuilder};
+use std::{path::Path, process::Command, sync::LazyLock};
+
+/// The test canister's Wasm, built once.
+pub static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let target = Path::new(env!("CARGO_BIN_EXE_local-net")).ancestors().nth(2).unwrap();
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--package", "local-net-test-canister"])
+        .args(["--target", "wasm32-unknown-unknown", "--profile", "canister", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "the test canister does not build");
+    std::fs::read(target.join("wasm32-unknown-unknown/canister/local_net_test_canister.wasm")).unwrap()
+});
+
+/// A server of PocketIC's interface: the one named by the environment, else this crate's.
+pub fn pocket_ic() -> PocketIc {
+    let builder = PocketIcBuilder::new().with_application_subnet();
+    match std::env::var_os("POCKET_IC_BIN") {
+        Some(_) => builder.build(),
+        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
+    }
+}
+
+/// A new canister with plenty of cycles that runs the test canister's Wasm.
+pub fn install(pic: &PocketIc) -> Principal {
+    let canister = pic.create_canister();
+    pic.install_canister(canister, WASM.clone(), encode_args(()).unwrap(), None);
+    canister
+}
