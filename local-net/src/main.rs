@@ -5,6 +5,7 @@ use candid::Principal;
 use clap::{Args, Parser, Subcommand};
 use local_net::{
     http::{
+        gateway,
         instance::{Instance, system_time},
         outcalls::{self, Reach},
         pocket_ic::{self, Server},
@@ -116,7 +117,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind((args.host, args.port)).await.with_context(|| {
         format!("cannot listen on {}:{}; choose another port with --port", args.host, args.port)
     })?;
-    let routes = pocket_ic::gateway(instance.clone());
+    let routes = gateway::router(instance.clone(), &[gateway::DEFAULT_DOMAIN.to_owned()])?;
     println!("url: http://{}", listener.local_addr()?);
     println!("root key: {}", hex::encode(&instance.root_key));
     let default = Principal::from(instance.topology.default_effective_canister_id.clone());

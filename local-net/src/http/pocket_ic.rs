@@ -3,7 +3,7 @@
 //! Each answer comes at once with status 200; the server's codes for pending operations are not needed.
 
 use super::{
-    faults, ic,
+    faults, gateway, ic,
     instance::{Instance, Stopped, system_time},
     outcalls::{self, Reach},
 };
@@ -15,7 +15,7 @@ use crate::{
 };
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{DefaultBodyLimit, Path, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -30,11 +30,11 @@ use pocket_ic::{
         CanisterCyclesCostSchedule, CanisterHttpHeader, CanisterHttpMethod, CanisterHttpPricingVersion,
         CanisterHttpReject, CanisterHttpReplication, CanisterHttpReply, CanisterHttpResponse,
         CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse, ExtendedSubnetConfigSet,
-        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime, InstanceConfig, InstanceId,
-        RawAddCycles, RawCanisterCall, RawCanisterHttpRequest, RawCanisterId, RawCanisterResult, RawCycles,
-        RawEffectivePrincipal, RawIngressStatusArgs, RawMessageId, RawMockCanisterHttpResponse,
-        RawPrincipalId, RawSetStableMemory, RawStableMemory, RawSubnetId, RawTime, SubnetConfig,
-        SubnetInstructionConfig, SubnetKind, Topology,
+        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime, InstanceConfig,
+        InstanceHttpGatewayConfig, InstanceId, RawAddCycles, RawCanisterCall, RawCanisterHttpRequest,
+        RawCanisterId, RawCanisterResult, RawCycles, RawEffectivePrincipal, RawIngressStatusArgs,
+        RawMessageId, RawMockCanisterHttpResponse, RawPrincipalId, RawSetStableMemory, RawStableMemory,
+        RawSubnetId, RawTime, SubnetConfig, SubnetInstructionConfig, SubnetKind, Topology,
     },
 };
 use serde::Serialize;
@@ -225,7 +225,7 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
     }
     let mut http_gateway_info = None;
     if let Some(gateway) = config.http_gateway_config {
-        let info = start_gateway(server, id, gateway.ip_addr.as_deref(), gateway.port).await?;
+        let info = start_gateway(server, id, gateway).await?;
         http_gateway_info = Some(info);
     }
     let topology = instance.topology.clone();
@@ -619,10 +619,18 @@ async fn create_gateway(
     State(server): Shared,
     Json(config): Json<HttpGatewayConfig>,
 ) -> Json<CreateHttpGatewayResponse> {
-    let created = match config.forward_to {
-        HttpGatewayBackend::PocketIcInstance(id) => {
-            start_gateway(&server, id, config.ip_addr.as_deref(), config.port).await
-        }
+    let HttpGatewayConfig {
+        ip_addr,
+        port,
+        forward_to,
+        domains,
+        https_config,
+        domain_custom_provider_local_file,
+    } = config;
+    let own =
+        InstanceHttpGatewayConfig { ip_addr, port, domains, https_config, domain_custom_provider_local_file };
+    let created = match forward_to {
+        HttpGatewayBackend::PocketIcInstance(id) => start_gateway(&server, id, own).await,
         HttpGatewayBackend::Replica(url) => Err(format!("forwarding to {url} is not supported")),
     };
     Json(match created {
@@ -634,17 +642,23 @@ async fn create_gateway(
 async fn start_gateway(
     server: &Server,
     id: InstanceId,
-    ip_addr: Option<&str>,
-    port: Option<u16>,
+    config: InstanceHttpGatewayConfig,
 ) -> Result<HttpGatewayInfo, String> {
     let instance = server.find(id).map_err(|Failure(_, message)| message)?;
-    let address = match ip_addr {
-        Some(text) => text.parse().map_err(|e| format!("`{text}` is no IP address: {e}"))?,
+    if config.https_config.is_some() {
+        return Err("`https_config` is not supported: this gateway speaks HTTP only".into());
+    }
+    if config.domain_custom_provider_local_file.is_some() {
+        return Err("`domain_custom_provider_local_file` is not supported: use `domains`".into());
+    }
+    let address = match &config.ip_addr {
+        Some(text) => text.parse().map_err(|e| format!("`ip_addr`: `{text}` is no IP address: {e}"))?,
         None => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    let listener = TcpListener::bind((address, port.unwrap_or(0))).await.map_err(|e| e.to_string())?;
+    let listener = TcpListener::bind((address, config.port.unwrap_or(0))).await.map_err(|e| e.to_string())?;
     let port = listener.local_addr().map_err(|e| e.to_string())?.port();
-    let routes = gateway(instance);
+    let domains = config.domains.unwrap_or_else(|| vec![gateway::DEFAULT_DOMAIN.into()]);
+    let routes = gateway::router(instance, &domains).map_err(|e| e.to_string())?;
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::warn!("the HTTP gateway has stopped: {error}");
@@ -662,25 +676,6 @@ async fn stop_gateway(State(server): Shared, Path(gateway): Id) -> Json<()> {
         task.abort();
     }
     Json(())
-}
-
-/// The routes at an instance's own address: the Internet Computer's interface and PocketIC's topology.
-pub fn gateway(instance: Arc<Instance>) -> Router {
-    let api =
-        async |State(instance): State<Arc<Instance>>, Path(path): Path<String>, request: Request<Body>| {
-            let body = axum::body::to_bytes(request.into_body(), 2 * limits::MESSAGE_BYTES).await;
-            match body {
-                Ok(body) => ic::serve(&instance, &path, &body).await.into_response(),
-                Err(error) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response(),
-            }
-        };
-    Router::new()
-        .route("/api/{*path}", any(api))
-        .route(
-            "/_/topology",
-            get(async |State(instance): State<Arc<Instance>>| Json(instance.topology.clone())),
-        )
-        .with_state(instance)
 }
 
 #[cfg(test)]

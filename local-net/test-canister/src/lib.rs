@@ -4,6 +4,9 @@
 // ic-cdk decodes arguments into owned values.
 #![allow(clippy::needless_pass_by_value)]
 
+mod assets;
+mod signatures;
+
 use candid::Principal;
 use ic_cdk::{
     call::{Call, CallFailed},
