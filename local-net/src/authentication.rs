@@ -1,8 +1,15 @@
 //! Who sent a request: signatures, delegations and expiry (interface specification, "Authentication").
+//!
+//! Signatures are Ed25519, ECDSA on P-256 and secp256k1, those of security keys (WebAuthn with ECDSA on P-256; RSA is not there), and
+//! canisters'.
 
 use crate::{certification::ED25519_DER_PREFIX, limits};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use candid::Principal;
 use ic_transport_types::{DelegationPermissions, Envelope, EnvelopeContent, SignedDelegation};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 
 /// Domain separator of a request's signature.
 const REQUEST_DOMAIN: &[u8] = b"\x0Aic-request";
@@ -15,6 +22,9 @@ const MAX_NONCE: usize = 32;
 /// DER of the object identifier 1.3.6.1.4.1.56387.1.2, which marks the keys of canister signatures.
 const CANISTER_SIGNATURE_OID: &[u8] =
     &[0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x02];
+
+/// DER of the object identifier 1.3.6.1.4.1.56387.1.1, which marks keys in COSE form: those of security keys.
+const COSE_KEY_OID: &[u8] = &[0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x01];
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,8 +114,12 @@ fn follow_delegations<'a>(
         EnvelopeContent::Query { canister_id, .. } => (vec![*canister_id], false),
         EnvelopeContent::ReadState { .. } => (Vec::new(), false),
     };
+    let mut keys = BTreeSet::from([key]);
     for signed in delegations {
         let delegation = &signed.delegation;
+        if !keys.insert(&delegation.pubkey) {
+            return wrong(format!("the chain contains the key {} twice", hex::encode(&delegation.pubkey)));
+        }
         if delegation.expiration < now {
             return wrong(format!("it expired at {}", delegation.expiration));
         }
@@ -128,13 +142,18 @@ fn follow_delegations<'a>(
     Ok(key)
 }
 
-/// Verifies a signature with a DER-encoded key: Ed25519, ECDSA on secp256k1 or P-256, or a canister's.
+/// Verifies a signature with a DER-encoded key, for canisters' signatures under the DER-encoded `root_key`.
 fn verify(key: &[u8], message: &[u8], signature: &[u8], root_key: &[u8]) -> Result<(), String> {
     if let Some(bytes) = key.strip_prefix(ED25519_DER_PREFIX) {
         return verify_ed25519(bytes, message, signature);
     }
-    if key.windows(CANISTER_SIGNATURE_OID.len()).take(8).any(|w| w == CANISTER_SIGNATURE_OID) {
+    // The identifier follows the lengths of two sequences.
+    let marked = |oid: &[u8]| key.windows(oid.len()).take(8).any(|window| window == oid);
+    if marked(CANISTER_SIGNATURE_OID) {
         return verify_canister_signature(key, message, signature, root_key);
+    }
+    if marked(COSE_KEY_OID) {
+        return verify_webauthn(key, message, signature);
     }
     verify_secp256k1(key, message, signature).or_else(|_| verify_p256(key, message, signature))
 }
@@ -167,7 +186,70 @@ fn verify_p256(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), Strin
     key.verify(message, &signature).map_err(|_| "the ECDSA signature does not match".into())
 }
 
-fn verify_canister_signature(
+/// A signature of a security key, in CBOR (interface specification, "Web Authentication").
+#[derive(Deserialize)]
+struct WebAuthnSignature {
+    #[serde(with = "serde_bytes")]
+    authenticator_data: Vec<u8>,
+    client_data_json: String,
+    #[serde(with = "serde_bytes")]
+    signature: Vec<u8>,
+}
+
+/// What the browser signed, as far as it matters here.
+#[derive(Deserialize)]
+struct ClientData {
+    challenge: String,
+}
+
+fn verify_webauthn(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), String> {
+    use p256::ecdsa::{Signature, signature::Verifier};
+    let key = cose_key(key)?;
+    let signed: WebAuthnSignature =
+        serde_cbor::from_slice(signature).map_err(|e| format!("not a WebAuthn signature in CBOR: {e}"))?;
+    let client_data: ClientData =
+        serde_json::from_str(&signed.client_data_json).map_err(|e| format!("client_data_json: {e}"))?;
+    let challenge = BASE64_URL_SAFE_NO_PAD
+        .decode(client_data.challenge.trim_end_matches('='))
+        .map_err(|e| format!("client_data_json: challenge: {e}"))?;
+    if challenge != message {
+        return Err("the security key signed another challenge".into());
+    }
+    let signature = Signature::from_der(&signed.signature).map_err(|e| e.to_string())?;
+    let client_hash = Sha256::digest(&signed.client_data_json);
+    let message = [&signed.authenticator_data[..], &client_hash[..]].concat();
+    key.verify(&message, &signature).map_err(|_| "the security key's signature does not match".into())
+}
+
+/// The key on P-256 in a DER-encoded COSE key (RFC 9053, section 7.1.1).
+fn cose_key(der: &[u8]) -> Result<p256::ecdsa::VerifyingKey, String> {
+    use serde_cbor::Value;
+    let start = der.windows(COSE_KEY_OID.len()).position(|window| window == COSE_KEY_OID);
+    let bits = &der[start.map_or(0, |start| start + COSE_KEY_OID.len())..];
+    // A bit string of less than 128 bytes without unused bits, which a key on P-256 is.
+    let [0x03, 1..=0x7f, 0, cose @ ..] = bits else {
+        return Err("the COSE key is not one on P-256".into());
+    };
+    let Ok(Value::Map(fields)) = serde_cbor::from_slice(cose) else {
+        return Err("the COSE key is no map in CBOR".into());
+    };
+    let field = |label: i128| fields.get(&Value::Integer(label));
+    let is = |label, value| field(label) == Some(&Value::Integer(value));
+    // Key type EC2, algorithm ES256, curve P-256.
+    let (true, Some(Value::Bytes(x)), Some(Value::Bytes(y))) =
+        (is(1, 2) && is(3, -7) && is(-1, 1), field(-2), field(-3))
+    else {
+        return Err("the COSE key is not one for ECDSA on P-256".into());
+    };
+    let point = [&[4], x.as_slice(), y].concat();
+    p256::ecdsa::VerifyingKey::from_sec1_bytes(&point).map_err(|e| e.to_string())
+}
+
+/// Verifies a canister's signature; all keys are DER-encoded.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn verify_canister_signature(
     key: &[u8],
     message: &[u8],
     signature: &[u8],

@@ -1,10 +1,11 @@
-//! The Internet Computer's HTTP interface: `/api/{v2,v3,v4}/…/{call,query,read_state}` and `/api/v2/status`.
+//! The Internet Computer's HTTP interface (interface specification, "HTTPS interface"): calls, queries and `read_state` of canisters and
+//! subnets, and the status.
 
 use super::instance::{Instance, Stopped};
 use crate::{
     authentication::authenticate,
     certification::{Path, cbor},
-    network::{IngressMessage, Network, Query, RequestId},
+    network::{IngressMessage, Network, Query, RequestId, managed},
     reject::Reject,
 };
 use axum::{
@@ -19,6 +20,9 @@ use ic_transport_types::{
 use serde::Serialize;
 use std::time::Duration;
 
+/// Most paths of a `read_state` request, and most labels of a path.
+const MAX_PATHS: usize = 1_000;
+const MAX_LABELS: usize = 127;
 /// How long a synchronous call waits for its result before the client must poll.
 const SYNC_CALL_WAIT: Duration = Duration::from_secs(10);
 
@@ -68,7 +72,7 @@ struct Status<'a> {
 /// See [`ApiError`].
 pub async fn serve(instance: &Instance, path: &str, body: &[u8]) -> Result<Response, ApiError> {
     match path.split('/').collect::<Vec<_>>()[..] {
-        [_, "status"] => Ok(cbor_response(
+        ["v2", "status"] => Ok(cbor_response(
             StatusCode::OK,
             &Status {
                 ic_api_version: "0.18.0",
@@ -77,11 +81,59 @@ pub async fn serve(instance: &Instance, path: &str, body: &[u8]) -> Result<Respo
                 root_key: &instance.root_key,
             },
         )),
-        [version, "canister" | "subnet", id, operation] => {
+        [version, kind, id, operation] if is_endpoint(version, kind, operation) => {
             let id = principal(id)?;
-            serve_operation(instance, version, id, operation, body).await
+            let target = if kind == "canister" { Target::Canister(id) } else { Target::Subnet(id) };
+            serve_operation(instance, version, target, operation, body).await
         }
         _ => Err(ApiError::NotFound(format!("/api/{path}"))),
+    }
+}
+
+fn is_endpoint(version: &str, kind: &str, operation: &str) -> bool {
+    matches!(
+        (version, kind, operation),
+        ("v2" | "v3" | "v4", "canister", "call")
+            | ("v4", "subnet", "call")
+            | ("v2" | "v3", "canister", "query")
+            | ("v3", "subnet", "query")
+            | ("v2" | "v3", "canister" | "subnet", "read_state")
+    )
+}
+
+/// What the URL names, which decides where the request is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Canister(Principal),
+    Subnet(Principal),
+}
+
+impl Target {
+    fn id(self) -> Principal {
+        match self {
+            Self::Canister(id) | Self::Subnet(id) => id,
+        }
+    }
+
+    /// A call must go to the canister that the URL names, or to the management canister about that canister. The URL of a
+    /// subnet is for other calls to the management canister.
+    fn check(self, canister: Principal, method: &str, argument: &[u8]) -> Result<(), ApiError> {
+        let management = canister == Principal::management_canister();
+        let expected = match self {
+            Self::Subnet(_) if management => return Ok(()),
+            Self::Canister(_) if management && method == "provisional_create_canister_with_cycles" => {
+                return Ok(());
+            }
+            Self::Canister(id) if management => managed(argument).unwrap_or(id),
+            _ => canister,
+        };
+        if self == Self::Canister(expected) {
+            return Ok(());
+        }
+        Err(ApiError::BadRequest(format!(
+            "Effective canister id in URL {} does not match requested canister id: {expected}.",
+            self.id()
+        )))
     }
 }
 
@@ -92,7 +144,7 @@ fn principal(text: &str) -> Result<Principal, ApiError> {
 async fn serve_operation(
     instance: &Instance,
     version: &str,
-    effective: Principal,
+    target: Target,
     operation: &str,
     body: &[u8],
 ) -> Result<Response, ApiError> {
@@ -105,7 +157,7 @@ async fn serve_operation(
     let id = envelope.content.to_request_id();
     match (operation, envelope.content.into_owned()) {
         ("call", EnvelopeContent::Call { sender, canister_id, method_name, arg, ingress_expiry, .. }) => {
-            check_effective(canister_id, effective)?;
+            target.check(canister_id, &method_name, &arg)?;
             let message = IngressMessage {
                 id: *id,
                 sender,
@@ -113,21 +165,21 @@ async fn serve_operation(
                 method: method_name,
                 argument: arg,
                 expiry: ingress_expiry,
-                effective: Some(effective),
+                effective: Some(target.id()),
             };
             call(instance, message, version == "v2").await
         }
         ("query", EnvelopeContent::Query { sender, canister_id, method_name, arg, .. }) => {
-            check_effective(canister_id, effective)?;
+            target.check(canister_id, &method_name, &arg)?;
             let query = Query { canister: canister_id, caller: sender, method: method_name, argument: arg };
-            let response = instance.run(move |network| signed_query(network, query, id)).await?;
+            let response = instance.run(move |network| signed_query(network, query, target.id(), id)).await?;
             Ok(cbor_response(StatusCode::OK, &response))
         }
         ("read_state", EnvelopeContent::ReadState { sender, paths, .. }) => {
             let paths: Vec<Path> =
                 paths.into_iter().map(|path| path.iter().map(|l| l.as_bytes().to_vec()).collect()).collect();
             let certificate =
-                instance.run(move |network| read_state(network, sender, effective, paths)).await??;
+                instance.run(move |network| read_state(network, sender, target, paths)).await??;
             Ok(cbor_response(StatusCode::OK, &ReadStateResponse { certificate }))
         }
         ("call" | "query" | "read_state", _) => {
@@ -135,14 +187,6 @@ async fn serve_operation(
         }
         _ => Err(ApiError::NotFound(operation.to_owned())),
     }
-}
-
-/// A call must go to the canister that the URL names; a call to the management canister may go anywhere.
-fn check_effective(canister: Principal, effective: Principal) -> Result<(), ApiError> {
-    if canister == Principal::management_canister() || canister == effective {
-        return Ok(());
-    }
-    Err(ApiError::BadRequest(format!("the call is to {canister}, the URL names {effective}")))
 }
 
 async fn call(
@@ -179,8 +223,14 @@ fn reject_response(reject: Reject) -> RejectResponse {
     }
 }
 
-fn signed_query(network: &mut Network, query: Query, id: ic_transport_types::RequestId) -> QueryResponse {
-    let subnet = network.subnet_of(query.canister).unwrap_or_else(|| network.default_subnet());
+/// The answer to a query, signed by the node of the subnet to which the canister or subnet `effective` belongs.
+fn signed_query(
+    network: &mut Network,
+    query: Query,
+    effective: Principal,
+    id: ic_transport_types::RequestId,
+) -> QueryResponse {
+    let subnet = network.subnet_of(effective).unwrap_or_else(|| network.default_subnet());
     let mut response = match network.query(query) {
         Ok(arg) => QueryResponse::Replied { reply: ReplyResponse { arg }, signatures: Vec::new() },
         Err(reject) => QueryResponse::Rejected { reject: reject_response(reject), signatures: Vec::new() },
@@ -197,29 +247,42 @@ fn signed_query(network: &mut Network, query: Query, id: ic_transport_types::Req
 fn read_state(
     network: &mut Network,
     sender: Principal,
-    effective: Principal,
+    target: Target,
     paths: Vec<Path>,
 ) -> Result<Vec<u8>, ApiError> {
-    for path in &paths {
-        check_path(network, sender, effective, path)?;
+    if paths.len() > MAX_PATHS {
+        return Err(ApiError::BadRequest(format!("{} paths are more than {MAX_PATHS}", paths.len())));
     }
+    for path in &paths {
+        check_path(network, sender, target, path)?;
+    }
+    let mut requests = paths.iter().filter(|path| path.first().is_some_and(|l| l == b"request_status"));
+    if let Some(first) = requests.next()
+        && requests.any(|other| other.get(1) != first.get(1))
+    {
+        return Err(ApiError::BadRequest(
+            "Can only request a single request ID in request_status paths.".into(),
+        ));
+    }
+    let id = target.id();
     let subnet = network
-        .subnet_of(effective)
-        .ok_or_else(|| ApiError::BadRequest(format!("no subnet has the canister or id {effective}")))?;
+        .subnet_of(id)
+        .ok_or_else(|| ApiError::BadRequest(format!("no subnet has the canister or id {id}")))?;
     Ok(network.certify(subnet, paths))
 }
 
-fn check_path(
-    network: &Network,
-    sender: Principal,
-    effective: Principal,
-    path: &Path,
-) -> Result<(), ApiError> {
+fn check_path(network: &Network, sender: Principal, target: Target, path: &Path) -> Result<(), ApiError> {
     let refuse = |reason: &str| Err(ApiError::Forbidden(reason.to_owned()));
+    if path.len() > MAX_LABELS {
+        return Err(ApiError::BadRequest(format!(
+            "a path has {} labels, more than {MAX_LABELS}",
+            path.len()
+        )));
+    }
     match path.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
         [b"time" | b"subnet" | b"canister_ranges" | b"api_boundary_nodes", ..] => Ok(()),
         [b"canister", id, name, ..] => {
-            if effective.as_slice() != id {
+            if target.id().as_slice() != id {
                 return refuse("the path names another canister than the URL");
             }
             let canister = Principal::try_from_slice(id).ok().and_then(|id| network.canister(id).ok());
@@ -231,7 +294,7 @@ fn check_path(
             }
             Ok(())
         }
-        [b"request_status", id, ..] => {
+        [b"request_status", id, ..] if matches!(target, Target::Canister(_)) => {
             let known = RequestId::try_from(id).ok().and_then(|id| network.ingress_request(&id));
             if known.is_some_and(|request| request.sender != sender) {
                 return refuse("the user does not have permission to read this request's status");

@@ -8,6 +8,7 @@ use super::{
     outcalls::{self, Reach},
 };
 use crate::{
+    authentication::verify_canister_signature,
     limits,
     management::{AnswerError, Outcall},
     network::{INITIAL_TIME, IngressMessage, Network, Query, RequestId},
@@ -34,7 +35,8 @@ use pocket_ic::{
         InstanceHttpGatewayConfig, InstanceId, RawAddCycles, RawCanisterCall, RawCanisterHttpRequest,
         RawCanisterId, RawCanisterResult, RawCycles, RawEffectivePrincipal, RawIngressStatusArgs,
         RawMessageId, RawMockCanisterHttpResponse, RawPrincipalId, RawSetStableMemory, RawStableMemory,
-        RawSubnetId, RawTime, SubnetConfig, SubnetInstructionConfig, SubnetKind, Topology,
+        RawSubnetId, RawTime, RawVerifyCanisterSigArg, SubnetConfig, SubnetInstructionConfig, SubnetKind,
+        Topology,
     },
 };
 use serde::Serialize;
@@ -168,6 +170,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .nest("/instances/{id}", instance.clone())
         .route("/instances/{id}/", axum::routing::delete(delete_instance))
         .route("/blobstore/", post(upload_blob))
+        .route("/verify_signature", post(verify_signature))
         .route("/http_gateway", post(create_gateway))
         .route("/http_gateway/{id}/stop", post(stop_gateway))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
@@ -383,6 +386,10 @@ async fn set_stable_memory(
     let blob = blob.ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no {}", args.blob_id)))?;
     server.find(id)?.run(move |n| n.set_stable_memory(canister, &blob)).await??;
     Ok(Json(()))
+}
+
+async fn verify_signature(Json(args): Json<RawVerifyCanisterSigArg>) -> Json<Result<(), String>> {
+    Json(verify_canister_signature(&args.pubkey, &args.msg, &args.sig, &args.root_pubkey))
 }
 
 async fn upload_blob(State(server): Shared, headers: HeaderMap, body: Bytes) -> Result<String, Failure> {

@@ -15,6 +15,7 @@ pub(crate) use execute::Keep;
 pub use ingress::{IngressMessage, IngressRequest, IngressState, RequestId};
 pub use messages::{Origin, Request};
 pub use queries::Query;
+pub(crate) use subnet::managed;
 pub use subnet::{Subnet, SubnetIndex, SubnetKind, canister_id};
 
 use crate::{

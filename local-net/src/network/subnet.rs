@@ -168,7 +168,7 @@ impl Network {
 }
 
 /// The canister that a call to the management canister is about.
-pub(super) fn managed(argument: &[u8]) -> Option<Principal> {
+pub(crate) fn managed(argument: &[u8]) -> Option<Principal> {
     #[derive(CandidType, Deserialize)]
     struct Named {
         canister_id: Option<Principal>,
