@@ -56,6 +56,8 @@ pub const INGRESS_MESSAGE_FEE: u128 = 1_200_000;
 pub const INGRESS_BYTE_FEE: u128 = 2_000;
 /// Cycles for storing one GiB for one second.
 pub const GIB_STORAGE_PER_SECOND_FEE: u128 = 127_000;
+/// Cycles for one percent of compute allocation for one second.
+pub const COMPUTE_PERCENT_PER_SECOND_FEE: u128 = 10_000_000;
 /// Cycles of a threshold signature with `key_1`, wherever it is asked for: the subnet that signs has 34 nodes.
 pub const THRESHOLD_SIGNATURE_FEE: u128 = 26_153_846_153;
 /// Cycles of a threshold signature with one of the test keys, which subnets of 13 nodes hold.
@@ -84,7 +86,11 @@ impl Fees {
 
     /// What costs `cycles` on a subnet of 13 nodes.
     fn scaled(self, cycles: u128) -> u128 {
-        if self.free { 0 } else { cycles * u128::from(self.nodes) / u128::from(REFERENCE_NODES) }
+        if self.free {
+            0
+        } else {
+            cycles.saturating_mul(u128::from(self.nodes)) / u128::from(REFERENCE_NODES)
+        }
     }
 
     /// Cycles of executing `instructions` in one replicated message.
@@ -94,7 +100,13 @@ impl Fees {
 
     /// Cycles of keeping `bytes` for `seconds`.
     pub fn storage(self, bytes: u64, seconds: u64) -> u128 {
-        self.scaled(u128::from(bytes) * u128::from(seconds) * GIB_STORAGE_PER_SECOND_FEE / (1 << 30))
+        let byte_seconds = u128::from(bytes) * u128::from(seconds);
+        self.scaled(byte_seconds.saturating_mul(GIB_STORAGE_PER_SECOND_FEE) / (1 << 30))
+    }
+
+    /// Cycles of a compute allocation of `percent` for `seconds`.
+    pub fn compute_allocation(self, percent: u64, seconds: u64) -> u128 {
+        self.scaled(u128::from(percent) * u128::from(seconds) * COMPUTE_PERCENT_PER_SECOND_FEE)
     }
 
     /// Cycles of creating a canister.

@@ -23,4 +23,5 @@ pub mod memory;
 pub mod module;
 pub mod network;
 pub mod reject;
+pub mod snapshot;
 pub mod system_api;

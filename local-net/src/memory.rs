@@ -31,6 +31,9 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 /// Bytes behind a heap whose access traps; wasmtime leaves out bounds checks because of them.
 pub const GUARD_BYTES: usize = 64 << 20;
 
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
 static PAGEMAP: LazyLock<File> =
     LazyLock::new(|| File::open("/proc/self/pagemap").expect("/proc/self/pagemap is readable on Linux"));
 
@@ -186,6 +189,42 @@ impl Memory {
     pub fn roll_back(&self) {
         self.shrink(self.committed.load(Relaxed));
         self.drop_pages(0..self.len());
+    }
+
+    /// Copies the committed content of `source` to this memory, which is empty.
+    ///
+    /// # Errors
+    /// When `source` does not fit, or the system has no memory left.
+    pub fn copy_from(&self, source: &Self) -> io::Result<()> {
+        let len = source.committed.load(Relaxed);
+        if !self.grow(len) {
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, format!("{len} bytes do not fit")));
+        }
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut at = 0;
+        while let Some(start) = source.seek(at, libc::SEEK_DATA)? {
+            at = source.seek(start, libc::SEEK_HOLE)?.unwrap_or(len);
+            for from in (start..at).step_by(COPY_BYTES) {
+                let part = &mut buffer[..COPY_BYTES.min(at - from)];
+                source.file.read_exact_at(part, from as u64)?;
+                self.file.write_all_at(part, from as u64)?;
+            }
+        }
+        self.committed.store(len, Relaxed);
+        Ok(())
+    }
+
+    /// Where data (`SEEK_DATA`) or a hole (`SEEK_HOLE`) begins in the file at or after `at`; `None` at the end.
+    fn seek(&self, at: usize, whence: libc::c_int) -> io::Result<Option<usize>> {
+        // SAFETY: the descriptor is ours; its position is used for nothing else.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, whence) };
+        match usize::try_from(found) {
+            Ok(found) => Ok(Some(found)),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+                error => Err(error),
+            },
+        }
     }
 
     /// Makes the memory empty; this cannot be undone.
@@ -502,6 +541,10 @@ mod tests {
                 prop_assert_eq!(memory.scan().count(), count);
                 prop_assert_eq!(memory.len(), model.now.len());
             }
+            prop_assert_eq!(memory.get(0..memory.len()).unwrap(), &model.now[..]);
+            let copy = Memory::new(memory.len()).unwrap();
+            copy.copy_from(&memory).unwrap();
+            prop_assert_eq!(copy.get(0..copy.len()).unwrap(), &model.committed[..]);
             prop_assert_eq!(memory.get(0..memory.len()).unwrap(), &model.now[..]);
         }
     }

@@ -47,10 +47,14 @@ error_codes! {
     IngressMessageTimeout = 202,
     /// The wanted canister id is taken.
     CanisterIdAlreadyExists = 205,
+    /// A canister did not stop in time.
+    StopCanisterRequestTimeout = 206,
     /// The balance does not cover the message and the freezing threshold.
     CanisterOutOfCycles = 207,
     /// No canister has this id.
     CanisterNotFound = 301,
+    /// The canister has no snapshot with this id.
+    CanisterSnapshotNotFound = 305,
     /// `create_canister` came with fewer cycles than the creation fee.
     InsufficientCyclesForCreateCanister = 403,
     /// The canister called `msg_reject`.
@@ -59,6 +63,8 @@ error_codes! {
     UnknownManagementMessage = 407,
     /// The management canister cannot decode or accept the argument.
     InvalidManagementPayload = 408,
+    /// Only snapshots that were created from metadata take data.
+    CanisterSnapshotImmutable = 409,
     /// Wasm trap.
     CanisterTrapped = 502,
     /// The canister called `ic0.trap`.
@@ -87,18 +93,32 @@ error_codes! {
     CanisterNonEmpty = 514,
     /// Composite queries called each other in a circle.
     QueryCallGraphLoopDetected = 517,
+    /// The call carries fewer cycles than the callee demands.
+    InsufficientCyclesInCall = 520,
     /// The message exceeded its instruction limit.
     CanisterInstructionLimitExceeded = 522,
+    /// The message touched more memory than it may.
+    CanisterMemoryAccessLimitExceeded = 524,
     /// Composite queries called each other too deeply.
     QueryCallGraphTooDeep = 525,
+    /// A composite query and the queries it called used too many instructions.
+    QueryCallGraphTotalInstructionLimitExceeded = 526,
     /// A composite query method was called in replicated mode.
     CompositeQueryCalledInReplicatedMode = 527,
+    /// The balance is too low for the compute allocation.
+    InsufficientCyclesInComputeAllocation = 530,
+    /// The balance is too low for the memory allocation.
+    InsufficientCyclesInMemoryAllocation = 531,
+    /// The balance is too low for the memory that a message allocates.
+    InsufficientCyclesInMemoryGrow = 532,
     /// The canister has no such method.
     CanisterMethodNotFound = 536,
     /// The canister has no code.
     CanisterWasmModuleNotFound = 537,
     /// The heap exceeds the setting `wasm_memory_limit`.
     CanisterWasmMemoryLimitExceeded = 539,
+    /// The caller may not see the canister's status.
+    CanisterStatusAccessDenied = 542,
     /// The deadline of a bounded-wait call passed.
     DeadlineExpired = 601,
 }
@@ -176,6 +196,16 @@ impl Reject {
     /// A reject of the system that has a reject code only.
     pub fn system(code: RejectCode, message: impl Into<String>) -> Self {
         Self::new(code.into(), message)
+    }
+
+    /// The reject of a call whose callback failed with this one, and whose cleanup callback failed with `cleanup`, if at all.
+    #[must_use]
+    pub fn with_cleanup(mut self, cleanup: Option<Self>) -> Self {
+        if let Some(cleanup) = cleanup {
+            self.message.push_str("\n\ncall_on_cleanup also failed:\n\n");
+            self.message.push_str(&cleanup.message);
+        }
+        self
     }
 
     /// No canister has the id `id`.

@@ -7,7 +7,9 @@ use common::{Net, code, decode, module, number, user};
 use flate2::{Compression, write::GzEncoder};
 use ic_management_canister_types as types;
 use local_net::{
+    canister::RECORD_BYTES,
     costs::CANISTER_CREATION_FEE,
+    limits,
     network::IngressState,
     reject::{ErrorCode, Response},
 };
@@ -104,8 +106,13 @@ fn an_upgrade_keeps_stable_memory_or_nothing_changes() {
         skip_pre_upgrade: None,
         wasm_memory_persistence: Some(types::WasmMemoryPersistence::Keep),
     };
-    net.install(id, Mode::Upgrade(Some(flags)), &versioned(5, "")).unwrap();
+    let refused = net.install(id, Mode::Upgrade(Some(flags)), &versioned(5, ""));
+    assert_eq!(code(&refused), ErrorCode::CanisterContractViolation, "the module cannot do with it");
+    let persistent = versioned(5, r#"(@custom "icp:private enhanced-orthogonal-persistence" "")"#);
+    net.install(id, Mode::Upgrade(Some(flags)), &persistent).unwrap();
     assert_eq!(number(&net.query(id, "heap", [])), 55, "the heap was kept");
+    let refused = net.install(id, Mode::Upgrade(None), &persistent);
+    assert_eq!(code(&refused), ErrorCode::CanisterContractViolation, "one must say what happens to the heap");
 
     net.install(id, Mode::Reinstall, &versioned(6, "")).unwrap();
     assert_eq!(number(&net.query(id, "version", [])), 6);
@@ -321,8 +328,479 @@ fn settings_and_logs_follow_their_rules() {
     });
     let records = decode::<types::FetchCanisterLogsResult>(&logs).canister_log_records;
     assert_eq!(records.last().unwrap().idx, 1_999);
-    assert_eq!(records.len(), 4_096 / 3, "the oldest records are gone");
+    assert_eq!(records.len(), 4_096 / (3 + RECORD_BYTES), "the oldest records are gone");
     let status = net.status(id);
     assert_eq!(status.settings.environment_variables.len(), 1);
     assert_eq!(status.memory_metrics.wasm_memory_size, 65_536u32);
+}
+
+fn change(net: &mut Net, id: Principal, settings: types::CanisterSettings) -> Response {
+    let args = types::UpdateSettingsArgs { canister_id: id, settings, sender_canister_version: None };
+    net.manage("update_settings", args)
+}
+
+#[test]
+fn a_module_must_fit_the_interface() {
+    let many = |what: &str, n: usize| what.repeat(n);
+    let sections: Vec<String> = (0..17).map(|i| format!(r#"(@custom "icp:public {i}" "")"#)).collect();
+    let method = |kind: &str, name: &str| format!(r#"(func (export "canister_{kind} {name}"))"#);
+    let long = (0..20).map(|i| method("query", &format!("{i}{}", "x".repeat(999)))).collect::<String>();
+    let cases = [
+        (r#"(func (export "canister_update a") (param i32))"#.into(), "no entry point of type () -> ()"),
+        (r#"(func (export "canister_init") (result i32) (i32.const 0))"#.into(), "no entry point"),
+        (r#"(func (export "canister_updat a"))"#.into(), "`canister_updat a`, which is no entry point"),
+        (r#"(func (export "canister_global_timers"))"#.into(), "no entry point"),
+        (method("update", "a") + &method("query", "a"), "more than one method with the name `a`"),
+        (r#"(@custom "icp:secret a" "")"#.into(), "custom section `icp:secret a`"),
+        (r#"(@custom "icp:public a" "") (@custom "icp:private a" "")"#.into(), "`icp:private a`"),
+        (sections.concat(), "17 metadata sections"),
+        (format!(r#"(@custom "icp:public a" "{}")"#, many("x", 1 << 20)), "bytes of metadata"),
+        (many("(func)", 50_001), "50001 functions"),
+        (many("(global i32 (i32.const 0))", 1_001), "1001 globals"),
+        ((0..1_001).map(|i| method("query", &i.to_string())).collect(), "1001 exported methods"),
+        (long, "bytes of method names"),
+        (format!("(func {})", many("(nop)", 1_000_000)), "1000001 instructions in a function"),
+        ("(memory 1) (memory 1)".into(), "multiple memories"),
+        ("(global (mut funcref) (ref.null func))".into(), "global 0 holds a reference"),
+        (r#"(memory 1) (data (i32.const 65535) "ab")"#.into(), "heap out of bounds"),
+    ];
+    let mut net = Net::new();
+    let id = net.create_with(100_000_000_000_000, None);
+    for (module, reason) in cases {
+        let refused = net.install(id, Mode::Install, &format!("(module {module})")).unwrap_err();
+        assert!(refused.message.contains(reason), "{reason}: {refused}");
+    }
+    let fine = format!(
+        r#"(module (memory 1) (data (offset (i32.add (i32.const 65530) (i32.const 4))) "ab")
+        (func (export "not a canister_ method") (param i32)) {})"#,
+        method("composite_query", "a")
+    );
+    net.install(id, Mode::Install, &fine).unwrap();
+    assert_eq!(net.network.canister(id).unwrap().heap.get(65_534..65_536).unwrap(), b"ab");
+}
+
+#[test]
+fn the_history_says_who_did_what() {
+    let mut net = Net::new();
+    let parent = net.canister(&relay());
+    let id = net.create_with(100_000_000_000_000, None);
+    net.install(id, Mode::Install, &versioned(1, "")).unwrap();
+    net.install(id, Mode::Upgrade(None), &versioned(2, "")).unwrap();
+    net.install(id, Mode::Reinstall, &versioned(3, "")).unwrap();
+    let controllers = vec![user(), parent];
+    change(
+        &mut net,
+        id,
+        types::CanisterSettings { controllers: Some(controllers.clone()), ..Default::default() },
+    )
+    .unwrap();
+    change(
+        &mut net,
+        id,
+        types::CanisterSettings { compute_allocation: Some(1u8.into()), ..Default::default() },
+    )
+    .unwrap();
+    let args = types::TakeCanisterSnapshotArgs {
+        canister_id: id,
+        replace_snapshot: None,
+        uninstall_code: None,
+        sender_canister_version: None,
+    };
+    let snapshot: types::Snapshot = decode(&net.manage("take_canister_snapshot", args));
+    let args = types::LoadCanisterSnapshotArgs {
+        canister_id: id,
+        snapshot_id: snapshot.id.clone(),
+        sender_canister_version: None,
+    };
+    net.manage("load_canister_snapshot", args).unwrap();
+    // The parent names its own version, which is checked.
+    let version = net.network.canister(parent).unwrap().version;
+    let uninstall = |version| {
+        candid::encode_one(types::UninstallCodeArgs {
+            canister_id: id,
+            sender_canister_version: Some(version),
+        })
+        .unwrap()
+    };
+    let wrong = through(&mut net, parent, "uninstall_code", 0, &uninstall(version + 7)).unwrap_err();
+    assert!(wrong.message.contains("does not match the actual sender canister version"), "{wrong}");
+    let version = net.network.canister(parent).unwrap().version;
+    through(&mut net, parent, "uninstall_code", 0, &uninstall(version)).unwrap();
+
+    let args = types::CanisterInfoArgs { canister_id: id, num_requested_changes: Some(100) };
+    let argument = candid::encode_one(args).unwrap();
+    let refused = net.call(Principal::management_canister(), "canister_info", argument.clone());
+    assert_eq!(code(&refused), ErrorCode::CanisterRejectedMessage, "only canisters may ask");
+    let info: types::CanisterInfoResult = decode(&through(&mut net, parent, "canister_info", 0, &argument));
+    let from_user = types::ChangeOrigin::FromUser(types::FromUserRecord { user_id: user() });
+    let deployed = |mode, n| {
+        let module_hash = Sha256::digest(wat::parse_str(versioned(n, "")).unwrap()).to_vec();
+        types::ChangeDetails::CodeDeployment(types::CodeDeploymentRecord { mode, module_hash })
+    };
+    let expected = [
+        types::ChangeDetails::Creation(types::CreationRecord {
+            controllers: vec![user()],
+            environment_variables_hash: None,
+        }),
+        deployed(types::CodeDeploymentMode::Install, 1),
+        deployed(types::CodeDeploymentMode::Upgrade, 2),
+        deployed(types::CodeDeploymentMode::Reinstall, 3),
+        types::ChangeDetails::ControllersChange(types::ControllersChangeRecord { controllers }),
+        types::ChangeDetails::LoadSnapshot(types::LoadSnapshotRecord {
+            from_canister_id: None,
+            snapshot_id: snapshot.id,
+            canister_version: 5,
+            taken_at_timestamp: snapshot.taken_at_timestamp,
+            source: types::SnapshotSource::TakenFromCanister(candid::Reserved),
+        }),
+        types::ChangeDetails::CodeUninstall,
+    ];
+    assert_eq!(info.total_num_changes, 7);
+    let details: Vec<_> = info.recent_changes.iter().map(|c| c.details.clone().unwrap()).collect();
+    assert_eq!(details, expected);
+    let versions: Vec<_> = info.recent_changes.iter().map(|c| c.canister_version).collect();
+    assert_eq!(versions, [0, 1, 2, 3, 4, 6, 7]);
+    assert!(info.recent_changes[..6].iter().all(|c| c.origin == from_user));
+    let origin = types::ChangeOrigin::FromCanister(types::FromCanisterRecord {
+        canister_id: parent,
+        canister_version: Some(version),
+    });
+    assert_eq!(info.recent_changes[6].origin, origin);
+
+    for n in 0..limits::HISTORY as u64 + 5 {
+        net.install(id, Mode::Reinstall, &versioned(n, "")).unwrap();
+    }
+    for (wanted, count) in [(None, 0), (Some(3), 3), (Some(1_000), limits::HISTORY)] {
+        let args = types::CanisterInfoArgs { canister_id: id, num_requested_changes: wanted };
+        let argument = candid::encode_one(args).unwrap();
+        let info: types::CanisterInfoResult =
+            decode(&through(&mut net, parent, "canister_info", 0, &argument));
+        assert_eq!(info.recent_changes.len(), count);
+        assert_eq!(info.total_num_changes, 32);
+    }
+}
+
+#[test]
+fn the_status_shows_memory_settings_and_queries() {
+    let mut net = Net::new();
+    let id = net.canister(&versioned(1, r#"(@custom "icp:public greeting" "hello")"#));
+    let chunk = types::UploadChunkArgs { canister_id: id, chunk: vec![1; 10] };
+    net.manage("upload_chunk", chunk).unwrap();
+    for _ in 0..3 {
+        net.query(id, "version", []).unwrap();
+    }
+    net.query(id, "nothing", [1, 2, 3]).unwrap_err();
+    let status = net.status(id);
+    let memory = &status.memory_metrics;
+    assert_eq!(memory.wasm_chunk_store_size, 1u32 << 20, "a chunk counts for a whole MiB");
+    assert_eq!(memory.custom_sections_size, ("greeting".len() + "hello".len()) as u64);
+    assert!(memory.canister_history_size > 0u8);
+    let parts = [
+        &memory.wasm_memory_size,
+        &memory.stable_memory_size,
+        &memory.global_memory_size,
+        &memory.wasm_binary_size,
+        &memory.custom_sections_size,
+        &memory.canister_history_size,
+        &memory.wasm_chunk_store_size,
+        &memory.snapshots_size,
+        &memory.log_memory_store_size,
+    ];
+    let sum = parts.into_iter().fold(candid::Nat::default(), |sum, part| sum + part.clone());
+    assert_eq!(status.memory_size, sum);
+    assert_eq!(status.query_stats.num_calls_total, 4u8);
+    assert_eq!(status.query_stats.request_payload_bytes_total, 3u8);
+    assert!(status.query_stats.response_payload_bytes_total > 24u8);
+    assert_eq!(status.settings.wasm_memory_limit, limits::DEFAULT_WASM_MEMORY_LIMIT);
+
+    let stranger = Principal::self_authenticating(b"stranger");
+    let ask = |net: &mut Net| {
+        let argument = candid::encode_one(record(id)).unwrap();
+        net.call_as(Principal::management_canister(), stranger, "canister_status", argument)
+    };
+    assert_eq!(code(&ask(&mut net)), ErrorCode::CanisterStatusAccessDenied);
+    let settings = types::CanisterSettings {
+        status_visibility: Some(types::StatusVisibility::Public),
+        ..Default::default()
+    };
+    change(&mut net, id, settings).unwrap();
+    ask(&mut net).unwrap();
+}
+
+#[test]
+fn every_setting_is_checked_and_kept() {
+    let mut net = Net::new();
+    let id = net.create_with(100_000_000_000_000, None);
+    let variable =
+        |name: &str, value: &str| types::EnvironmentVariable { name: name.into(), value: value.into() };
+    let viewers = vec![user(); 11];
+    let settings = types::CanisterSettings::default;
+    let refused = [
+        types::CanisterSettings { memory_allocation: Some(candid::Nat::from(1u128 << 64)), ..settings() },
+        types::CanisterSettings { freezing_threshold: Some(candid::Nat::from(1u128 << 64)), ..settings() },
+        types::CanisterSettings { wasm_memory_limit: Some((1u64 << 48).into()), ..settings() },
+        types::CanisterSettings { wasm_memory_threshold: Some(candid::Nat::from(1u128 << 64)), ..settings() },
+        types::CanisterSettings { log_memory_limit: Some(4_095u32.into()), ..settings() },
+        types::CanisterSettings { log_memory_limit: Some((2u32 << 20 | 1).into()), ..settings() },
+        types::CanisterSettings {
+            log_visibility: Some(types::LogVisibility::AllowedViewers(viewers.clone())),
+            ..settings()
+        },
+        types::CanisterSettings {
+            snapshot_visibility: Some(types::SnapshotVisibility::AllowedViewers(viewers.clone())),
+            ..settings()
+        },
+        types::CanisterSettings {
+            status_visibility: Some(types::StatusVisibility::AllowedViewers(viewers)),
+            ..settings()
+        },
+        types::CanisterSettings {
+            environment_variables: Some((0..21).map(|i| variable(&i.to_string(), "")).collect()),
+            ..settings()
+        },
+        types::CanisterSettings {
+            environment_variables: Some(vec![variable(&"n".repeat(129), "")]),
+            ..settings()
+        },
+        types::CanisterSettings {
+            environment_variables: Some(vec![variable("n", &"v".repeat(129))]),
+            ..settings()
+        },
+        types::CanisterSettings {
+            environment_variables: Some(vec![variable("n", "1"), variable("n", "2")]),
+            ..settings()
+        },
+        types::CanisterSettings {
+            reserved_cycles_limit: Some(candid::Nat::from(u128::MAX) + 1u8),
+            ..settings()
+        },
+    ];
+    let before = net.status(id).settings;
+    for settings in refused {
+        let response = change(&mut net, id, settings.clone());
+        assert_eq!(code(&response), ErrorCode::InvalidManagementPayload, "{settings:?}");
+    }
+    assert_eq!(net.status(id).settings, before);
+    let all = types::CanisterSettings {
+        controllers: Some(vec![user(), id]),
+        compute_allocation: Some(2u8.into()),
+        memory_allocation: Some((1u64 << 30).into()),
+        freezing_threshold: Some(1_000u32.into()),
+        reserved_cycles_limit: Some(7u8.into()),
+        minimum_incoming_canister_call_cycles: Some(9u8.into()),
+        log_visibility: Some(types::LogVisibility::Public),
+        log_memory_limit: Some((2u32 << 20).into()),
+        snapshot_visibility: Some(types::SnapshotVisibility::Public),
+        status_visibility: Some(types::StatusVisibility::AllowedViewers(vec![user()])),
+        wasm_memory_limit: Some(((1u64 << 48) - 1).into()),
+        wasm_memory_threshold: Some(u64::MAX.into()),
+        environment_variables: Some(vec![variable("b", "2"), variable("a", "1")]),
+    };
+    change(&mut net, id, all.clone()).unwrap();
+    let kept = net.status(id).settings;
+    let expected = types::DefiniteCanisterSettings {
+        controllers: all.controllers.unwrap(),
+        compute_allocation: all.compute_allocation.unwrap(),
+        memory_allocation: all.memory_allocation.unwrap(),
+        freezing_threshold: all.freezing_threshold.unwrap(),
+        reserved_cycles_limit: all.reserved_cycles_limit.unwrap(),
+        minimum_incoming_canister_call_cycles: all.minimum_incoming_canister_call_cycles.unwrap(),
+        log_visibility: all.log_visibility.unwrap(),
+        log_memory_limit: all.log_memory_limit.unwrap(),
+        snapshot_visibility: all.snapshot_visibility.unwrap(),
+        status_visibility: all.status_visibility.unwrap(),
+        wasm_memory_limit: all.wasm_memory_limit.unwrap(),
+        wasm_memory_threshold: all.wasm_memory_threshold.unwrap(),
+        environment_variables: vec![variable("a", "1"), variable("b", "2")],
+    };
+    assert_eq!(kept, expected);
+
+    // Allocations must be affordable; they are paid for.
+    let poor = net.create_with(1_000_000_000_000, None);
+    let memory = types::CanisterSettings { memory_allocation: Some((1u64 << 40).into()), ..settings() };
+    assert_eq!(code(&change(&mut net, poor, memory)), ErrorCode::InsufficientCyclesInMemoryAllocation);
+    let compute = types::CanisterSettings { compute_allocation: Some(50u8.into()), ..settings() };
+    assert_eq!(code(&change(&mut net, poor, compute)), ErrorCode::InsufficientCyclesInComputeAllocation);
+    let daily = net.status(id).idle_cycles_burned_per_day;
+    assert_eq!(daily, 86_400u128 * (2 * 10_000_000 + 127_000), "two percent and one GiB");
+}
+
+#[test]
+fn a_stop_request_is_answered_after_five_minutes() {
+    let mut net = Net::new();
+    // `get` waits for ever: it calls itself again and again.
+    let id = net.canister(&module(
+        r#"
+  (import "ic0" "canister_self_copy" (func $self (param i32 i32 i32)))
+  (elem (i32.const 1) func $done)
+  (func $call_self (call $self (i32.const 1000) (i32.const 0) (i32.const 10))
+    (call $call_new (i32.const 0) (i32.const 0) (i32.const 320) (i32.const 8)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (call $call_append (i32.const 336) (i32.const 6))
+    (drop (call $perform)))
+  (data (i32.const 320) "raw_rand")
+  (data (i32.const 336) "DIDL\00\00")
+  (func (export "canister_update get") (call $call_self))
+  (func $done (param i32) (call $call_self))"#,
+    ));
+    let management = Principal::management_canister();
+    let argument = candid::encode_one(record(id)).unwrap();
+    net.submit(id, user(), "get", vec![]).unwrap();
+    net.network.execute_messages();
+    let first = net.submit(management, user(), "stop_canister", argument.clone()).unwrap();
+    net.network.execute_messages();
+    net.network.execute_messages();
+    net.network.set_time(net.network.time() + 100_000_000_000);
+    let second = net.submit(management, user(), "stop_canister", argument).unwrap();
+    for _ in 0..4 {
+        net.network.execute_messages();
+    }
+    net.network.set_time(net.network.time() + 200_000_000_000);
+    net.network.start_round();
+    let Some(IngressState::Done(Err(reject))) = net.state(first) else { panic!("the first is answered") };
+    assert_eq!(reject.code, ErrorCode::StopCanisterRequestTimeout);
+    assert_eq!(net.state(second), Some(IngressState::Processing));
+    let canister = net.network.canister(id).unwrap();
+    assert_eq!(canister.status_type(), types::CanisterStatusType::Stopping);
+    let argument = candid::encode_one(record(id)).unwrap();
+    let delete = net.submit(management, user(), "delete_canister", argument.clone()).unwrap();
+    let start = net.submit(management, user(), "start_canister", argument).unwrap();
+    for _ in 0..10 {
+        net.network.execute_messages();
+    }
+    let Some(IngressState::Done(Err(reject))) = net.state(delete) else { panic!("it is not stopped") };
+    assert_eq!(reject.code, ErrorCode::CanisterNotStopped);
+    assert!(matches!(net.state(start), Some(IngressState::Done(Ok(_)))));
+    let Some(IngressState::Done(Err(reject))) = net.state(second) else { panic!("it is cancelled") };
+    assert_eq!(reject.code, ErrorCode::CanisterStoppingCancelled);
+}
+
+#[test]
+fn a_failed_upgrade_leaves_no_trace() {
+    let mut net = Net::new();
+    let before = module(
+        r#"
+  (global $g (mut i64) (i64.const 3))
+  (func (export "canister_update prepare")
+    (drop (call $stable_grow (i64.const 1)))
+    (global.set $g (i64.const 4))
+    (call $certify (i32.const 256) (i32.const 3))
+    (drop (call $timer_set (i64.const 9000000000000000000)))
+    (call $reply))
+  (func (export "canister_pre_upgrade")
+    (global.set $g (i64.const 77))
+    (i64.store (i32.const 0) (i64.const 77))
+    (drop (call $stable_grow (i64.const 1)))
+    (call $stable_write (i64.const 0) (i64.const 0) (i64.const 8))
+    (call $certify (i32.const 0) (i32.const 8))
+    (drop (call $timer_set (i64.const 5))))
+  (func (export "canister_query get")
+    (call $stable_read (i64.const 8) (i64.const 0) (i64.const 8))
+    (call $reply_i64 (i64.add (global.get $g) (i64.add (i64.load (i32.const 0)) (i64.load (i32.const 8))))))"#,
+    );
+    let id = net.canister(&before);
+    net.call(id, "prepare", []).unwrap();
+    let old = net.status(id);
+    let hooks = [
+        r#"(func (export "canister_post_upgrade") (call $trap (i32.const 256) (i32.const 3)))"#,
+        r"(func $fail unreachable) (start $fail)",
+        r#"(func (export "canister_post_upgrade") (drop (call $stable_grow (i64.const 5)))
+             (call $certify (i32.const 0) (i32.const 0)) (drop (call $timer_set (i64.const 6)))
+             (drop (memory.grow (i32.const 60000))))"#,
+    ];
+    for hook in hooks {
+        net.install(id, Mode::Upgrade(None), &module(hook)).unwrap_err();
+        assert_eq!(number(&net.query(id, "get", [])), 4);
+        let canister = net.network.canister(id).unwrap();
+        assert_eq!(canister.certified_data, b"inc");
+        assert_eq!(canister.timer, 9_000_000_000_000_000_000);
+        assert_eq!(canister.stable.len(), 65_536);
+        let status = net.status(id);
+        assert_eq!((status.module_hash, status.version), (old.module_hash.clone(), old.version));
+    }
+    // The new code sees the new version, the old code's hook the old one.
+    let versions = |hook: &str| {
+        module(&format!(
+            r#"
+  (import "ic0" "canister_version" (func $version (result i64)))
+  (func (export "canister_query get") (call $stable_read (i64.const 0) (i64.const 0) (i64.const 8))
+    (call $reply_i64 (i64.load (i32.const 0))))
+  (func (export "canister_{hook}")
+    (i64.store (i32.const 0) (call $version))
+    (call $stable_write (i64.const 0) (i64.const 0) (i64.const 8)))"#
+        ))
+    };
+    net.install(id, Mode::Upgrade(None), &versions("post_upgrade")).unwrap();
+    assert_eq!(number(&net.query(id, "get", [])), old.version + 1);
+    assert_eq!(net.status(id).version, old.version + 1);
+    net.install(id, Mode::Upgrade(None), &versions("pre_upgrade")).unwrap();
+    net.install(id, Mode::Upgrade(None), &versions("pre_upgrade")).unwrap();
+    assert_eq!(number(&net.query(id, "get", [])), old.version + 2, "the hook of the version before");
+}
+
+#[test]
+fn calls_of_canisters_can_be_made_to_pay() {
+    let mut net = Net::new();
+    let caller = net.canister(&module(
+        r#"
+  (elem (i32.const 1) func $done)
+  (func (export "canister_update send")
+    (call $take_arg)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 256) (i32.const 3)
+      (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))
+    (call $call_cycles (i64.load (i32.const 1010)))
+    (drop (call $perform)))
+  (func (export "canister_update inc") (call $reply))
+  (func $done (param i32) (call $reply_i64 (i64.extend_i32_u (call $reject_code))))"#,
+    ));
+    let callee = net.canister(&module(r#"(func (export "canister_update inc") (call $reply))"#));
+    let minimum = types::CanisterSettings {
+        minimum_incoming_canister_call_cycles: Some(500u32.into()),
+        ..Default::default()
+    };
+    change(&mut net, callee, minimum.clone()).unwrap();
+    change(&mut net, caller, minimum).unwrap();
+    let send = |net: &mut Net, to: Principal, cycles: u64| {
+        let argument = [to.as_slice(), &cycles.to_le_bytes()].concat();
+        number(&net.call(caller, "send", argument))
+    };
+    assert_eq!(send(&mut net, callee, 499), 5);
+    assert_eq!(send(&mut net, callee, 500), 0);
+    assert_eq!(send(&mut net, caller, 0), 0, "its own calls are free");
+    net.call(callee, "inc", []).unwrap();
+}
+
+#[test]
+fn uninstalled_and_bankrupt_canisters_lose_their_contents() {
+    let mut net = Net::new();
+    let text = module(
+        r#"(func (export "canister_update inc") (call $print (i32.const 256) (i32.const 3)) (call $reply))"#,
+    );
+    let id = net.canister(&text);
+    net.call(id, "inc", []).unwrap();
+    net.manage("upload_chunk", types::UploadChunkArgs { canister_id: id, chunk: vec![1] }).unwrap();
+    net.install(id, Mode::Upgrade(None), &text).unwrap();
+    let log_len = |net: &Net| net.network.canister(id).unwrap().log.records().count();
+    assert_eq!(log_len(&net), 1, "upgrades keep the log");
+    net.install(id, Mode::Reinstall, &text).unwrap();
+    assert_eq!(log_len(&net), 0);
+    net.call(id, "inc", []).unwrap();
+    net.manage("uninstall_code", record(id)).unwrap();
+    assert_eq!(log_len(&net), 0);
+    assert!(net.network.canister(id).unwrap().chunks.is_empty());
+
+    net.install(id, Mode::Install, &text).unwrap();
+    let args = types::TakeCanisterSnapshotArgs {
+        canister_id: id,
+        replace_snapshot: None,
+        uninstall_code: None,
+        sender_canister_version: None,
+    };
+    net.manage("take_canister_snapshot", args).unwrap();
+    net.network.canister_mut(id).unwrap().balance = 10;
+    net.network.set_time(net.network.time() + 10_000_000_000_000);
+    net.network.round();
+    let canister = net.network.canister(id).unwrap();
+    assert!(canister.code.is_none() && canister.snapshots.is_empty());
+    assert_eq!(canister.history.newest(100).count(), 0);
 }

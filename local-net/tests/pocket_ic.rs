@@ -128,7 +128,7 @@ fn life_of_a_canister() {
     assert!(status.module_hash.is_some());
     let stranger = Principal::self_authenticating(b"stranger");
     let refused = pic.canister_status(a, Some(stranger)).unwrap_err();
-    assert_eq!(refused.error_code, ErrorCode::CanisterInvalidController);
+    assert_eq!(refused.error_code, ErrorCode::CanisterStatusAccessDenied);
 
     let before = pic.cycle_balance(a);
     assert_eq!(pic.add_cycles(a, 1_000), before + 1_000);

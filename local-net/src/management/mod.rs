@@ -3,6 +3,7 @@
 mod code;
 mod http_outcalls;
 mod settings;
+mod snapshots;
 mod threshold;
 
 pub use http_outcalls::{AnswerError, Outcall, Outcalls, headers_bytes};
@@ -29,6 +30,55 @@ enum Outcome {
 impl From<Response> for Outcome {
     fn from(response: Response) -> Self {
         Self::Answered { response, refund: 0 }
+    }
+}
+
+/// Who calls the management canister.
+#[derive(Clone, Copy)]
+struct Sender {
+    id: Principal,
+    is_canister: bool,
+}
+
+impl Sender {
+    fn of(request: &Request) -> Self {
+        Self { id: request.caller, is_canister: matches!(request.origin, Origin::Canister(_)) }
+    }
+
+    /// How the history calls the sender; `version` is what a canister says of itself.
+    fn origin(self, version: Option<u64>) -> types::ChangeOrigin {
+        if self.is_canister {
+            types::ChangeOrigin::FromCanister(types::FromCanisterRecord {
+                canister_id: self.id,
+                canister_version: version,
+            })
+        } else {
+            types::ChangeOrigin::FromUser(types::FromUserRecord { user_id: self.id })
+        }
+    }
+}
+
+/// The part of an argument that says which version the calling canister believes to have.
+#[derive(CandidType, candid::Deserialize)]
+struct SenderVersion {
+    sender_canister_version: Option<u64>,
+}
+
+/// Checks that a canister's call to the management canister does not name a wrong version of itself.
+///
+/// # Errors
+/// `IC0504` when it does.
+pub(crate) fn check_sender_version(argument: &[u8], version: u64) -> Result<(), Reject> {
+    let named = candid::decode_one::<SenderVersion>(argument).ok().and_then(|s| s.sender_canister_version);
+    match named {
+        Some(named) if named != version => Err(Reject::new(
+            ErrorCode::CanisterContractViolation,
+            format!(
+                "Management canister call payload includes sender canister version {named} that does not match the actual \
+                 sender canister version {version}."
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -62,6 +112,22 @@ fn take_fee(method: &str, fee: u128, cycles: u128) -> Result<u128, Reject> {
 /// `create_canister` and its kin need at most this many cycles when the caller names no amount.
 const DEFAULT_PROVISIONAL_CYCLES: u128 = 100_000_000_000_000;
 
+/// Instructions of uploading a chunk (`subnet_config.rs` of the replica).
+const UPLOAD_CHUNK_INSTRUCTIONS: u64 = 200_000_000;
+
+impl Canister {
+    /// Charges for `instructions` that the management canister uses.
+    ///
+    /// # Errors
+    /// `IC0207` when the canister would be frozen.
+    fn pay_instructions(&mut self, instructions: u64) -> Result<(), Reject> {
+        let fee = self.fees.execution(instructions);
+        self.check_cycles(fee)?;
+        self.balance -= fee;
+        Ok(())
+    }
+}
+
 impl Network {
     /// Executes a call to the management canister of `subnet` and answers it.
     pub(crate) fn manage(&mut self, request: &Request, subnet: SubnetIndex) {
@@ -78,7 +144,7 @@ impl Network {
         match method {
             "fetch_canister_logs" => self.fetch_canister_logs(caller, argument),
             "canister_status" => self.canister_status(caller, argument),
-            "canister_info" => self.canister_info(argument),
+            "list_canister_snapshots" => self.list_canister_snapshots(caller, argument),
             _ => Err(unknown_method(method)),
         }
     }
@@ -86,8 +152,9 @@ impl Network {
     fn execute_management(&mut self, request: &Request, subnet: SubnetIndex) -> Result<Outcome, Reject> {
         let Request { caller, method, argument, cycles, origin, .. } = request;
         let (caller, cycles, origin) = (*caller, *cycles, *origin);
+        let sender = Sender::of(request);
         let outcome = match method.as_str() {
-            "create_canister" => return self.create_canister(caller, argument, cycles, subnet),
+            "create_canister" => return self.create_canister(sender, argument, cycles, subnet),
             "deposit_cycles" => return self.deposit_cycles(argument, cycles),
             "stop_canister" => return self.stop_canister(caller, argument, origin),
             "http_request" => return self.http_request(caller, argument, cycles, origin, subnet),
@@ -95,21 +162,29 @@ impl Network {
             "sign_with_schnorr" => return self.sign_with_schnorr(caller, argument, cycles, subnet),
             "ecdsa_public_key" => self.ecdsa_public_key(caller, argument),
             "schnorr_public_key" => self.schnorr_public_key(caller, argument),
-            "provisional_create_canister_with_cycles" => self.provisional_create(caller, argument, subnet),
+            "provisional_create_canister_with_cycles" => self.provisional_create(sender, argument, subnet),
             "provisional_top_up_canister" => self.provisional_top_up(argument),
             "start_canister" => self.start_canister(caller, argument),
             "delete_canister" => self.delete_canister(caller, argument),
-            "install_code" => self.install_code(caller, argument),
-            "install_chunked_code" => self.install_chunked_code(caller, argument),
-            "uninstall_code" => self.uninstall_code(caller, argument),
+            "install_code" => self.install_code(sender, argument),
+            "install_chunked_code" => self.install_chunked_code(sender, argument),
+            "uninstall_code" => self.uninstall_code(sender, argument),
             "upload_chunk" => self.upload_chunk(caller, argument),
             "stored_chunks" => self.stored_chunks(caller, argument),
             "clear_chunk_store" => self.clear_chunk_store(caller, argument),
-            "update_settings" => self.update_settings(caller, argument),
+            "update_settings" => self.update_settings(sender, argument),
             "canister_status" => self.canister_status(caller, argument),
             "canister_info" => self.canister_info(argument),
             "canister_metadata" => self.canister_metadata(caller, argument),
             "fetch_canister_logs" => self.fetch_canister_logs(caller, argument),
+            "take_canister_snapshot" => self.take_canister_snapshot(sender, argument),
+            "load_canister_snapshot" => self.load_canister_snapshot(sender, argument),
+            "list_canister_snapshots" => self.list_canister_snapshots(caller, argument),
+            "delete_canister_snapshot" => self.delete_canister_snapshot(caller, argument),
+            "read_canister_snapshot_metadata" => self.read_canister_snapshot_metadata(caller, argument),
+            "read_canister_snapshot_data" => self.read_canister_snapshot_data(caller, argument),
+            "upload_canister_snapshot_metadata" => self.upload_canister_snapshot_metadata(caller, argument),
+            "upload_canister_snapshot_data" => self.upload_canister_snapshot_data(caller, argument),
             "raw_rand" => self.raw_rand(argument),
             _ => Err(unknown_method(method)),
         };
@@ -138,27 +213,41 @@ impl Network {
         ))
     }
 
+    /// The canister, if `caller` controls it or is it.
+    fn own_or_controlled(
+        &mut self,
+        id: Principal,
+        caller: Principal,
+        method: &str,
+    ) -> Result<&mut Canister, Reject> {
+        if id == caller { self.canister_mut(id) } else { self.controlled(id, caller, method) }
+    }
+
     fn add_canister(
         &mut self,
         (id, subnet): (Principal, SubnetIndex),
-        caller: Principal,
+        sender: Sender,
         balance: u128,
         settings: Option<types::CanisterSettings>,
+        version: Option<u64>,
     ) -> Response {
-        let place = (subnet, self.subnets()[subnet].fees());
-        let mut canister = Canister::new(id, place, vec![caller], balance, self.time()).map_err(|e| {
+        let (place, time) = ((subnet, self.subnets()[subnet].fees()), self.time());
+        let mut canister = Canister::new(id, place, vec![sender.id], balance, time).map_err(|e| {
             Reject::new(ErrorCode::CanisterOutOfMemory, format!("cannot create a canister: {e}"))
         })?;
+        let has_variables = settings.as_ref().is_some_and(|s| s.environment_variables.is_some());
         if let Some(settings) = settings {
-            canister.settings.change(settings)?;
+            canister.change_settings(settings)?;
         }
+        let creation = canister.creation(has_variables);
+        canister.record(time, sender.origin(version), creation);
         self.canisters.insert(id, canister);
         encode(types::CanisterIdRecord { canister_id: id })
     }
 
     fn create_canister(
         &mut self,
-        caller: Principal,
+        sender: Sender,
         argument: &[u8],
         cycles: u128,
         subnet: SubnetIndex,
@@ -175,10 +264,17 @@ impl Network {
             ));
         };
         let id = self.fresh_canister_id(subnet).ok_or_else(no_canister_ids)?;
-        Ok(Ok(self.add_canister((id, subnet), caller, balance, args.settings)?).into())
+        Ok(Ok(self.add_canister(
+            (id, subnet),
+            sender,
+            balance,
+            args.settings,
+            args.sender_canister_version,
+        )?)
+        .into())
     }
 
-    fn provisional_create(&mut self, caller: Principal, argument: &[u8], subnet: SubnetIndex) -> Response {
+    fn provisional_create(&mut self, sender: Sender, argument: &[u8], subnet: SubnetIndex) -> Response {
         let args: types::ProvisionalCreateCanisterWithCyclesArgs = decode(argument)?;
         let balance = args.amount.as_ref().map_or(Ok(DEFAULT_PROVISIONAL_CYCLES), cycles_of)?;
         let place = match args.specified_id {
@@ -192,7 +288,7 @@ impl Network {
             Some(id) => (id, self.subnet_of(id).unwrap_or(subnet)),
             None => (self.fresh_canister_id(subnet).ok_or_else(no_canister_ids)?, subnet),
         };
-        self.add_canister(place, caller, balance, args.settings)
+        self.add_canister(place, sender, balance, args.settings, args.sender_canister_version)
     }
 
     fn provisional_top_up(&mut self, argument: &[u8]) -> Response {
@@ -229,7 +325,7 @@ impl Network {
         let Some(canister) = self.canisters.get_mut(&id) else { return };
         canister.version += 1;
         if let Status::Stopping(waiting) = std::mem::replace(&mut canister.status, Status::Running) {
-            for origin in waiting {
+            for (origin, _) in waiting {
                 let reject = Reject::new(
                     ErrorCode::CanisterStoppingCancelled,
                     format!("Canister {id}'s stop request was cancelled"),
@@ -246,11 +342,15 @@ impl Network {
         origin: Origin,
     ) -> Result<Outcome, Reject> {
         let args: types::CanisterIdRecord = decode(argument)?;
+        let waiting = (origin, self.time().saturating_add(limits::STOP_TIMEOUT));
         let canister = self.controlled(args.canister_id, caller, "stop_canister")?;
         match &mut canister.status {
             Status::Stopped => return Ok(Ok(empty_reply()).into()),
-            Status::Stopping(waiting) => waiting.push(origin),
-            Status::Running => canister.status = Status::Stopping(vec![origin]),
+            Status::Stopping(requests) => requests.push(waiting),
+            Status::Running => {
+                canister.status = Status::Stopping(vec![waiting]);
+                canister.version += 1;
+            }
         }
         self.stop_if_idle(args.canister_id);
         Ok(Outcome::Pending)
@@ -259,6 +359,12 @@ impl Network {
     fn delete_canister(&mut self, caller: Principal, argument: &[u8]) -> Response {
         let args: types::CanisterIdRecord = decode(argument)?;
         let id = args.canister_id;
+        if id == caller {
+            return Err(Reject::new(
+                ErrorCode::CanisterInvalidController,
+                format!("Canister {id} cannot delete itself."),
+            ));
+        }
         let canister = self.controlled(id, caller, "delete_canister")?;
         if !matches!(canister.status, Status::Stopped) {
             return Err(Reject::new(
@@ -273,7 +379,7 @@ impl Network {
 
     fn upload_chunk(&mut self, caller: Principal, argument: &[u8]) -> Response {
         let args: types::UploadChunkArgs = decode(argument)?;
-        let canister = self.controlled(args.canister_id, caller, "upload_chunk")?;
+        let canister = self.own_or_controlled(args.canister_id, caller, "upload_chunk")?;
         if args.chunk.len() > limits::CHUNK_BYTES {
             return Err(Reject::bad_payload(format!(
                 "the chunk of {} bytes exceeds the limit of {} bytes",
@@ -282,39 +388,35 @@ impl Network {
             )));
         }
         let hash: [u8; 32] = Sha256::digest(&args.chunk).into();
+        canister.check_memory(limits::CHUNK_BYTES as u64, 0)?;
         if canister.chunks.len() >= limits::CHUNKS && !canister.chunks.contains_key(&hash) {
             return Err(Reject::bad_payload(format!(
                 "the chunk store holds {} chunks already",
                 limits::CHUNKS
             )));
         }
+        canister.pay_instructions(UPLOAD_CHUNK_INSTRUCTIONS)?;
         canister.chunks.insert(hash, args.chunk);
         encode(types::ChunkHash { hash: hash.to_vec() })
     }
 
     fn stored_chunks(&mut self, caller: Principal, argument: &[u8]) -> Response {
         let args: types::CanisterIdRecord = decode(argument)?;
-        let canister = self.controlled(args.canister_id, caller, "stored_chunks")?;
+        let canister = self.own_or_controlled(args.canister_id, caller, "stored_chunks")?;
         let hashes = canister.chunks.keys().map(|hash| types::ChunkHash { hash: hash.to_vec() });
         encode(hashes.collect::<Vec<_>>())
     }
 
     fn clear_chunk_store(&mut self, caller: Principal, argument: &[u8]) -> Response {
         let args: types::CanisterIdRecord = decode(argument)?;
-        self.controlled(args.canister_id, caller, "clear_chunk_store")?.chunks.clear();
+        self.own_or_controlled(args.canister_id, caller, "clear_chunk_store")?.chunks.clear();
         Ok(empty_reply())
     }
 
     fn fetch_canister_logs(&mut self, caller: Principal, argument: &[u8]) -> Response {
         let args: types::FetchCanisterLogsArgs = decode(argument)?;
         let canister = self.canister(args.canister_id)?;
-        let allowed = match &canister.settings.log_visibility {
-            types::LogVisibility::Public => true,
-            types::LogVisibility::Controllers => canister.is_controlled_by(caller),
-            types::LogVisibility::AllowedViewers(viewers) => {
-                viewers.contains(&caller) || canister.is_controlled_by(caller)
-            }
-        };
+        let allowed = canister.lets_read(&canister.settings.log_visibility, caller);
         if !allowed {
             return Err(Reject::new(
                 ErrorCode::CanisterRejectedMessage,

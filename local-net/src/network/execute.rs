@@ -66,52 +66,76 @@ impl Network {
         };
         let prepaid = if keep.is_charged() { canister.fees.execution(message.instruction_limit) } else { 0 };
         let (balance, timer) = (canister.balance, canister.timer);
-        let memory_limit = memory_limit(canister, message.entry_point);
+        let (entry_point, caller) = (message.entry_point, message.caller);
+        let before = canister.memory_usage();
         let Some(Code { instance, .. }) = &mut canister.code else { return Reject::no_module(id).into() };
         let available = balance.saturating_sub(prepaid);
-        let Outcome { result, mut effects, instructions, copy_instructions, heap_pages } =
+        let Outcome { result, backtrace, mut effects, instructions, copy_instructions, heap_pages } =
             instance.run(function, environment, message, available, timer);
-        let result = match memory_limit {
-            Some(limit) if result.is_ok() && canister.heap.len() as u64 > limit => {
-                Err(Stop::WasmMemoryLimit(limit))
+        let result = result.and_then(|()| {
+            if trap {
+                return Err(Stop::Trapped("injected fault".into()));
             }
-            _ if trap => Err(Stop::Trapped("injected fault".into())),
-            _ => result,
-        };
+            canister.check_growth(entry_point, before, effects.balance)
+        });
         let result = canister.settle_memory(result, keep, &heap_pages);
+        let backtrace = if backtrace.is_empty() {
+            String::new()
+        } else {
+            format!("\nCanister Backtrace:\n{}\n", backtrace.join("\n"))
+        };
         if keep.is_charged() {
             for line in std::mem::take(&mut effects.log) {
-                canister.log.push(time, line);
+                canister.write_log(time, line);
             }
-            if let Err(stop) = &result {
-                canister.log.push(time, format!("[TRAP]: {stop}").into_bytes());
+            if let Some(line) = result.as_ref().err().and_then(Stop::log_line) {
+                canister.write_log(time, (line + &backtrace).into_bytes());
             }
             let after = if result.is_ok() { effects.balance + prepaid.min(balance) } else { balance };
             canister.balance =
                 after.saturating_sub(canister.fees.execution(instructions + copy_instructions));
-            canister.version += 1;
+            canister.version += u64::from(result.is_ok() && keep != Keep::Pending);
         }
         if result.is_ok() && keep.is_kept() {
             canister.timer = effects.timer.unwrap_or(timer);
             if let Some(data) = effects.certified_data.take() {
                 canister.certified_data = data;
             }
+            canister.update_low_memory_hook();
         }
-        Executed { result: result.map(|()| effects).map_err(|stop| stop.into_reject(id)), instructions }
+        let may_see = canister.lets_read(&canister.settings.log_visibility, caller);
+        let visible = if may_see { backtrace.as_str() } else { "" };
+        if keep == Keep::Changes {
+            self.run_low_memory_hook(id);
+        }
+        Executed {
+            result: result.map(|()| effects).map_err(|stop| stop.into_reject(id, visible)),
+            instructions,
+        }
     }
 }
 
-/// The setting `wasm_memory_limit`, where it counts: not in callbacks, so that a canister can finish what it began.
-fn memory_limit(canister: &Canister, entry_point: EntryPoint) -> Option<u64> {
-    let limit = canister.settings.wasm_memory_limit;
-    let counts = matches!(
-        entry_point,
-        EntryPoint::Update | EntryPoint::SystemTask | EntryPoint::Init | EntryPoint::PostUpgrade
-    );
-    (counts && limit > 0).then_some(limit)
-}
-
 impl Canister {
+    /// Checks the memory that an execution has allocated: `before` are the bytes that the canister used, `balance` are
+    /// its cycles now. Callbacks, timers and hooks before an upgrade may exceed the setting `wasm_memory_limit`, so that a
+    /// canister can finish what it began; installations check the freezing limit at their end.
+    fn check_growth(&self, entry_point: EntryPoint, before: u64, balance: u128) -> Result<(), Stop> {
+        let (heap, limit) = (self.heap.len() as u64, self.settings.wasm_memory_limit);
+        let is_limited = matches!(
+            entry_point,
+            EntryPoint::Update | EntryPoint::Start | EntryPoint::Init | EntryPoint::PostUpgrade
+        );
+        if is_limited && limit > 0 && heap > limit {
+            return Err(Stop::WasmMemoryLimit { bytes: heap, limit });
+        }
+        let bytes = self.memory_usage().saturating_sub(before);
+        let missing = self.freezing_limit().saturating_sub(balance);
+        if matches!(entry_point, EntryPoint::Update | EntryPoint::SystemTask) && bytes > 0 && missing > 0 {
+            return Err(Stop::InsufficientCyclesInMemoryGrow { bytes, missing });
+        }
+        Ok(())
+    }
+
     /// Commits or undoes what a message did to memories and globals.
     fn settle_memory(
         &mut self,
@@ -119,7 +143,7 @@ impl Canister {
         keep: Keep,
         heap_pages: &crate::memory::PageScan,
     ) -> Result<(), Stop> {
-        let Some(Code { instance, module }) = &mut self.code else { return result };
+        let Some(Code { instance, .. }) = &mut self.code else { return result };
         if result.is_ok() && keep == Keep::Changes {
             let committed = self
                 .heap
@@ -131,7 +155,7 @@ impl Canister {
             }
         }
         if result.is_err() || matches!(keep, Keep::Charge | Keep::Nothing) {
-            instance.roll_back(module);
+            instance.roll_back();
         }
         result
     }

@@ -66,20 +66,26 @@ impl IngressRequest {
 
 /// Methods of the management canister that users may call, besides canisters.
 const MANAGEMENT_INGRESS: &[&str] = &[
-    "canister_info",
     "canister_status",
     "clear_chunk_store",
     "delete_canister",
-    "fetch_canister_logs",
+    "delete_canister_snapshot",
     "install_chunked_code",
     "install_code",
+    "list_canister_snapshots",
+    "load_canister_snapshot",
     "provisional_create_canister_with_cycles",
     "provisional_top_up_canister",
+    "read_canister_snapshot_data",
+    "read_canister_snapshot_metadata",
     "start_canister",
     "stop_canister",
     "stored_chunks",
+    "take_canister_snapshot",
     "uninstall_code",
     "update_settings",
+    "upload_canister_snapshot_data",
+    "upload_canister_snapshot_metadata",
     "upload_chunk",
 ];
 

@@ -5,7 +5,7 @@ use super::{
     execute::{Executed, Keep},
 };
 use crate::{
-    canister::Status,
+    canister::{LowMemoryHook, Status},
     execution::Function,
     limits,
     reject::{ErrorCode, Reject, Response},
@@ -62,6 +62,12 @@ pub(super) enum Delivery {
 /// The exported function that a due global timer runs.
 pub(super) const GLOBAL_TIMER: &str = "canister_global_timer";
 
+/// Nanoseconds of a second, the unit of deadlines.
+const SECOND: u64 = 1_000_000_000;
+
+/// The function that runs when little of the heap is left.
+pub(super) const LOW_MEMORY_HOOK: &str = "canister_on_low_wasm_memory";
+
 /// A call that its callee has not finished.
 pub(super) struct CallContext {
     pub(super) canister: Principal,
@@ -84,7 +90,14 @@ pub(super) struct Callback {
     pub(super) deadline: u64,
     /// The subnet that executes the call.
     subnet: SubnetIndex,
-    call: OutgoingCall,
+    /// Whether the deadline has passed: two responses come then, and the second one only brings cycles back.
+    expired: bool,
+    /// What to do with the first response.
+    call: Option<OutgoingCall>,
+}
+
+fn deadline_expired() -> Reject {
+    Reject::new(ErrorCode::DeadlineExpired, "Call deadline has expired.")
 }
 
 impl Network {
@@ -110,6 +123,10 @@ impl Network {
     }
 
     fn execute_request(&mut self, request: Request) -> u64 {
+        if request.deadline != 0 && request.deadline <= self.time() {
+            self.respond(request.origin, Err(deadline_expired()), request.cycles);
+            return 0;
+        }
         let (function, message, keep) = match self.prepare_request(&request) {
             Ok(prepared) => prepared,
             Err(reject) => {
@@ -155,9 +172,20 @@ impl Network {
         } else {
             return Err(Reject::no_method(id, "update", method));
         };
+        let minimum = canister.settings.minimum_incoming_canister_call_cycles;
+        let is_foreign = matches!(request.origin, Origin::Canister(_)) && request.caller != id;
+        if is_foreign && request.cycles < minimum {
+            return Err(Reject::new(
+                ErrorCode::InsufficientCyclesInCall,
+                format!(
+                    "Canister {id} requires at least {minimum} transferred cycles, got {}",
+                    request.cycles
+                ),
+            ));
+        }
         let message = Message {
             unanswered: true,
-            deadline: request.deadline,
+            deadline: if entry_point == EntryPoint::Update { request.deadline } else { 0 },
             cycles_available: request.cycles,
             ..Message::new(entry_point, request.caller)
         };
@@ -184,6 +212,14 @@ impl Network {
             }
             return 0;
         }
+        if function == LOW_MEMORY_HOOK {
+            match self.canisters.get_mut(&id) {
+                Some(canister) if canister.low_memory_hook == LowMemoryHook::Ready => {
+                    canister.low_memory_hook = LowMemoryHook::Executed;
+                }
+                _ => return 0,
+            }
+        }
         let context = self.open_context(CallContext {
             canister: id,
             origin: Origin::System,
@@ -198,14 +234,26 @@ impl Network {
         self.finish(context, executed)
     }
 
+    /// Lets the hook for low memory run before everything else that waits, if it is due.
+    pub(crate) fn run_low_memory_hook(&mut self, id: Principal) {
+        let Some(canister) = self.canisters.get(&id) else { return };
+        if canister.low_memory_hook == LowMemoryHook::Ready {
+            let task = Delivery::Task { canister: id, function: LOW_MEMORY_HOOK };
+            self.subnets[canister.subnet].queue.push_front(task);
+        }
+    }
+
     fn execute_response(&mut self, callback: u64, response: Response, refund: u128) -> u64 {
-        // The callback is gone when its canister was uninstalled, or when its deadline passed.
-        let Some(Callback { context: context_id, canister: id, call, .. }) = self.callbacks.remove(&callback)
-        else {
-            return 0;
-        };
+        // The callback is gone when its canister was uninstalled, or when it has got all responses.
+        let Some(waiting) = self.callbacks.get_mut(&callback) else { return 0 };
+        let (context_id, id, call) = (waiting.context, waiting.canister, waiting.call.take());
+        if !waiting.expired || call.is_none() {
+            self.callbacks.remove(&callback);
+        }
         let Ok(canister) = self.canister_mut(id) else { return 0 };
-        canister.balance += refund + call.prepaid;
+        canister.balance += refund;
+        let Some(call) = call else { return 0 };
+        canister.balance += call.prepaid;
         if let Some(open) = canister.open_calls.get_mut(&call.callee) {
             *open = open.saturating_sub(1);
         }
@@ -236,6 +284,7 @@ impl Network {
             // A trap in the cleanup callback undoes the callback's changes only; the call fails either way.
             let cleanup = self.execute(id, Function::Callback(cleanup), message, Keep::Changes);
             executed.instructions += cleanup.instructions;
+            executed.result = executed.result.map_err(|reject| reject.with_cleanup(cleanup.result.err()));
         }
         self.finish(context_id, executed)
     }
@@ -311,9 +360,26 @@ impl Network {
         }
         canister.version += 1;
         if let Status::Stopping(waiting) = std::mem::replace(&mut canister.status, Status::Stopped) {
-            for origin in waiting {
+            for (origin, _) in waiting {
                 self.respond(origin, Ok(crate::management::empty_reply()), 0);
             }
+        }
+    }
+
+    /// Answers the stop requests that have waited too long; their canisters stay as they are.
+    pub(super) fn expire_stop_requests(&mut self) {
+        let time = self.time();
+        let mut expired = Vec::new();
+        for (id, canister) in &mut self.canisters {
+            if let Status::Stopping(waiting) = &mut canister.status {
+                expired.extend(
+                    waiting.extract_if(.., |(_, until)| *until <= time).map(|(origin, _)| (*id, origin)),
+                );
+            }
+        }
+        for (id, origin) in expired {
+            let text = format!("Stop canister request timed out: canister {id} has open calls");
+            self.respond(origin, Err(Reject::new(ErrorCode::StopCanisterRequestTimeout, text)), 0);
         }
     }
 
@@ -323,7 +389,10 @@ impl Network {
         let from = canister.subnet;
         let to = self.route(call.callee, &call.argument, from);
         let callback = self.fresh_id();
-        let deadline = call.timeout_seconds.map_or(0, |s| self.time() + u64::from(s) * 1_000_000_000);
+        let deadline = call.timeout_seconds.map_or(0, |timeout| {
+            let seconds = self.time() / SECOND + u64::from(timeout.min(limits::CALL_TIMEOUT_SECONDS));
+            seconds * SECOND
+        });
         let (method, argument) = (std::mem::take(&mut call.method), std::mem::take(&mut call.argument));
         let request = Request {
             callee: call.callee,
@@ -335,8 +404,18 @@ impl Network {
             origin: Origin::Canister(callback),
         };
         let bytes = request.method.len() + request.argument.len();
-        self.callbacks.insert(callback, Callback { context, canister: caller, deadline, subnet: to, call });
-        if from != to && bytes > limits::MESSAGE_BYTES {
+        let wrong_version = if request.callee == Principal::management_canister() {
+            crate::management::check_sender_version(&request.argument, call.sender_version).err()
+        } else {
+            None
+        };
+        self.callbacks.insert(
+            callback,
+            Callback { context, canister: caller, deadline, subnet: to, expired: false, call: Some(call) },
+        );
+        if let Some(reject) = wrong_version {
+            self.respond(request.origin, Err(reject), request.cycles);
+        } else if from != to && bytes > limits::MESSAGE_BYTES {
             let reject = Reject::new(
                 ErrorCode::CanisterContractViolation,
                 format!(
@@ -356,7 +435,7 @@ impl Network {
         match origin {
             Origin::Ingress(request) => self.finish_ingress(request, response),
             Origin::Canister(callback) => {
-                // Nobody waits any more when the caller was uninstalled, or when its deadline passed.
+                // Nobody waits any more when the caller was deleted, or has got all responses.
                 let Some(waiting) = self.callbacks.get(&callback) else { return };
                 let (from, Some(to)) =
                     (waiting.subnet, self.canisters.get(&waiting.canister).map(|c| c.subnet))
@@ -377,8 +456,9 @@ impl Network {
         for callback in expired {
             let Some(waiting) = self.callbacks.get_mut(&callback) else { continue };
             waiting.deadline = 0;
+            waiting.expired = true;
             let Some(subnet) = self.canisters.get(&waiting.canister).map(|c| c.subnet) else { continue };
-            let reject = Reject::new(ErrorCode::DeadlineExpired, "Call deadline has expired.");
+            let reject = deadline_expired();
             self.deliver(Delivery::Response { callback, response: Err(reject), refund: 0 }, subnet, subnet);
         }
     }

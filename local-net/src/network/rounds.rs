@@ -2,9 +2,9 @@
 
 use super::{
     Network,
-    messages::{Delivery, GLOBAL_TIMER},
+    messages::{Delivery, GLOBAL_TIMER, LOW_MEMORY_HOOK},
 };
-use crate::limits;
+use crate::{canister::LowMemoryHook, limits};
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -31,6 +31,7 @@ impl Network {
         self.charge_storage();
         self.expire_ingress();
         self.expire_calls();
+        self.expire_stop_requests();
         self.start_faulty_round();
         self.expire_outcalls();
         for subnet in &mut self.subnets {
@@ -56,6 +57,9 @@ impl Network {
         for (id, canister) in &mut self.canisters {
             let queue = &mut self.subnets[canister.subnet].queue;
             let Some(code) = canister.code.as_ref().filter(|_| canister.is_running()) else { continue };
+            if canister.low_memory_hook == LowMemoryHook::Ready {
+                queue.push_front(Delivery::Task { canister: *id, function: LOW_MEMORY_HOOK });
+            }
             if code.module.exports("canister_heartbeat") {
                 queue.push_back(Delivery::Task { canister: *id, function: "canister_heartbeat" });
             }
@@ -66,7 +70,7 @@ impl Network {
         }
     }
 
-    /// Charges every canister for its storage since the last time, in whole seconds. A canister that cannot pay is
+    /// Charges every canister for storage and compute allocation since the last time, in whole seconds. A canister that cannot pay is
     /// uninstalled.
     fn charge_storage(&mut self) {
         let time = self.time();
@@ -77,8 +81,7 @@ impl Network {
                 continue;
             }
             canister.storage_paid_until += seconds * SECOND;
-            let bytes = canister.memory_usage().max(canister.settings.memory_allocation);
-            let fee = canister.fees.storage(bytes, seconds);
+            let fee = canister.idle_cycles(seconds);
             if fee > canister.balance && canister.code.is_some() {
                 broke.push(*id);
             }
@@ -86,7 +89,7 @@ impl Network {
         }
         for id in broke {
             tracing::warn!("canister {id} is uninstalled: it cannot pay for its storage");
-            self.uninstall(id);
+            self.run_out_of_cycles(id);
         }
     }
 }

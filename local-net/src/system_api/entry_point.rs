@@ -159,6 +159,11 @@ impl EntryPoint {
         }
     }
 
+    /// Whether a long execution is cut into slices, which lie in different rounds.
+    pub fn is_sliced(self) -> bool {
+        self.is_replicated() && self != Self::ReplicatedQuery
+    }
+
     /// Whether all replicas execute it and its changes are kept.
     pub fn is_replicated(self) -> bool {
         !matches!(

@@ -65,7 +65,7 @@ fn wide(high: u64, low: u64) -> u128 {
 }
 
 fn narrow(cycles: u128) -> Result<u64, Stop> {
-    u64::try_from(cycles).map_err(|_| Stop::Contract("the cycles do not fit into 64 bits".into()))
+    u64::try_from(cycles).map_err(|_| Stop::Trapped("cycles amount exceeds 64-bit representation".into()))
 }
 
 /// Adds all functions of `ic0` 1.2.0 to `linker`, and the deprecated 32-bit and 64-bit ones of the specification.
@@ -105,7 +105,7 @@ fn link_message(linker: &mut Linker<Execution>) -> Result<()> {
             c.answer(Ok(reply))?;
         }
         ANSWER, SYSTEM_CALL + u64::from(size) => fn msg_reject(c, src: u32, size: u32) {
-            let text = c.text(src, size)?;
+            let text = c.name(src, size, "reject message")?;
             c.answer(Err(text))?;
         }
         INSPECT, SYSTEM_CALL => fn accept_message(c) {
@@ -114,8 +114,8 @@ fn link_message(linker: &mut Linker<Execution>) -> Result<()> {
             }
         }
         ALL_AND_START, SYSTEM_CALL + u64::from(size) => fn debug_print(c, src: u32, size: u32) {
-            let line = c.heap_bytes(src, size)?.to_vec();
-            c.effects.log.push(line);
+            let line = c.heap_bytes(src, size).unwrap_or(b"(debug_print message out of memory bounds)");
+            c.effects.log.push(line.to_vec());
         }
         ALL_AND_START, SYSTEM_CALL + u64::from(size) => fn trap(c, src: u32, size: u32) {
             Err(Stop::CalledTrap(c.text(src, size)?))?;
@@ -163,7 +163,12 @@ fn link_calls(linker: &mut Linker<Execution>) -> Result<()> {
             c.abandon_call();
             let callee = Principal::try_from_slice(c.heap_bytes(callee_src, callee_size)?)
                 .map_err(|e| Stop::Contract(format!("the callee is no principal: {e}")))?;
-            let method = c.method_name(name_src, name_size)?;
+            if name_size as usize > limits::METHOD_NAME_BYTES {
+                return Err(Stop::Contract(format!(
+                    "the method name of {name_size} bytes exceeds the limit of {}", limits::METHOD_NAME_BYTES
+                )));
+            }
+            let method = c.name(name_src, name_size, "method name")?;
             c.call = Some(OutgoingCall {
                 callee,
                 method,
@@ -174,6 +179,7 @@ fn link_calls(linker: &mut Linker<Execution>) -> Result<()> {
                 on_cleanup: None,
                 timeout_seconds: None,
                 prepaid: 0,
+                sender_version: c.environment.version,
             });
         }
         CALL, SYSTEM_CALL => fn call_on_cleanup(c, function: u32, environment: u32) {
@@ -232,14 +238,19 @@ fn stable_read(caller: &mut Caller<'_, Execution>, dst: u64, offset: u64, size: 
     if written { Ok(()) } else { Err(Stop::heap_out_of_bounds()) }
 }
 
+/// The size of stable memory for the 32-bit interface.
+fn narrow_stable(c: &Execution) -> Result<u64, Stop> {
+    let bytes = c.stable.len() as u64;
+    if bytes > limits::HEAP_BYTES { Err(Stop::stable_too_large()) } else { Ok(bytes) }
+}
+
 fn link_stable(linker: &mut Linker<Execution>) -> Result<()> {
     define!(linker;
         ALL_AND_START, STABLE_ACCESS => fn stable64_size(c) -> u64 { (c.stable.len() / WASM_PAGE) as u64 }
         ALL_AND_START, SYSTEM_CALL => fn stable64_grow(c, pages: u64) -> u64 { grow_stable(c, pages) }
-        ALL_AND_START, STABLE_ACCESS => fn stable_size(c) -> u32 { (c.stable.len() / WASM_PAGE) as u32 }
+        ALL_AND_START, STABLE_ACCESS => fn stable_size(c) -> u32 { (narrow_stable(c)? / WASM_PAGE as u64) as u32 }
         ALL_AND_START, SYSTEM_CALL => fn stable_grow(c, pages: u32) -> u32 {
-            // The 32-bit interface sees at most 4 GiB.
-            if c.stable.len() as u64 + u64::from(pages) * WASM_PAGE as u64 > limits::HEAP_BYTES {
+            if narrow_stable(c)? + u64::from(pages) * WASM_PAGE as u64 > limits::HEAP_BYTES {
                 u32::MAX
             } else {
                 grow_stable(c, u64::from(pages)) as u32
@@ -264,6 +275,7 @@ fn link_stable(linker: &mut Linker<Execution>) -> Result<()> {
         "ic0",
         "stable_write",
         |mut c: Caller<'_, Execution>, offset: u32, src: u32, size: u32| {
+            narrow_stable(c.data()).map_err(Error::new)?;
             stable_write(&mut c, u64::from(offset), u64::from(src), u64::from(size)).map_err(Error::new)
         },
     )?;
@@ -271,6 +283,7 @@ fn link_stable(linker: &mut Linker<Execution>) -> Result<()> {
         "ic0",
         "stable_read",
         |mut c: Caller<'_, Execution>, dst: u32, offset: u32, size: u32| {
+            narrow_stable(c.data()).map_err(Error::new)?;
             stable_read(&mut c, u64::from(dst), u64::from(offset), u64::from(size)).map_err(Error::new)
         },
     )?;
@@ -279,7 +292,7 @@ fn link_stable(linker: &mut Linker<Execution>) -> Result<()> {
 
 fn link_canister(linker: &mut Linker<Execution>) -> Result<()> {
     fn variable(c: &Execution, src: u32, size: u32) -> Result<Option<&str>, Stop> {
-        let name = c.method_name(src, size)?;
+        let name = c.name(src, size, "name of the environment variable")?;
         Ok(c.environment.variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str()))
     }
     fn variable_name(c: &Execution, index: u32) -> Result<&[u8], Stop> {

@@ -10,7 +10,7 @@ pub use functions::link;
 
 use crate::{
     certification::DataCertificate,
-    costs::{Fees, OS_PAGE, PageCount},
+    costs::{Fees, OS_PAGE, PageCount, WASM_PAGE},
     limits,
     memory::{Memory, PageSet},
     reject::Reject,
@@ -54,6 +54,8 @@ pub struct OutgoingCall {
     pub timeout_seconds: Option<u32>,
     /// Cycles set aside for the response and the callback; returned when the response arrives.
     pub prepaid: u128,
+    /// The caller's version while it made the call.
+    pub sender_version: u64,
 }
 
 /// Everything about the network and the canister that does not depend on the message.
@@ -179,8 +181,6 @@ pub struct Execution {
     pub stable_accessed: PageSet,
     /// Stable pages written.
     pub stable_written: PageSet,
-    /// Bytes read from and written to stable memory.
-    stable_traffic: (u64, u64),
     /// Instructions already charged for pages of the heap.
     heap_charged: u64,
     /// Instructions of this message when the heap's pages were counted last.
@@ -203,7 +203,6 @@ impl Execution {
             effects: Effects::default(),
             stable_accessed: PageSet::default(),
             stable_written: PageSet::default(),
-            stable_traffic: (0, 0),
             heap_charged: 0,
             heap_counted_at: 0,
             timer_before: 0,
@@ -219,7 +218,6 @@ impl Execution {
         self.effects = Effects { balance, ..Effects::default() };
         self.stable_accessed.clear();
         self.stable_written.clear();
-        self.stable_traffic = (0, 0);
         self.heap_charged = 0;
         self.heap_counted_at = 0;
         self.timer_before = timer;
@@ -241,9 +239,10 @@ impl Execution {
         Ok(String::from_utf8_lossy(self.heap_bytes(at, size)?).into_owned())
     }
 
-    fn method_name(&self, at: u32, size: u32) -> Result<String, Stop> {
+    /// Text that must be UTF-8; `what` is it.
+    fn name(&self, at: u32, size: u32, what: &str) -> Result<String, Stop> {
         String::from_utf8(self.heap_bytes(at, size)?.to_vec())
-            .map_err(|_| Stop::Contract("the method name is not UTF-8".into()))
+            .map_err(|_| Stop::Contract(format!("the {what} is not UTF-8")))
     }
 
     /// Copies `data[offset..offset + size]` to the heap.
@@ -269,15 +268,25 @@ impl Execution {
     /// Counts an access to stable memory; returns the instructions it costs.
     fn touch_stable(&mut self, range: Range<usize>, write: bool) -> Result<u64, Stop> {
         let size = range.len() as u64;
-        let traffic = if write { &mut self.stable_traffic.1 } else { &mut self.stable_traffic.0 };
-        *traffic += size;
-        if *traffic > limits::STABLE_ACCESS_BYTES {
-            return Err(Stop::Trapped("the message exceeds the limit of stable memory it may access".into()));
-        }
         let new = PageCount {
             accessed: self.stable_accessed.insert_range(range.clone()),
             written: if write { self.stable_written.insert_range(range) } else { 0 },
         };
+        let limit = match self.message.entry_point {
+            EntryPoint::Init | EntryPoint::PreUpgrade | EntryPoint::PostUpgrade => {
+                limits::STABLE_ACCESS_BYTES_INSTALL
+            }
+            EntryPoint::ReplicatedQuery => limits::STABLE_ACCESS_BYTES_QUERY,
+            entry if !entry.is_replicated() => limits::STABLE_ACCESS_BYTES_QUERY,
+            _ => limits::STABLE_ACCESS_BYTES,
+        };
+        if self.stable_accessed.len() > limit / WASM_PAGE as u64 {
+            return Err(Stop::MemoryAccess(format!(
+                "Exceeded the limit for the number of accessed pages in the stable memory in a single message \
+                 execution: limit {} KB.",
+                limit / 1024
+            )));
+        }
         Ok(new.charge() + size)
     }
 
@@ -305,6 +314,8 @@ impl Execution {
             return Err(Stop::Contract("the call has already been answered".into()));
         }
         self.effects.answer = Some(answer);
+        // What was not accepted goes back with the answer.
+        self.message.cycles_available = 0;
         Ok(())
     }
 
@@ -355,10 +366,10 @@ impl Execution {
 
     fn add_call_cycles(&mut self, amount: u128) -> Result<(), Stop> {
         self.current_call()?;
-        if amount > self.effects.balance {
+        let available = self.liquid_balance();
+        if amount > available {
             return Err(Stop::Contract(format!(
-                "attaching {amount} cycles to a call, but the balance is {}",
-                self.effects.balance
+                "attaching {amount} cycles to a call, but only {available} are above the freezing limit"
             )));
         }
         self.effects.balance -= amount;
@@ -393,6 +404,9 @@ impl Execution {
 fn charge(caller: &mut Caller<'_, Execution>, instructions: u64) -> Result<(), Stop> {
     let Some(counter) = caller.data().counter else { return Ok(()) };
     let left = counter.get(&mut *caller).i64().unwrap_or(0);
+    if instructions > limits::SLICE_INSTRUCTIONS && caller.data().message.entry_point.is_sliced() {
+        return Err(Stop::SliceOverrun(instructions));
+    }
     let left = left.saturating_sub(i64::try_from(instructions).unwrap_or(i64::MAX));
     counter
         .set(&mut *caller, Val::I64(left))
