@@ -43,6 +43,8 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Time of calls, queries, certificates and instances on the local network.
+    LocalNet,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -58,14 +60,18 @@ fn main() -> anyhow::Result<()> {
             command.env("UPDATE_CANDID", "1").args(["test", "--workspace", "--lib", "candid_file"]);
             run(&mut command)
         }
-        Task::Bench { what: Bench::Quality { args } } => {
-            let mut command = cargo::cargo();
-            command
-                .args(["run", "--quiet", "--package", "novaq-cli", "--example", "quality", "--"])
-                .args(args);
-            run(&mut command)
+        Task::Bench { what: Bench::Quality { args } } => example("novaq-cli", "quality", &args),
+        Task::Bench { what: Bench::LocalNet } => {
+            // The benchmark starts the server, and installs a canister written in Rust.
+            cargo::build_all()?;
+            example("local-net", "bench", &[])
         }
     }
+}
+
+/// Runs an example of a package.
+fn example(package: &str, name: &str, args: &[String]) -> anyhow::Result<()> {
+    run(cargo::cargo().args(["run", "--quiet", "--package", package, "--example", name, "--"]).args(args))
 }
 
 /// Runs a program to its end.
