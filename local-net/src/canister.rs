@@ -9,6 +9,7 @@ use crate::{
     network::{Origin, SubnetIndex},
     reject::{ErrorCode, Reject},
     snapshot::Snapshot,
+    state_dir,
     system_api::Environment,
 };
 use candid::Principal;
@@ -28,6 +29,7 @@ pub struct Code {
 }
 
 /// Whether a canister takes messages.
+#[derive(Serialize, Deserialize)]
 pub enum Status {
     /// It does.
     Running,
@@ -49,9 +51,10 @@ pub enum Visibility {
 }
 
 /// What `update_settings` can change.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// Who may manage the canister.
+    #[serde(with = "state_dir::shared_slice")]
     pub controllers: Arc<[Principal]>,
     /// Guaranteed share of the subnet in percent; charged for, without effect on the order of messages.
     pub compute_allocation: u64,
@@ -76,6 +79,7 @@ pub struct Settings {
     /// Bytes of the heap that must be left so that `canister_on_low_wasm_memory` does not run.
     pub wasm_memory_threshold: u64,
     /// Names and values the canister can read, in the order of the names.
+    #[serde(with = "state_dir::shared_slice")]
     pub variables: Arc<[(String, String)]>,
 }
 
@@ -193,7 +197,7 @@ impl MemoryUsage {
 }
 
 /// One line of a canister's log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogRecord {
     /// Position since the canister was created.
     pub index: u64,
@@ -208,6 +212,8 @@ pub const RECORD_BYTES: usize = 40;
 
 /// A canister's log: the newest records, together at most as many bytes as the setting `log_memory_limit` says.
 #[derive(Debug, Default)]
+/// A canister's log: the newest records, together at most [`limits::LOG_BYTES`].
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Log {
     records: VecDeque<LogRecord>,
     bytes: usize,
@@ -252,6 +258,7 @@ impl Log {
 }
 
 /// A canister.
+#[derive(Serialize, Deserialize)]
 pub struct Canister {
     /// Its id.
     pub id: Principal,
@@ -262,10 +269,13 @@ pub struct Canister {
     /// Its settings.
     pub settings: Settings,
     /// Its code, if any.
+    #[serde(skip)]
     pub code: Option<Code>,
     /// Its heap; empty without code.
+    #[serde(with = "state_dir::memory_file")]
     pub heap: Arc<Memory>,
     /// Its stable memory.
+    #[serde(with = "state_dir::memory_file")]
     pub stable: Arc<Memory>,
     /// Its certified data.
     pub certified_data: Vec<u8>,

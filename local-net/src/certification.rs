@@ -13,7 +13,7 @@ use ic_certification::{
     hash_tree::{empty, fork, label, leaf, pruned},
 };
 use ic_verify_bls_signature::PrivateKey;
-use serde::Serialize;
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,10 @@ pub const ED25519_DER_PREFIX: &[u8] = &[48, 42, 48, 5, 6, 3, 43, 101, 112, 3, 33
 const STATE_ROOT_DOMAIN: &[u8] = b"\x0Dic-state-root";
 
 /// The keys of a subnet (certificates) and of its only node (query answers).
+#[derive(Deserialize)]
+#[serde(from = "SavedSigner")]
 pub struct Signer {
+    seed: [u8; 32],
     subnet: PrivateKey,
     public_key: Arc<[u8]>,
     /// The root subnet's word for this subnet's key; the root subnet has none.
@@ -39,6 +42,25 @@ pub struct Signer {
     node: ed25519_dalek::SigningKey,
     node_key: Vec<u8>,
     node_id: Principal,
+}
+
+/// What the keys of a subnet are made from.
+#[derive(Serialize, Deserialize)]
+struct SavedSigner {
+    seed: [u8; 32],
+    delegation: Option<Delegation>,
+}
+
+impl From<SavedSigner> for Signer {
+    fn from(SavedSigner { seed, delegation }: SavedSigner) -> Self {
+        Self { delegation, ..Self::root(seed) }
+    }
+}
+
+impl Serialize for Signer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        SavedSigner { seed: self.seed, delegation: self.delegation.clone() }.serialize(serializer)
+    }
 }
 
 impl Signer {
@@ -52,7 +74,7 @@ impl Signer {
         let node = ed25519_dalek::SigningKey::from_bytes(&seed);
         let node_key = [ED25519_DER_PREFIX, node.verifying_key().as_bytes()].concat();
         let node_id = Principal::self_authenticating(&node_key);
-        Self { subnet, public_key, delegation: None, node, node_key, node_id }
+        Self { seed, subnet, public_key, delegation: None, node, node_key, node_id }
     }
 
     /// The keys of the subnet number `index`, made from `seed`, with a delegation of the root subnet for the canister ids in

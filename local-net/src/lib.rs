@@ -24,4 +24,5 @@ pub mod module;
 pub mod network;
 pub mod reject;
 pub mod snapshot;
+pub mod state_dir;
 pub mod system_api;

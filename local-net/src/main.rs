@@ -11,6 +11,7 @@ use local_net::{
         pocket_ic::{self, Server},
     },
     network::Network,
+    state_dir::StateDir,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -20,7 +21,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 /// Runs canisters on this machine.
 ///
@@ -61,6 +65,9 @@ struct ServeArgs {
     /// Seed of the network's keys and random bytes; the same seed gives the same root key.
     #[arg(long, default_value = "local-net")]
     seed: String,
+    /// Folder that keeps the state: it is read at the start, and written at the end and every ten seconds in between.
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
     /// Accept requests with any signature and expiry.
     #[arg(long)]
     no_ingress_validation: bool,
@@ -111,7 +118,12 @@ fn main() -> anyhow::Result<()> {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let seed = Sha256::digest(args.seed.as_bytes()).into();
-    let instance = Instance::start(Network::new(seed, system_time()), !args.no_ingress_validation)?;
+    let (state, saved) = match &args.state_dir {
+        Some(path) => StateDir::open(path).map(|(state, saved)| (Some(state), saved))?,
+        None => (None, None),
+    };
+    let network = saved.unwrap_or_else(|| Network::new(seed, system_time()));
+    let instance = Instance::start(network, !args.no_ingress_validation, state)?;
     outcalls::serve(&instance, args.outcalls)?;
     instance.set_live(true).await?;
     let listener = TcpListener::bind((args.host, args.port)).await.with_context(|| {
@@ -125,9 +137,19 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     std::io::stdout().flush()?;
     tokio::select! {
         served = axum::serve(listener, routes) => served?,
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        interrupted = interrupt() => interrupted?,
     }
+    instance.save().await??;
     Ok(())
+}
+
+/// Returns when the process is asked to end.
+async fn interrupt() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 async fn serve_pocket_ic(args: ServerArgs) -> anyhow::Result<()> {

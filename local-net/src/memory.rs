@@ -23,7 +23,7 @@ use std::{
     },
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -33,6 +33,9 @@ pub const GUARD_BYTES: usize = 64 << 20;
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 1 << 20;
+
+/// The number of the next memory.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 static PAGEMAP: LazyLock<File> =
     LazyLock::new(|| File::open("/proc/self/pagemap").expect("/proc/self/pagemap is readable on Linux"));
@@ -48,6 +51,17 @@ pub struct Memory {
     len: AtomicUsize,
     /// Bytes at the last commit.
     committed: AtomicUsize,
+    /// No other memory of this process has this number.
+    id: u64,
+    /// Counts the commits that changed something.
+    changes: AtomicU64,
+}
+
+/// A state of a memory's committed content, as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    memory: u64,
+    changes: u64,
 }
 
 // SAFETY: the mapping belongs to this value. A canister and the host take turns: a message runs on one thread, which holds
@@ -80,6 +94,8 @@ impl Memory {
             capacity,
             len: AtomicUsize::new(0),
             committed: AtomicUsize::new(0),
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            changes: AtomicU64::new(0),
         }))
     }
 
@@ -160,7 +176,7 @@ impl Memory {
     /// When the system has no memory left for them.
     pub fn commit(&self, scan: &PageScan) -> io::Result<()> {
         scan.private_ranges().try_for_each(|range| self.write_back(range))?;
-        self.committed.store(self.len(), Relaxed);
+        self.commit_len();
         self.drop_pages(0..self.len());
         Ok(())
     }
@@ -175,11 +191,19 @@ impl Memory {
             self.write_back(range.clone())?;
             self.drop_pages(range);
         }
-        self.committed.store(self.len(), Relaxed);
+        self.commit_len();
         Ok(())
     }
 
+    fn commit_len(&self) {
+        let len = self.len();
+        if self.committed.swap(len, Relaxed) != len {
+            self.changes.fetch_add(1, Relaxed);
+        }
+    }
+
     fn write_back(&self, range: Range<usize>) -> io::Result<()> {
+        self.changes.fetch_add(1, Relaxed);
         // SAFETY: the range is mapped, and only read.
         let bytes = unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.len()) };
         self.file.write_all_at(bytes, range.start as u64)
@@ -200,37 +224,50 @@ impl Memory {
         if !self.grow(len) {
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, format!("{len} bytes do not fit")));
         }
-        let mut buffer = vec![0; COPY_BYTES];
-        let mut at = 0;
-        while let Some(start) = source.seek(at, libc::SEEK_DATA)? {
-            at = source.seek(start, libc::SEEK_HOLE)?.unwrap_or(len);
-            for from in (start..at).step_by(COPY_BYTES) {
-                let part = &mut buffer[..COPY_BYTES.min(at - from)];
-                source.file.read_exact_at(part, from as u64)?;
-                self.file.write_all_at(part, from as u64)?;
-            }
+        copy_data(&source.file, &self.file, len)?;
+        self.committed.store(len, Relaxed);
+        self.changes.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Writes the committed content to an empty `file`; what is zero stays a hole in it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, file: &File) -> io::Result<()> {
+        let len = self.committed.load(Relaxed);
+        file.set_len(len as u64)?;
+        copy_data(&self.file, file, len)
+    }
+
+    /// Reads the content of `file` to this memory, which is empty.
+    ///
+    /// # Errors
+    /// When it cannot be read, does not fit, or the system has no memory left.
+    pub fn load(&self, file: &File) -> io::Result<()> {
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        if !len.is_multiple_of(WASM_PAGE) || !self.grow(len) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes do not fit")));
         }
+        copy_data(file, &self.file, len)?;
         self.committed.store(len, Relaxed);
         Ok(())
     }
 
-    /// Where data (`SEEK_DATA`) or a hole (`SEEK_HOLE`) begins in the file at or after `at`; `None` at the end.
-    fn seek(&self, at: usize, whence: libc::c_int) -> io::Result<Option<usize>> {
-        // SAFETY: the descriptor is ours; its position is used for nothing else.
-        let found = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, whence) };
-        match usize::try_from(found) {
-            Ok(found) => Ok(Some(found)),
-            Err(_) => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-                error => Err(error),
-            },
-        }
+    /// Which memory this is, and how often its committed content has changed.
+    pub fn version(&self) -> Version {
+        Version { memory: self.id, changes: self.changes.load(Relaxed) }
+    }
+
+    /// Bytes to which it can grow.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Makes the memory empty; this cannot be undone.
     pub fn clear(&self) {
         self.shrink(0);
-        self.committed.store(0, Relaxed);
+        self.commit_len();
     }
 
     fn shrink(&self, keep: usize) {
@@ -259,6 +296,34 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: the reservation is ours, and nothing refers to it any more.
         unsafe { libc::munmap(self.reservation, self.reserved) };
+    }
+}
+
+/// Copies the first `len` bytes of a file to another one, which is empty, without its holes.
+fn copy_data(source: &File, target: &File, len: usize) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while let Some(start) = seek(source, at, libc::SEEK_DATA)?.filter(|start| *start < len) {
+        at = seek(source, start, libc::SEEK_HOLE)?.unwrap_or(len).min(len);
+        for from in (start..at).step_by(COPY_BYTES) {
+            let part = &mut buffer[..COPY_BYTES.min(at - from)];
+            source.read_exact_at(part, from as u64)?;
+            target.write_all_at(part, from as u64)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where data (`SEEK_DATA`) or a hole (`SEEK_HOLE`) begins in `file` at or after `at`; `None` at the end.
+fn seek(file: &File, at: usize, whence: libc::c_int) -> io::Result<Option<usize>> {
+    // SAFETY: the descriptor is open; its position is used for nothing else.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), at as libc::off_t, whence) };
+    match usize::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(error),
+        },
     }
 }
 
@@ -545,6 +610,11 @@ mod tests {
             let copy = Memory::new(memory.len()).unwrap();
             copy.copy_from(&memory).unwrap();
             prop_assert_eq!(copy.get(0..copy.len()).unwrap(), &model.committed[..]);
+            let file = tempfile::tempfile().unwrap();
+            memory.save(&file).unwrap();
+            let loaded = Memory::new(CAPACITY).unwrap();
+            loaded.load(&file).unwrap();
+            prop_assert_eq!(loaded.get(0..loaded.len()).unwrap(), &model.committed[..]);
             prop_assert_eq!(memory.get(0..memory.len()).unwrap(), &model.now[..]);
         }
     }

@@ -4,6 +4,7 @@
 //! (`IC0503` and so on). The numbers of [`ErrorCode`] are those of the IC; the hundreds give the reject code.
 
 use candid::Principal;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Why a call was rejected, as the caller sees it (interface specification, "Reject codes").
@@ -27,7 +28,7 @@ pub enum RejectCode {
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
         /// The IC's detailed error codes that this network can produce; printed as `IC` and four digits.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[repr(u16)]
         pub enum ErrorCode { $($(#[$doc])* $name = $code,)* }
 
@@ -175,7 +176,7 @@ impl fmt::Display for ErrorCode {
 }
 
 /// A rejected call: code and text, as it reaches the caller.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{code}: {message}")]
 pub struct Reject {
     /// What happened.

@@ -5,12 +5,14 @@ use crate::{
     execution::GlobalValue,
     limits,
     memory::{self, Memory},
+    state_dir,
 };
 use candid::Principal;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, sync::Arc};
 
 /// Where a snapshot comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// `take_canister_snapshot`.
     Canister,
@@ -19,7 +21,7 @@ pub enum Source {
 }
 
 /// A snapshot.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Where it comes from.
     pub source: Source,
@@ -28,12 +30,15 @@ pub struct Snapshot {
     /// The canister's version then.
     pub canister_version: u64,
     /// The module as it was installed.
+    #[serde(with = "serde_bytes")]
     pub module: Vec<u8>,
     /// The globals that are mutable or exported, by index.
     pub globals: Vec<GlobalValue>,
     /// The heap.
+    #[serde(with = "state_dir::memory_file")]
     pub heap: Arc<Memory>,
     /// Stable memory.
+    #[serde(with = "state_dir::memory_file")]
     pub stable: Arc<Memory>,
     /// The chunk store, by SHA-256.
     pub chunks: BTreeMap<[u8; 32], Vec<u8>>,

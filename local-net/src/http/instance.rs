@@ -3,11 +3,14 @@
 //! Requests reach it as commands, one after the other. In live mode the thread sets the network's clock to the machine's and executes
 //! waiting messages between commands, one at a time, so that a query need not wait for more than one message.
 
-use crate::network::Network;
+use crate::{
+    network::Network,
+    state_dir::{StateDir, StateError},
+};
 use pocket_ic::common::rest::Topology;
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -19,6 +22,8 @@ use tokio::sync::{oneshot, watch};
 const ROUND: Duration = Duration::from_millis(50);
 /// Commands that are run, at most, between two messages of a live network.
 const COMMANDS_PER_MESSAGE: u32 = 16;
+/// Time between checkpoints of a live network with a state directory.
+const CHECKPOINT: Duration = Duration::from_secs(10);
 /// Stack of a network's thread: canisters run on it.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -36,6 +41,7 @@ pub struct Stopped;
 pub struct Instance {
     commands: Sender<Command>,
     live: Arc<AtomicBool>,
+    state: Arc<Mutex<Option<StateDir>>>,
     /// Number of finished requests.
     progress: watch::Receiver<u64>,
     outcalls: watch::Receiver<OutcallState>,
@@ -53,11 +59,17 @@ pub fn system_time() -> u64 {
 }
 
 impl Instance {
-    /// Starts `network` on a new thread.
+    /// Starts `network` on a new thread. With a state directory, a checkpoint is written now and then while the network is
+    /// live, and by [`Self::save`].
     ///
     /// # Errors
     /// When the system cannot start a thread.
-    pub fn start(network: Network, checks_signatures: bool) -> std::io::Result<Arc<Self>> {
+    pub fn start(
+        network: Network,
+        checks_signatures: bool,
+        state: Option<StateDir>,
+    ) -> std::io::Result<Arc<Self>> {
+        let state = Arc::new(Mutex::new(state));
         let (commands, receiver) = channel();
         let (progress_sender, progress) = watch::channel(0);
         let (outcall_sender, outcalls) = watch::channel((false, 0));
@@ -65,6 +77,7 @@ impl Instance {
         let instance = Self {
             commands,
             live: live.clone(),
+            state: state.clone(),
             progress,
             outcalls,
             root_key: network.root_key().clone(),
@@ -74,8 +87,17 @@ impl Instance {
         std::thread::Builder::new()
             .name("network".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || work(network, &receiver, &live, &progress_sender, &outcall_sender))?;
+            .spawn(move || work(network, &receiver, &live, &progress_sender, &outcall_sender, &state))?;
         Ok(Arc::new(instance))
+    }
+
+    /// Writes a checkpoint to the state directory, if there is one.
+    ///
+    /// # Errors
+    /// When the thread has ended, or the checkpoint cannot be written.
+    pub async fn save(&self) -> Result<Result<(), StateError>, Stopped> {
+        let state = self.state.clone();
+        self.run(move |network| save(network, &state)).await
     }
 
     /// Runs `command` on the network's thread.
@@ -144,13 +166,23 @@ impl Instance {
     }
 }
 
+fn save(network: &Network, state: &Mutex<Option<StateDir>>) -> Result<(), StateError> {
+    match &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(state) => state.save(network),
+        None => Ok(()),
+    }
+}
+
 fn work(
     mut network: Network,
     commands: &Receiver<Command>,
     live: &AtomicBool,
     progress: &watch::Sender<u64>,
     outcalls: &watch::Sender<OutcallState>,
+    state: &Mutex<Option<StateDir>>,
 ) {
+    let mut next_checkpoint = Instant::now() + CHECKPOINT;
+    let mut saved_messages = network.executed_messages();
     let mut next_round = Instant::now();
     let mut commands_in_a_row = 0;
     loop {
@@ -179,6 +211,15 @@ fn work(
                 }
                 network.execute_messages();
             }
+        }
+        if is_live && Instant::now() >= next_checkpoint {
+            if network.executed_messages() != saved_messages {
+                if let Err(error) = save(&network, state) {
+                    tracing::error!("no checkpoint: {error}");
+                }
+                saved_messages = network.executed_messages();
+            }
+            next_checkpoint = Instant::now() + CHECKPOINT;
         }
         progress.send_if_modified(|finished| {
             let before = std::mem::replace(finished, network.finished_requests());

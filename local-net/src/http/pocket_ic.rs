@@ -13,6 +13,7 @@ use crate::{
     management::{AnswerError, Outcall},
     network::{INITIAL_TIME, IngressMessage, Network, Query, RequestId},
     reject::{Reject, RejectCode, Response as CallResponse},
+    state_dir::StateDir,
 };
 use axum::{
     Json, Router,
@@ -202,10 +203,7 @@ async fn create_instance(
 }
 
 async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateInstanceResponse, String> {
-    config.subnet_config_set.validate()?;
-    if config.state_dir.is_some() {
-        tracing::warn!("the state directory is ignored: this network keeps its state in memory");
-    }
+    let kinds = subnet_kinds(&config.subnet_config_set);
     let (time, live) = match config.initial_time {
         Some(InitialTime::Timestamp(time)) => (time.nanos_since_epoch, false),
         Some(InitialTime::AutoProgress(_)) => (system_time(), true),
@@ -219,8 +217,24 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
     // The seed is the same for the first, second, … instance of every server, so that runs can be repeated.
     let seed = Sha256::digest(format!("local-net instance {id}")).into();
     let checks_signatures = config.disable_ingress_validation != Some(true);
-    let network = Network::with_subnets(seed, time, &subnet_kinds(&config.subnet_config_set));
-    let instance = Instance::start(network, checks_signatures).map_err(|e| e.to_string())?;
+    let (state, saved) = match &config.state_dir {
+        Some(path) => StateDir::open(path).map(|(state, saved)| (Some(state), saved)).map_err(|e| e.to_string())?,
+        None => (None, None),
+    };
+    let network = match saved {
+        Some(network) if !kinds.is_empty() && !kinds.iter().eq(network.subnets().iter().map(|s| &s.kind)) => {
+            return Err("the subnets are not those of the state directory: ask for none, or the same".into());
+        }
+        Some(mut network) => {
+            network.set_time(network.time().max(time));
+            network
+        }
+        None => {
+            config.subnet_config_set.validate()?;
+            Network::with_subnets(seed, time, &kinds)
+        }
+    };
+    let instance = Instance::start(network, checks_signatures, state).map_err(|e| e.to_string())?;
     outcalls::serve(&instance, server.reach).map_err(|e| e.to_string())?;
     server.state().instances.insert(id, instance.clone());
     if live || config.http_gateway_config.is_some() {
@@ -271,16 +285,20 @@ pub fn topology(network: &Network) -> Topology {
     }
 }
 
-async fn delete_instance(State(server): Shared, Path(id): Id) -> StatusCode {
+async fn delete_instance(State(server): Shared, Path(id): Id) -> Result<StatusCode, Failure> {
+    let instance = server.state().instances.remove(&id);
+    let saved = match instance {
+        Some(instance) => instance.save().await?,
+        None => Ok(()),
+    };
     let mut state = server.state();
-    state.instances.remove(&id);
     state.gateways.retain(|_, (instance, gateway)| {
         if *instance == id {
             gateway.abort();
         }
         *instance != id
     });
-    StatusCode::OK
+    saved.map(|()| StatusCode::OK).map_err(|e| Failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
 
 async fn read_topology(State(server): Shared, Path(id): Id) -> Answer<Topology> {

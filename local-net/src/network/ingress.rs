@@ -13,6 +13,7 @@ use crate::{
     system_api::{EntryPoint, Message},
 };
 use candid::Principal;
+use serde::{Deserialize, Serialize};
 
 /// SHA-256 of a request's content (interface specification, "Request ids").
 pub type RequestId = [u8; 32];
@@ -37,7 +38,7 @@ pub struct IngressMessage {
 }
 
 /// How far a user's call is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IngressState {
     /// Waiting or running.
     Processing,
@@ -46,7 +47,7 @@ pub enum IngressState {
 }
 
 /// What is known about a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IngressRequest {
     /// The subnet that executes it and certifies its state.
     pub subnet: SubnetIndex,

@@ -12,9 +12,10 @@ use crate::{
     system_api::{EntryPoint, Message, OutgoingCall},
 };
 use candid::Principal;
+use serde::{Deserialize, Serialize};
 
 /// Where a call came from, and so where its answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// A user's request.
     Ingress(RequestId),
@@ -25,7 +26,7 @@ pub enum Origin {
 }
 
 /// A call to a canister or to the management canister.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// The callee.
     pub callee: Principal,
@@ -43,8 +44,27 @@ pub struct Request {
     pub origin: Origin,
 }
 
+/// What the network asks canisters to do by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SystemTask {
+    Heartbeat,
+    GlobalTimer,
+    LowMemory,
+}
+
+impl SystemTask {
+    /// The function that does it.
+    pub(super) fn export(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "canister_heartbeat",
+            Self::GlobalTimer => "canister_global_timer",
+            Self::LowMemory => "canister_on_low_wasm_memory",
+        }
+    }
+}
+
 /// Something that waits in the queue to be executed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Delivery {
     Request(Request),
     Response {
@@ -52,23 +72,17 @@ pub(super) enum Delivery {
         response: Response,
         refund: u128,
     },
-    /// A task of the canister: the name of the exported function.
     Task {
         canister: Principal,
-        function: &'static str,
+        task: SystemTask,
     },
 }
-
-/// The exported function that a due global timer runs.
-pub(super) const GLOBAL_TIMER: &str = "canister_global_timer";
 
 /// Nanoseconds of a second, the unit of deadlines.
 const SECOND: u64 = 1_000_000_000;
 
-/// The function that runs when little of the heap is left.
-pub(super) const LOW_MEMORY_HOOK: &str = "canister_on_low_wasm_memory";
-
 /// A call that its callee has not finished.
+#[derive(Serialize, Deserialize)]
 pub(super) struct CallContext {
     pub(super) canister: Principal,
     pub(super) origin: Origin,
@@ -84,6 +98,7 @@ pub(super) struct CallContext {
 }
 
 /// A call that its caller waits for.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Callback {
     context: u64,
     pub(super) canister: Principal,
@@ -104,6 +119,7 @@ impl Network {
     /// Executes the next message of a subnet; the instructions it used, or `None` when none waits.
     pub(super) fn execute_next(&mut self, subnet: SubnetIndex) -> Option<u64> {
         let delivery = self.take_next(subnet)?;
+        self.executed_messages += 1;
         let point = self.begin_message(&delivery);
         let instructions = match delivery {
             Delivery::Request(request) if request.callee == Principal::management_canister() => {
@@ -111,7 +127,7 @@ impl Network {
                 0
             }
             Delivery::Request(request) => self.execute_request(request),
-            Delivery::Task { canister, function } => self.execute_task(canister, function),
+            Delivery::Task { canister, task } => self.execute_task(canister, task),
             Delivery::Response { callback, response, refund } => {
                 self.execute_response(callback, response, refund)
             }
@@ -193,7 +209,8 @@ impl Network {
         Ok((function, message, keep))
     }
 
-    fn execute_task(&mut self, id: Principal, function: &'static str) -> u64 {
+    fn execute_task(&mut self, id: Principal, task: SystemTask) -> u64 {
+        let function = task.export();
         let Ok(canister) = self.canister(id) else { return 0 };
         let message = Message::new(EntryPoint::SystemTask, Principal::management_canister());
         let ready = canister.is_running()
@@ -201,7 +218,7 @@ impl Network {
             && canister.check_cycles(canister.fees.execution(message.instruction_limit)).is_ok();
         if !ready {
             // The global timer is deactivated by its execution (`call_or_task.rs` of the replica): here it stays due.
-            if function == GLOBAL_TIMER {
+            if task == SystemTask::GlobalTimer {
                 let time = self.time();
                 if let Ok(canister) = self.canister_mut(id)
                     && canister.code.is_some()
@@ -212,7 +229,7 @@ impl Network {
             }
             return 0;
         }
-        if function == LOW_MEMORY_HOOK {
+        if task == SystemTask::LowMemory {
             match self.canisters.get_mut(&id) {
                 Some(canister) if canister.low_memory_hook == LowMemoryHook::Ready => {
                     canister.low_memory_hook = LowMemoryHook::Executed;
@@ -238,7 +255,7 @@ impl Network {
     pub(crate) fn run_low_memory_hook(&mut self, id: Principal) {
         let Some(canister) = self.canisters.get(&id) else { return };
         if canister.low_memory_hook == LowMemoryHook::Ready {
-            let task = Delivery::Task { canister: id, function: LOW_MEMORY_HOOK };
+            let task = Delivery::Task { canister: id, task: SystemTask::LowMemory };
             self.subnets[canister.subnet].queue.push_front(task);
         }
     }

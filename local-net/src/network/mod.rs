@@ -28,12 +28,14 @@ use candid::Principal;
 use messages::{CallContext, Callback};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// PocketIC's initial time, 6 May 2021 21:17:10 CEST, in nanoseconds since 1970.
 pub const INITIAL_TIME: u64 = 1_620_328_630_000_000_000;
 
 /// A network.
+#[derive(Serialize, Deserialize)]
 pub struct Network {
     /// Canisters by id.
     pub(crate) canisters: BTreeMap<Principal, Canister>,
@@ -45,6 +47,7 @@ pub struct Network {
     callbacks: BTreeMap<u64, Callback>,
     ingress: BTreeMap<RequestId, IngressRequest>,
     finished_requests: u64,
+    executed_messages: u64,
     next_id: u64,
     /// The plan of faults under way.
     faults: Option<Box<faults::Faults>>,
@@ -74,6 +77,7 @@ impl Network {
             callbacks: BTreeMap::new(),
             ingress: BTreeMap::new(),
             finished_requests: 0,
+            executed_messages: 0,
             next_id: 0,
             faults: None,
             outcalls: Outcalls::default(),
@@ -94,6 +98,11 @@ impl Network {
     /// Number of users' requests that have been answered.
     pub fn finished_requests(&self) -> u64 {
         self.finished_requests
+    }
+
+    /// Number of messages that have been executed.
+    pub fn executed_messages(&self) -> u64 {
+        self.executed_messages
     }
 
     /// The DER-encoded root key.

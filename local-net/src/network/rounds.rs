@@ -2,7 +2,7 @@
 
 use super::{
     Network,
-    messages::{Delivery, GLOBAL_TIMER, LOW_MEMORY_HOOK},
+    messages::{Delivery, SystemTask},
 };
 use crate::{canister::LowMemoryHook, limits};
 
@@ -58,14 +58,14 @@ impl Network {
             let queue = &mut self.subnets[canister.subnet].queue;
             let Some(code) = canister.code.as_ref().filter(|_| canister.is_running()) else { continue };
             if canister.low_memory_hook == LowMemoryHook::Ready {
-                queue.push_front(Delivery::Task { canister: *id, function: LOW_MEMORY_HOOK });
+                queue.push_front(Delivery::Task { canister: *id, task: SystemTask::LowMemory });
             }
-            if code.module.exports("canister_heartbeat") {
-                queue.push_back(Delivery::Task { canister: *id, function: "canister_heartbeat" });
+            if code.module.exports(SystemTask::Heartbeat.export()) {
+                queue.push_back(Delivery::Task { canister: *id, task: SystemTask::Heartbeat });
             }
             if canister.timer != 0 && canister.timer <= time {
                 canister.timer = 0;
-                queue.push_back(Delivery::Task { canister: *id, function: GLOBAL_TIMER });
+                queue.push_back(Delivery::Task { canister: *id, task: SystemTask::GlobalTimer });
             }
         }
     }

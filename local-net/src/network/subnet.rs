@@ -1,10 +1,10 @@
 //! Subnets: their keys, their canister ids, and the messages that wait on them.
 
 use super::{Network, messages::Delivery};
-use crate::{certification::Signer, costs::Fees};
+use crate::{certification::Signer, costs::Fees, state_dir};
 use candid::{CandidType, Principal};
 pub use pocket_ic::common::rest::SubnetKind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc};
 
 /// The position of a subnet in [`Network::subnets`].
@@ -32,12 +32,14 @@ fn canister_number(id: Principal) -> Option<u64> {
 }
 
 /// A subnet.
+#[derive(Serialize, Deserialize)]
 pub struct Subnet {
     /// Its id, which follows from its key.
     pub id: Principal,
     /// Its kind, which decides what it charges.
     pub kind: SubnetKind,
     /// The keys of the subnet and its node.
+    #[serde(with = "state_dir::shared")]
     pub signer: Arc<Signer>,
     /// Numbers of the canister ids that belong to it, first and last.
     ranges: Vec<(u64, u64)>,

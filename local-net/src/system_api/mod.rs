@@ -16,6 +16,7 @@ use crate::{
     reject::Reject,
 };
 use candid::Principal;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use wasmtime::{Caller, Global, Val};
 
@@ -25,7 +26,7 @@ const ALWAYS_COUNTED_PAGES: u64 = 16_384;
 const INSTRUCTIONS_PER_COUNTED_PAGE: u64 = 200;
 
 /// A function of the canister, as an index into its table, and the value passed to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closure {
     /// Index into table 0.
     pub function: u32,
@@ -34,7 +35,7 @@ pub struct Closure {
 }
 
 /// A call to another canister that an execution made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OutgoingCall {
     /// The callee.
     pub callee: Principal,

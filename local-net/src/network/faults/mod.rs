@@ -28,6 +28,7 @@ use crate::{
     reject::{ErrorCode, Reject, Response},
 };
 use candid::Principal;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Waiting messages from which the next one is chosen when a plan changes their order.
@@ -45,7 +46,7 @@ enum Dispatch {
 }
 
 /// What becomes of an answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum AnswerFault {
     /// The callback traps; the position of the fault in the trace.
     Trap(usize),
@@ -55,7 +56,7 @@ enum AnswerFault {
 }
 
 /// A message on its way from one subnet to another, or to the same.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Transit {
     delivery: Delivery,
     from: SubnetIndex,
@@ -63,7 +64,7 @@ struct Transit {
 }
 
 /// A message that arrives later.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held {
     transit: Transit,
     /// The first round and the time from which it arrives.
@@ -72,7 +73,7 @@ struct Held {
 }
 
 /// Cycles that were taken from a canister until a round.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Taken {
     canister: Principal,
     cycles: u128,
@@ -80,7 +81,7 @@ struct Taken {
 }
 
 /// A canister that is stopped for an upgrade; the position of the fault in the trace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Restart {
     canister: Principal,
     injected: usize,
@@ -93,7 +94,7 @@ pub(super) struct MessagePoint {
 }
 
 /// A plan under way.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Faults {
     trace: FaultTrace,
     /// How many points each rule has admitted.
@@ -371,8 +372,8 @@ impl Network {
                 MessageKind::Request,
                 (Some(request.caller), request.callee, request.method.clone()),
             ),
-            Delivery::Task { canister, function } => {
-                faults.begin_message(MessageKind::Task, (None, *canister, (*function).to_owned()))
+            Delivery::Task { canister, task } => {
+                faults.begin_message(MessageKind::Task, (None, *canister, task.export().to_owned()))
             }
             Delivery::Response { callback, .. } => {
                 // Nobody waits any more, or the call was made before the plan was set.
