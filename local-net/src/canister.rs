@@ -211,8 +211,6 @@ pub struct LogRecord {
 pub const RECORD_BYTES: usize = 40;
 
 /// A canister's log: the newest records, together at most as many bytes as the setting `log_memory_limit` says.
-#[derive(Debug, Default)]
-/// A canister's log: the newest records, together at most [`limits::LOG_BYTES`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Log {
     records: VecDeque<LogRecord>,

@@ -43,7 +43,9 @@ pub enum StateError {
         source: io::Error,
     },
     /// The checkpoint is of another version of this program.
-    #[error("`{path}` has format {found}, this local-net reads format {FORMAT}: start with an empty state directory")]
+    #[error(
+        "`{path}` has format {found}, this local-net reads format {FORMAT}: start with an empty state directory"
+    )]
     Format {
         /// The checkpoint's file.
         path: PathBuf,
@@ -63,7 +65,7 @@ pub enum StateError {
 /// A directory that holds the state of one network, locked for this process.
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
     /// The number of the newest checkpoint.
     number: u64,
     /// The file in the newest checkpoint of each memory.
@@ -90,6 +92,13 @@ struct SavedCode {
 #[derive(Deserialize)]
 struct FormatOnly {
     format: u32,
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child process, just forked, has it open too.
+        let _ = self.lock.unlock();
+    }
 }
 
 fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, StateError> {
@@ -120,7 +129,7 @@ impl StateDir {
             let number = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.parse::<u64>().ok());
             numbers.extend(number);
         }
-        let mut this = Self { path: path.to_owned(), _lock: lock, number: 0, files: BTreeMap::new() };
+        let mut this = Self { path: path.to_owned(), lock, number: 0, files: BTreeMap::new() };
         let Some(newest) = numbers.last() else { return Ok((this, None)) };
         this.number = *newest;
         let network = this.load()?;
@@ -310,7 +319,10 @@ pub mod shared_slice {
     ///
     /// # Errors
     /// The serializer's.
-    pub fn serialize<T: Serialize, S: Serializer>(slice: &Arc<[T]>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: Serialize, S: Serializer>(
+        slice: &Arc<[T]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         slice.as_ref().serialize(serializer)
     }
 

@@ -218,7 +218,9 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
     let seed = Sha256::digest(format!("local-net instance {id}")).into();
     let checks_signatures = config.disable_ingress_validation != Some(true);
     let (state, saved) = match &config.state_dir {
-        Some(path) => StateDir::open(path).map(|(state, saved)| (Some(state), saved)).map_err(|e| e.to_string())?,
+        Some(path) => {
+            StateDir::open(path).map(|(state, saved)| (Some(state), saved)).map_err(|e| e.to_string())?
+        }
         None => (None, None),
     };
     let network = match saved {

@@ -67,15 +67,8 @@ impl SystemTask {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Delivery {
     Request(Request),
-    Response {
-        callback: u64,
-        response: Response,
-        refund: u128,
-    },
-    Task {
-        canister: Principal,
-        task: SystemTask,
-    },
+    Response { callback: u64, response: Response, refund: u128 },
+    Task { canister: Principal, task: SystemTask },
 }
 
 /// Nanoseconds of a second, the unit of deadlines.
