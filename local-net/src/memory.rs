@@ -2,7 +2,7 @@
 //!
 //! A memfd holds the committed bytes. A private mapping of it holds the changes of the running message: it is what
 //! the canister sees. Committing writes the changed pages to the memfd, undoing drops them. Which pages were
-//! touched and which were changed is read from `/proc/self/pagemap`: the mapping's pages are dropped before each message, so
+//! touched and which were changed is asked of `/proc/self/pagemap`: the mapping's pages are dropped before each message, so
 //! a page that is present afterwards was accessed, and one that is not the file's own was written.
 //!
 //! A read fault may map the neighbours of a page as well, but never beyond the aligned 64 KiB around it
@@ -23,7 +23,7 @@ use std::{
     },
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -161,13 +161,8 @@ impl Memory {
 
     /// The pages touched since the last commit or undoing, for memory that only this message uses.
     pub fn scan(&self) -> PageScan {
-        let mut entries = vec![0u8; self.len() / OS_PAGE * 8];
-        PAGEMAP
-            .read_exact_at(&mut entries, (self.base.addr() / OS_PAGE * 8) as u64)
-            .expect("the mapping's part of the pagemap is readable");
-        let states =
-            entries.chunks_exact(8).map(|e| u64::from_le_bytes(e.try_into().expect("chunks of 8 bytes")));
-        PageScan(states.map(PageState).collect())
+        let (start, end) = (self.base.addr(), self.base.addr() + self.len());
+        scan_by_ioctl(start, end).unwrap_or_else(|| scan_entries(start, end))
     }
 
     /// Makes all changes permanent; `scan` was taken after the last of them.
@@ -342,44 +337,132 @@ unsafe fn map_inaccessible(
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapped) }
 }
 
-/// An entry of `/proc/self/pagemap` (Linux, `Documentation/admin-guide/mm/pagemap.rst`).
-#[derive(Clone, Copy)]
-struct PageState(u64);
-
-impl PageState {
-    /// In memory or swapped out.
-    fn present(self) -> bool {
-        self.0 >> 62 != 0
-    }
-
-    /// Present, and not a page of the file: a private copy.
-    fn private(self) -> bool {
-        self.present() && self.0 >> 61 & 1 == 0
-    }
+/// The argument of `PAGEMAP_SCAN` (Linux 6.7, `include/uapi/linux/fs.h`).
+#[repr(C)]
+#[derive(Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    regions_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
 }
 
-/// The state of every OS page of a memory at one moment.
-pub struct PageScan(Vec<PageState>);
+/// Pages that follow each other and are of the same categories; an entry of the result of `PAGEMAP_SCAN`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ScanRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// Regions that one call returns at most.
+const SCAN_REGIONS: usize = 512;
+
+/// The touched pages between two addresses. The kernel skips what is not mapped, so that it takes no time for each page of a large
+/// heap. `None` when the kernel is too old.
+fn scan_by_ioctl(start: usize, end: usize) -> Option<PageScan> {
+    static IS_MISSING: AtomicBool = AtomicBool::new(false);
+    if IS_MISSING.load(Relaxed) {
+        return None;
+    }
+    let mut runs = Vec::new();
+    let mut regions = [ScanRegion::default(); SCAN_REGIONS];
+    let mut at = start as u64;
+    while at < end as u64 {
+        let mut argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            start: at,
+            end: end as u64,
+            regions: regions.as_mut_ptr().expose_provenance() as u64,
+            regions_len: SCAN_REGIONS as u64,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_FILE | PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            ..ScanArgument::default()
+        };
+        // SAFETY: the argument has the size it says, and the kernel writes at most `SCAN_REGIONS` regions to the array.
+        let found = unsafe { libc::ioctl(PAGEMAP.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
+        let Ok(found) = usize::try_from(found) else {
+            IS_MISSING.store(true, Relaxed);
+            return None;
+        };
+        runs.extend(regions[..found].iter().map(|region| PageRun {
+            pages: (region.start as usize - start) / OS_PAGE..(region.end as usize - start) / OS_PAGE,
+            private: region.categories & PAGE_IS_FILE == 0,
+        }));
+        at = argument.walk_end;
+    }
+    Some(PageScan(runs))
+}
+
+/// The touched pages between two addresses, from an entry for each page (Linux,
+/// `Documentation/admin-guide/mm/pagemap.rst`).
+fn scan_entries(start: usize, end: usize) -> PageScan {
+    let mut entries = vec![0u8; (end - start) / OS_PAGE * 8];
+    PAGEMAP
+        .read_exact_at(&mut entries, (start / OS_PAGE * 8) as u64)
+        .expect("the mapping's part of the pagemap is readable");
+    let entries =
+        entries.chunks_exact(8).map(|e| u64::from_le_bytes(e.try_into().expect("chunks of 8 bytes")));
+    // In memory or swapped out; and whether it is not a page of the file, but a private copy.
+    let states: Vec<(bool, bool)> = entries.map(|e| (e >> 62 != 0, e >> 61 & 1 == 0)).collect();
+    let mut at = 0;
+    let runs = states.chunk_by(|a, b| a == b).filter_map(|run| {
+        let first = at;
+        at += run.len();
+        let (present, private) = run[0];
+        present.then_some(PageRun { pages: first..at, private })
+    });
+    PageScan(runs.collect())
+}
+
+/// OS pages of a memory that follow each other, by number: all accessed, and all private copies or none.
+#[derive(Debug, PartialEq, Eq)]
+struct PageRun {
+    pages: Range<usize>,
+    private: bool,
+}
+
+/// The accessed OS pages of a memory at one moment, in ascending order.
+#[derive(Debug)]
+pub struct PageScan(Vec<PageRun>);
 
 impl PageScan {
     /// The 64 KiB pages that were accessed and written.
     pub fn count(&self) -> PageCount {
-        let mut count = PageCount::default();
-        for wasm_page in self.0.chunks(WASM_PAGE / OS_PAGE) {
-            count.accessed += u64::from(wasm_page.iter().any(|p| p.present()));
-            count.written += u64::from(wasm_page.iter().any(|p| p.private()));
+        let count = |runs: &mut dyn Iterator<Item = &PageRun>| {
+            let mut next = 0;
+            runs.fold(0, |sum, run| {
+                let (first, end) =
+                    (run.pages.start * OS_PAGE / WASM_PAGE, (run.pages.end * OS_PAGE).div_ceil(WASM_PAGE));
+                let new = end - first.max(next);
+                next = end;
+                sum + new as u64
+            })
+        };
+        PageCount {
+            accessed: count(&mut self.0.iter()),
+            written: count(&mut self.0.iter().filter(|run| run.private)),
         }
-        count
     }
 
     /// Runs of pages that differ from the file, as byte ranges.
     fn private_ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        let mut at = 0;
-        self.0.chunk_by(|a, b| a.private() == b.private()).filter_map(move |run| {
-            let start = at;
-            at += run.len() * OS_PAGE;
-            run[0].private().then_some(start..at)
-        })
+        let private = self.0.iter().filter(|run| run.private);
+        private.map(|run| run.pages.start * OS_PAGE..run.pages.end * OS_PAGE)
     }
 }
 
@@ -604,6 +687,10 @@ mod tests {
                 }
                 let count = PageCount { accessed: model.accessed.len(), written: model.written.len() };
                 prop_assert_eq!(memory.scan().count(), count);
+                let entries = scan_entries(memory.base.addr(), memory.base.addr() + memory.len());
+                prop_assert_eq!(entries.count(), count);
+                let ranges = |scan: &PageScan| scan.private_ranges().collect::<Vec<_>>();
+                prop_assert_eq!(ranges(&entries), ranges(&memory.scan()));
                 prop_assert_eq!(memory.len(), model.now.len());
             }
             prop_assert_eq!(memory.get(0..memory.len()).unwrap(), &model.now[..]);
