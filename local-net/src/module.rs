@@ -26,7 +26,7 @@ use wasmparser::{
     BinaryReaderError, ConstExpr, DataKind, DataSectionReader, ExportSectionReader, ExternalKind,
     FunctionBody, Operator, Parser, Payload, TypeRef, WasmFeatures,
 };
-use wasmtime::{Config, Engine, Module};
+use wasmtime::{Cache, Config, Engine, Module};
 
 /// Export name of the instruction counter, which counts down from the message's limit.
 pub const COUNTER_EXPORT: &str = "__local_net_instructions";
@@ -146,8 +146,16 @@ impl From<ModuleError> for Reject {
     }
 }
 
-/// The engine that all networks of this process share. Compiled code also goes to wasmtime's cache directory, so that a
-/// second process need not compile the same module again.
+/// Wasmtime's cache directory, which receives compiled code, so that a second process need not compile the same module again.
+static CACHE: LazyLock<Option<Cache>> = LazyLock::new(|| match Cache::from_file(None) {
+    Ok(cache) => Some(cache),
+    Err(error) => {
+        tracing::warn!("compiled modules are not cached on disk: {error:#}");
+        None
+    }
+});
+
+/// The engine that all networks of this process share.
 pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     let mut config = Config::new();
     config
@@ -163,12 +171,7 @@ pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
         .memory_init_cow(false)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(2 * WASM_STACK_BYTES);
-    match wasmtime::Cache::from_file(None) {
-        Ok(cache) => {
-            config.cache(Some(cache));
-        }
-        Err(error) => tracing::warn!("compiled modules are not cached on disk: {error:#}"),
-    }
+    config.cache(CACHE.clone());
     Engine::new(&config).expect("the engine's configuration is constant")
 });
 
@@ -191,6 +194,13 @@ pub fn compile(bytes: &[u8]) -> Result<Arc<CompiledModule>, ModuleError> {
     let plain = decompress(bytes)?;
     let instrumented = instrument(&plain)?;
     let module = Module::new(&ENGINE, &instrumented.wasm).map_err(ModuleError::Compile)?;
+    if let Some(cache) = &*CACHE {
+        tracing::debug!(
+            "modules so far: {} from the cache, {} compiled",
+            cache.cache_hits(),
+            cache.cache_misses()
+        );
+    }
     let mut exports: Vec<String> =
         module.exports().filter(|e| e.ty().func().is_some()).map(|e| e.name().to_owned()).collect();
     exports.sort_unstable();
