@@ -2,8 +2,7 @@
 //!
 //! It runs canisters' real Wasm on wasmtime and speaks two interfaces: that of the PocketIC server, so that the `pocket-ic` crate
 //! works with `POCKET_IC_BIN` set to this binary, and the Internet Computer's own HTTP interface with certificates and signatures,
-//! so that agents work. It is an estimate of the Internet Computer, not a replica: [`costs`] says which charges are exact;
-//! all canisters live on one subnet, whatever subnets are asked for.
+//! so that agents work. It is an estimate of the Internet Computer, not a replica: [`costs`] says which charges are exact.
 //!
 //! **Invariants.** A message that traps leaves no trace but its log and the cycles it used (`network::messages`). The
 //! order of messages and all random bytes depend only on the requests and the seed. Only [`http`] reads the machine's clock.

@@ -31,9 +31,9 @@ use tokio::{
 /// Without a subcommand it serves PocketIC's REST interface: set `POCKET_IC_BIN` to this binary, and tests that use the
 /// `pocket-ic` crate run on it.
 ///
-/// It is an estimate of the Internet Computer: one subnet with one node, state in memory, instructions and cycles of a
-/// 13-node application subnet. It does not model consensus, snapshots, 64-bit heaps or the limits of a subnet as a whole. To check against more of the real thing, set `POCKET_IC_BIN` to DFINITY's
-/// PocketIC server; the same tests run there.
+/// It is an estimate of the Internet Computer: it runs the real Wasm with the real limits, prices and certificates, but without
+/// consensus and its delays, other load on the subnet, 64-bit heaps and vetKD. To check against more of the real thing, set
+/// `POCKET_IC_BIN` to DFINITY's PocketIC server; the same tests run there. The README says in detail what is exact.
 #[derive(Parser)]
 // The `pocket-ic` crate accepts servers that call themselves `pocket-ic-server 16.x.y`.
 #[command(name = "pocket-ic-server", version = "16.1.0", args_conflicts_with_subcommands = true)]
@@ -50,7 +50,7 @@ enum Command {
     ///
     /// The output has one fact per line, the value after a colon: `url`, `root key` (hexadecimal DER), `default
     /// effective canister id` (the canister id to name in calls of `provisional_create_canister_with_cycles`). The network
-    /// ends with Ctrl-C, and its state with it.
+    /// ends with Ctrl-C; its state is kept only with `--state-dir`.
     Serve(ServeArgs),
 }
 

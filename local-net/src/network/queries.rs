@@ -234,6 +234,10 @@ impl Network {
             )
             .into());
         }
+        let subnet = |id: &Principal| self.canisters.get(id).map(|canister| canister.subnet);
+        if graph.callers.last().and_then(subnet) != subnet(&query.canister) {
+            return Err(Reject::canister_not_found(query.canister).into());
+        }
         self.query_canister(query, graph)
     }
 
