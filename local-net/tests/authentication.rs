@@ -5,7 +5,7 @@ mod common;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use candid::{Encode, Principal};
-use common::pocket::{WASM, install};
+use common::pocket::{WASM, builder, install};
 use ic_agent::Agent;
 use ic_canister_sig_creation::CanisterSigPublicKey;
 use ic_transport_types::{Delegation, DelegationPermissions, Envelope, EnvelopeContent, SignedDelegation};
@@ -14,7 +14,7 @@ use local_net::{
     certification::{ED25519_DER_PREFIX, cbor},
 };
 use p256::pkcs8::EncodePublicKey;
-use pocket_ic::{PocketIc, PocketIcBuilder, query_candid, update_candid};
+use pocket_ic::{PocketIc, query_candid, update_candid};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::BTreeMap};
@@ -339,11 +339,7 @@ fn canister_key(seed: &[u8]) -> Vec<u8> {
 
 /// A network with a root subnet and another one, and a canister on the latter: its certificates carry a delegation.
 fn two_subnets() -> (PocketIc, Principal) {
-    let builder = PocketIcBuilder::new().with_nns_subnet().with_application_subnet();
-    let pic = match std::env::var_os("POCKET_IC_BIN") {
-        Some(_) => builder.build(),
-        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
-    };
+    let pic = builder().with_nns_subnet().build();
     let subnet = pic.topology().get_app_subnets()[0];
     let canister = pic.create_canister_on_subnet(None, None, subnet);
     pic.add_cycles(canister, 100_000_000_000_000);

@@ -59,6 +59,9 @@ const LIVE_AWAIT: Duration = Duration::from_mins(5);
 /// Largest body of a request to the server: stable memories travel in it.
 const BODY_BYTES: usize = 4 << 30;
 
+/// Bytes of the message of a mocked reject: nodes cut longer ones.
+const MAX_REJECT_MESSAGE: usize = 1_024;
+
 /// The server's state: its instances, the HTTP gateways and the uploaded blobs.
 #[derive(Default)]
 pub struct Server {
@@ -189,7 +192,9 @@ async fn count_request(State(server): Shared, request: Request, next: axum::midd
 }
 
 async fn list_instances(State(server): Shared) -> Json<Vec<String>> {
-    Json(server.state().instances.keys().map(ToString::to_string).collect())
+    let state = server.state();
+    let of = |id| if state.instances.contains_key(&id) { "Available" } else { "Deleted" };
+    Json((0..state.next_instance).map(|id| of(id).to_owned()).collect())
 }
 
 async fn create_instance(
@@ -202,7 +207,30 @@ async fn create_instance(
     }
 }
 
+/// Refuses what would otherwise be ignored without a word.
+fn check_supported(config: &InstanceConfig) -> Result<(), String> {
+    if let Some(InitialTime::Timestamp(RawTime { nanos_since_epoch })) = config.initial_time
+        && nanos_since_epoch < INITIAL_TIME
+    {
+        return Err(format!(
+            "The initial timestamp (unix timestamp in nanoseconds) must be no earlier than {INITIAL_TIME} (provided \
+             {nanos_since_epoch})."
+        ));
+    }
+    for (name, asked) in [
+        ("bitcoind_addr", config.bitcoind_addr.is_some()),
+        ("dogecoind_addr", config.dogecoind_addr.is_some()),
+        ("mainnet_nns_subnet_id", config.mainnet_nns_subnet_id == Some(true)),
+    ] {
+        if asked {
+            return Err(format!("`{name}` is not supported by this network"));
+        }
+    }
+    Ok(())
+}
+
 async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateInstanceResponse, String> {
+    check_supported(&config)?;
     let kinds = subnet_kinds(&config.subnet_config_set);
     let (time, live) = match config.initial_time {
         Some(InitialTime::Timestamp(time)) => (time.nanos_since_epoch, false),
@@ -315,17 +343,14 @@ async fn get_time(State(server): Shared, Path(id): Id) -> Answer<RawTime> {
 async fn set_time(State(server): Shared, Path(id): Id, Json(time): Json<RawTime>) -> Answer<()> {
     let instance = server.find(id)?;
     let set = instance.run(move |network| {
-        let allowed = time.nanos_since_epoch >= network.time();
-        if allowed {
-            network.set_time(time.nanos_since_epoch);
+        let (now, time) = (network.time(), time.nanos_since_epoch);
+        if time < now {
+            return Err(format!("SettingTimeIntoPast(({now}, {time}))"));
         }
-        allowed
+        network.set_time(time);
+        Ok(())
     });
-    if set.await? {
-        Ok(Json(()))
-    } else {
-        Err(Failure(StatusCode::BAD_REQUEST, "the time cannot be set to the past".into()))
-    }
+    set.await?.map(Json).map_err(|message| Failure(StatusCode::BAD_REQUEST, message))
 }
 
 async fn tick(State(server): Shared, Path(id): Id) -> Answer<()> {
@@ -338,7 +363,7 @@ async fn get_cycles(
     Path(id): Id,
     Json(args): Json<RawCanisterId>,
 ) -> Answer<RawCycles> {
-    let canister = Principal::from(args);
+    let canister = principal(&args.canister_id)?;
     let cycles = server.find(id)?.run(move |n| n.canister(canister).map(|c| c.balance)).await??;
     Ok(Json(RawCycles { cycles }))
 }
@@ -358,7 +383,7 @@ async fn get_controllers(
     Path(id): Id,
     Json(args): Json<RawCanisterId>,
 ) -> Answer<Vec<RawPrincipalId>> {
-    let canister = Principal::from(args);
+    let canister = principal(&args.canister_id)?;
     let controllers =
         server.find(id)?.run(move |n| n.canister(canister).map(|c| c.settings.controllers.clone())).await??;
     Ok(Json(controllers.iter().map(|p| RawPrincipalId::from(*p)).collect()))
@@ -369,7 +394,7 @@ async fn get_subnet(
     Path(id): Id,
     Json(args): Json<RawCanisterId>,
 ) -> Answer<Option<RawSubnetId>> {
-    let canister = Principal::from(args);
+    let canister = principal(&args.canister_id)?;
     let subnet = server
         .find(id)?
         .run(move |n| n.canister(canister).ok().map(|canister| n.subnets()[canister.subnet].id))
@@ -378,7 +403,7 @@ async fn get_subnet(
 }
 
 async fn pub_key(State(server): Shared, Path(id): Id, Json(subnet): Json<RawSubnetId>) -> Answer<Vec<u8>> {
-    let subnet = Principal::from(subnet);
+    let subnet = principal(&subnet.subnet_id)?;
     let find = move |network: &mut Network| {
         network.subnets().iter().find(|s| s.id == subnet).map(|s| s.signer.public_key().to_vec())
     };
@@ -391,7 +416,7 @@ async fn get_stable_memory(
     Path(id): Id,
     Json(args): Json<RawCanisterId>,
 ) -> Answer<RawStableMemory> {
-    let canister = Principal::from(args);
+    let canister = principal(&args.canister_id)?;
     let blob = server.find(id)?.run(move |n| n.stable_memory(canister)).await??;
     Ok(Json(RawStableMemory { blob }))
 }
@@ -495,6 +520,10 @@ fn mocked_answer(response: CanisterHttpResponse) -> Result<Result<HttpRequestRes
             Ok(Ok(HttpRequestResult { status: status.into(), headers, body }))
         }
         CanisterHttpResponse::CanisterHttpReject(CanisterHttpReject { reject_code, message }) => {
+            if message.len() > MAX_REJECT_MESSAGE {
+                let reason = format!("a node's reject message has at most {MAX_REJECT_MESSAGE} bytes");
+                return Err(Failure(StatusCode::BAD_REQUEST, reason));
+            }
             let code = RejectCode::try_from(reject_code)
                 .map_err(|code| Failure(StatusCode::BAD_REQUEST, format!("InvalidRejectCode({code})")))?;
             Ok(Err(Reject::system(code, message)))
@@ -604,7 +633,7 @@ async fn ingress_status(
     Json(args): Json<RawIngressStatusArgs>,
 ) -> Answer<Option<RawCanisterResult>> {
     let request = request_id(&args.raw_message_id)?;
-    let caller = args.raw_caller.map(Principal::from);
+    let caller = args.raw_caller.map(|caller| principal(&caller.principal_id)).transpose()?;
     let instance = server.find(id)?;
     let status = instance.run(move |network| {
         let sender = network.ingress_request(&request).map(|request| request.sender);

@@ -86,7 +86,7 @@ pub struct Outcalls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// No request with this number waits.
-    #[error("no HTTP outcall with the id {0} waits for an answer")]
+    #[error("InvalidCanisterHttpRequestId({0}): no HTTP outcall with this number waits for an answer")]
     Unknown(u64),
     /// There is neither one answer nor one for each node.
     #[error(

@@ -18,13 +18,18 @@ pub static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     std::fs::read(target.join("wasm32-unknown-unknown/canister/local_net_test_canister.wasm")).unwrap()
 });
 
-/// A server of PocketIC's interface: the one named by the environment, else this crate's.
-pub fn pocket_ic() -> PocketIc {
+/// The beginning of an instance with an application subnet, on the server that the environment names, else this crate's.
+pub fn builder() -> PocketIcBuilder {
     let builder = PocketIcBuilder::new().with_application_subnet();
     match std::env::var_os("POCKET_IC_BIN") {
-        Some(_) => builder.build(),
-        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
+        Some(_) => builder,
+        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()),
     }
+}
+
+/// An instance with an application subnet.
+pub fn pocket_ic() -> PocketIc {
+    builder().build()
 }
 
 /// A new canister with plenty of cycles that runs the test canister's Wasm.
