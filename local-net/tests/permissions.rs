@@ -1,21 +1,31 @@
-//! Every system call from every entry point, compared with the specification's table (`system-calls.txt`).
+//! Every system call from every entry point, compared with the table in `system-calls.txt`: by a canister that is written with
+//! ic-cdk (`system-calls-canister/`), and by text modules for the `(start)` function, which Rust does not have.
 
 mod common;
 
-use common::{Net, id_bytes, module};
-use ic_management_canister_types::CanisterInstallMode as Mode;
-use std::collections::BTreeSet;
+use common::{Net, code, decode, rust, user};
+use ic_management_canister_types as types;
+use local_net::reject::{ErrorCode, Response};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
+use types::CanisterInstallMode as Mode;
+use wasmparser::{CompositeInnerType, Parser, Payload, TypeRef, ValType};
 
-/// The entry points tried here.
-const ENTRY_POINTS: &[&str] = &["s", "I", "G", "U", "RQ", "NRQ", "CQ", "Ry", "Rt", "C", "CRy", "CRt", "F"];
+static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| rust::build("local-net-system-calls-canister"));
+
+/// The entry points of the specification, by its letters.
+const ENTRY_POINTS: &[&str] =
+    &["s", "I", "G", "U", "RQ", "NRQ", "TQ", "CQ", "Ry", "Rt", "C", "CRy", "CRt", "CC", "F", "T"];
 
 /// What a system call says where it is not allowed.
 const FORBIDDEN: &str = "cannot be executed in";
 
 struct SystemCall {
     name: String,
-    params: Vec<String>,
-    result: Option<String>,
+    /// Parameters and results, as in the text format.
+    signature: (Vec<String>, Vec<String>),
     allowed: BTreeSet<&'static str>,
 }
 
@@ -25,13 +35,14 @@ fn table() -> Vec<SystemCall> {
         .map(|line| {
             let (signature, letters) = line.split_once(':').unwrap();
             let (name, rest) = signature.split_once(" (").unwrap();
-            let (params, result) = rest.split_once(')').unwrap();
+            let (params, results) = rest.split_once(')').unwrap();
+            let types = |list: &str| list.split_whitespace().map(Into::into).collect();
             let letters: Vec<&str> = letters.split_whitespace().collect();
+            assert!(letters.iter().all(|l| *l == "*" || ENTRY_POINTS.contains(l)), "{line}");
             let everywhere = letters.contains(&"*");
             SystemCall {
                 name: name.into(),
-                params: params.split_whitespace().map(Into::into).collect(),
-                result: Some(result.trim().to_owned()).filter(|r| !r.is_empty()),
+                signature: (types(params), types(results)),
                 allowed: ENTRY_POINTS
                     .iter()
                     .copied()
@@ -42,93 +53,220 @@ fn table() -> Vec<SystemCall> {
         .collect()
 }
 
-impl SystemCall {
-    /// A module that makes the call, with zeros, in its methods; `hook` is one more function that makes it.
-    fn module(&self, hook: &str) -> String {
-        let params = format!("(param {})", self.params.join(" "));
-        let result = self.result.as_ref().map_or(String::new(), |r| format!("(result {r})"));
-        let zeros = self.params.iter().map(|p| format!("({p}.const 0)")).collect::<Vec<_>>().join(" ");
-        let call = format!("(call $tried {zeros})");
-        let call = if self.result.is_some() { format!("(drop {call})") } else { call };
-        // Composite queries cannot call their own canister, so all calls go to the one in the argument.
-        let call_of = |method: usize, reply: u32, reject: u32| {
-            format!(
-                "(call $take_arg)
-                 (call $call_new (i32.const 1000) (i32.const 10) (i32.const {method}) (i32.const 3)
-                   (i32.const {reply}) (i32.const 0) (i32.const {reject}) (i32.const 0))"
-            )
-        };
-        module(&format!(
-            r#"
-  (import "ic0" "{name}" (func $tried {params} {result}))
-  (elem (i32.const 1) func $callback $trapping $nothing)
-  (func $try {call})
-  (func $callback (param i32) (call $try))
-  (func $nothing (param i32))
-  (func $trapping (param i32) unreachable)
-  (func (export "canister_update U") (call $try))
-  (func (export "canister_query Q") (call $try))
-  (func (export "canister_composite_query CQ") (call $try))
-  (func (export "canister_query get") (call $reply))
-  (func (export "canister_update Ry") {reply_of_get} (drop (call $perform)))
-  (func (export "canister_update Rt") {reject_of_inc} (drop (call $perform)))
-  (func (export "canister_update C") {trap_in_reply}
-    (call $on_cleanup (i32.const 1) (i32.const 0))
-    (drop (call $perform)))
-  (func (export "canister_composite_query CRy") {reply_of_get} (drop (call $perform)))
-  (func (export "canister_composite_query CRt") {reject_of_inc} (drop (call $perform)))
-  (func (export "canister_inspect_message")
-    (if (i32.eq (call $arg_size) (i32.const 1)) (then (call $try)))
-    (call $accept))
-  (func (export "canister_update arm") (call $reply))
-  {hook}"#,
-            name = self.name,
-            reply_of_get = call_of(272, 1, 3),
-            reject_of_inc = call_of(256, 3, 1),
-            trap_in_reply = call_of(272, 2, 2),
-        ))
+/// The entry points of `call` that the specification allows, without those in `except`.
+fn allowed(call: &SystemCall, except: &str) -> BTreeSet<&'static str> {
+    call.allowed.iter().copied().filter(|e| *e != except).collect()
+}
+
+/// What a canister imports from `ic0`: names with parameters and results.
+fn imports(wasm: &[u8]) -> BTreeMap<String, (Vec<String>, Vec<String>)> {
+    let mut types = Vec::new();
+    let mut imports = BTreeMap::new();
+    let names = |list: &[ValType]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.unwrap() {
+            Payload::TypeSection(section) => {
+                for ty in section.into_iter().flat_map(|group| group.unwrap().into_types()) {
+                    let CompositeInnerType::Func(f) = &ty.composite_type.inner else { panic!("a function") };
+                    types.push((names(f.params()), names(f.results())));
+                }
+            }
+            Payload::ImportSection(section) => {
+                for import in section.into_imports().map(Result::unwrap) {
+                    let TypeRef::Func(ty) = import.ty else { panic!("{} is no function", import.name) };
+                    assert_eq!(import.module, "ic0");
+                    imports.insert(import.name.to_owned(), types[ty as usize].clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    imports
+}
+
+#[test]
+fn the_canister_makes_every_system_call_of_the_table() {
+    let listed: BTreeMap<_, _> = table().into_iter().map(|call| (call.name, call.signature)).collect();
+    assert_eq!(imports(&WASM), listed);
+}
+
+/// A canister whose calls can be chosen, and another one for it to call.
+struct Trial {
+    net: Net,
+    canister: candid::Principal,
+    other: candid::Principal,
+}
+
+impl Trial {
+    fn new() -> Self {
+        let mut net = Net::new();
+        let canister = Self::create(&mut net);
+        let other = Self::create(&mut net);
+        for id in [canister, other] {
+            Self::install(&mut net, id, Mode::Install, "").unwrap();
+        }
+        Self { net, canister, other }
     }
 
-    /// The entry points from which the call is not refused.
-    fn tried(&self, net: &mut Net) -> BTreeSet<&'static str> {
+    fn create(net: &mut Net) -> candid::Principal {
+        let variable = types::EnvironmentVariable { name: "variable".into(), value: "its text".into() };
+        let settings =
+            types::CanisterSettings { environment_variables: Some(vec![variable]), ..Default::default() };
+        net.create_with(1_000_000_000_000_000, Some(settings))
+    }
+
+    /// Installs the canister; `name` is the call that the hook is to make.
+    fn install(net: &mut Net, canister_id: candid::Principal, mode: Mode, name: &str) -> Response {
+        let args = types::InstallCodeArgs {
+            mode,
+            canister_id,
+            wasm_module: WASM.clone(),
+            arg: name.into(),
+            sender_canister_version: None,
+        };
+        net.manage("install_code", args)
+    }
+
+    fn choose(&mut self, name: &str, task: &str) {
+        let argument = candid::encode_args((name, task)).unwrap();
+        self.net.call(self.canister, "choose", argument).unwrap();
+    }
+
+    /// Whether the call was made in the task for which it was chosen. `trap` cannot come back, but is logged.
+    fn was_made(&mut self) -> bool {
+        let made: bool = decode(&self.net.query(self.canister, "made", candid::encode_args(()).unwrap()));
+        let log = self.net.network.canister(self.canister).unwrap().log.records().last().cloned();
+        made || log.is_some_and(|record| record.content.starts_with(b"[TRAP]: tried"))
+    }
+
+    /// The entry points from which the system call `name` is not refused.
+    fn tried(&mut self, name: &str) -> BTreeSet<&'static str> {
         let mut allowed = BTreeSet::new();
-        let mut note = |entry: &'static str, text: String| {
-            if !text.contains(FORBIDDEN) {
+        let mut note = |entry: &'static str, response: &Response| {
+            if response.as_ref().err().is_none_or(|reject| !reject.message.contains(FORBIDDEN)) {
                 allowed.insert(entry);
             }
         };
-        for (entry, hook, mode) in [
-            ("s", "(start $try)", Mode::Install),
-            ("I", r#"(export "canister_init" (func $try))"#, Mode::Install),
-            ("I", r#"(export "canister_post_upgrade" (func $try))"#, Mode::Upgrade(None)),
+        self.choose(name, "");
+        let (id, other) = (self.canister, self.other.as_slice().to_vec());
+        for (entry, method) in
+            [("U", "update"), ("RQ", "query"), ("Ry", "reply_callback"), ("Rt", "reject_callback")]
+        {
+            note(entry, &self.net.call(id, method, other.clone()));
+        }
+        for (entry, method) in [
+            ("NRQ", "query"),
+            ("CQ", "composite"),
+            ("CRy", "composite_reply_callback"),
+            ("CRt", "composite_reject_callback"),
+            ("CC", "composite_cleanup"),
         ] {
-            let id = net.create_with(100_000_000_000_000, None);
-            if mode != Mode::Install {
-                net.install(id, Mode::Install, &self.module("")).unwrap();
-            }
-            note(entry, format!("{:?}", net.install(id, mode, &self.module(hook))));
+            note(entry, &self.net.query(id, method, other.clone()));
         }
-        let id = net.canister(&self.module(r#"(export "canister_pre_upgrade" (func $try))"#));
-        note("G", format!("{:?}", net.install(id, Mode::Upgrade(None), &self.module(""))));
-
-        let id = net.canister(&self.module(""));
-        let other = id_bytes(net.canister(&self.module("")));
-        for (entry, method) in [("U", "U"), ("RQ", "Q"), ("Ry", "Ry"), ("Rt", "Rt")] {
-            note(entry, format!("{:?}", net.call(id, method, other.clone())));
+        note("C", &self.net.call(id, "cleanup", other));
+        note("F", &self.net.call(id, "inspected", []));
+        note("TQ", &self.transform());
+        // Both hooks of an upgrade, and the one of a first installation.
+        note("G", &Self::install(&mut self.net, id, Mode::Upgrade(None), ""));
+        let after_upgrade = Self::install(
+            &mut self.net,
+            id,
+            Mode::Upgrade(Some(types::UpgradeFlags {
+                skip_pre_upgrade: Some(true),
+                wasm_memory_persistence: None,
+            })),
+            name,
+        );
+        note("I", &after_upgrade);
+        let initial = Self::install(&mut self.net, id, Mode::Reinstall, name);
+        let refused = |r: &Response| r.as_ref().is_err_and(|e| e.message.contains(FORBIDDEN));
+        assert_eq!(refused(&initial), refused(&after_upgrade), "{name}: both hooks are I");
+        Self::install(&mut self.net, id, Mode::Reinstall, "").unwrap();
+        let tasks: BTreeSet<bool> =
+            ["heartbeat", "timer", "low memory"].into_iter().map(|task| self.task(name, task)).collect();
+        assert_eq!(tasks.len(), 1, "{name}: all tasks are T");
+        if tasks.contains(&true) {
+            allowed.insert("T");
         }
-        for (entry, method) in [("NRQ", "Q"), ("CQ", "CQ"), ("CRy", "CRy"), ("CRt", "CRt")] {
-            note(entry, format!("{:?}", net.query(id, method, other.clone())));
-        }
-        note("F", format!("{:?}", net.call(id, "arm", [1])));
-        note("C", format!("{:?}", net.call(id, "C", other)));
         allowed
+    }
+
+    /// Lets the canister make an HTTP request, whose transform makes the chosen call; what the transform ended in.
+    fn transform(&mut self) -> Response {
+        let argument = candid::encode_args(()).unwrap();
+        let request = self.net.submit(self.canister, user(), "fetch", argument).unwrap();
+        for _ in 0..3 {
+            self.net.network.round();
+        }
+        let id = self.net.network.outcalls().next().expect("the request waits").0;
+        let answer =
+            types::HttpRequestResult { status: 200u8.into(), headers: vec![], body: b"body".to_vec() };
+        self.net.network.answer_outcall(id, vec![Ok(answer)]).unwrap();
+        let reply = self.net.network.await_ingress(&request).unwrap().unwrap();
+        let fetched: Result<(), String> = candid::decode_one(&reply).unwrap();
+        fetched
+            .map(|()| Vec::new())
+            .map_err(|text| local_net::reject::Reject::new(ErrorCode::CanisterRejectedMessage, text))
+    }
+
+    /// Whether `task` makes the system call `name`.
+    fn task(&mut self, name: &str, task: &str) -> bool {
+        self.choose(name, task);
+        if task == "low memory" {
+            self.threshold(u64::MAX);
+        }
+        for _ in 0..3 {
+            self.net.network.round();
+        }
+        let made = self.was_made();
+        self.choose("time", "");
+        self.threshold(0);
+        self.net.network.canister_mut(self.canister).unwrap().write_log(0, b"next".to_vec());
+        made
+    }
+
+    /// Sets how much of the heap must be left so that the hook for low memory does not run.
+    fn threshold(&mut self, bytes: u64) {
+        let settings =
+            types::CanisterSettings { wasm_memory_threshold: Some(bytes.into()), ..Default::default() };
+        let args =
+            types::UpdateSettingsArgs { canister_id: self.canister, settings, sender_canister_version: None };
+        self.net.manage("update_settings", args).unwrap();
     }
 }
 
 #[test]
 fn system_calls_are_allowed_where_the_specification_says() {
-    let mut net = Net::new();
+    let mut trial = Trial::new();
     for call in table() {
-        assert_eq!(call.tried(&mut net), call.allowed, "ic0.{}", call.name);
+        assert_eq!(trial.tried(&call.name), allowed(&call, "s"), "ic0.{}", call.name);
+    }
+}
+
+#[test]
+fn the_start_function_may_make_few_system_calls() {
+    let mut net = Net::new();
+    let id = net.create_with(100_000_000_000_000, None);
+    for call in table() {
+        let (params, results) = &call.signature;
+        let zeros: String = params.iter().map(|p| format!("({p}.const 0)")).collect::<Vec<_>>().concat();
+        let made = format!("(call $tried {zeros})");
+        let made = if results.is_empty() { made } else { format!("(drop {made})") };
+        let text = format!(
+            r#"(module
+  (import "ic0" "{}" (func $tried (param {}) (result {})))
+  (memory 1)
+  (func $start {made})
+  (start $start))"#,
+            call.name,
+            params.join(" "),
+            results.join(" ")
+        );
+        let response = net.install(id, Mode::Reinstall, &text);
+        let refused = response.as_ref().is_err_and(|reject| reject.message.contains(FORBIDDEN));
+        assert_eq!(!refused, call.allowed.contains("s"), "ic0.{}: {response:?}", call.name);
+        if refused {
+            assert_eq!(code(&response), ErrorCode::CanisterContractViolation);
+        }
     }
 }

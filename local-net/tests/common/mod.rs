@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod pocket;
+pub mod rust;
 
 use candid::{CandidType, Deserialize, Principal};
 use ic_management_canister_types as types;

@@ -1,22 +1,12 @@
 //! A PocketIC server, and the canister written in Rust (`test-canister/`).
 
+use super::rust;
 use candid::{Principal, encode_args};
 use pocket_ic::{PocketIc, PocketIcBuilder};
-use std::{path::Path, process::Command, sync::LazyLock};
+use std::sync::LazyLock;
 
 /// The test canister's Wasm, built once.
-pub static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let target = Path::new(env!("CARGO_BIN_EXE_local-net")).ancestors().nth(2).unwrap();
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--package", "local-net-test-canister"])
-        .args(["--target", "wasm32-unknown-unknown", "--profile", "canister", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(status.success(), "the test canister does not build");
-    std::fs::read(target.join("wasm32-unknown-unknown/canister/local_net_test_canister.wasm")).unwrap()
-});
+pub static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| rust::build("local-net-test-canister"));
 
 /// The beginning of an instance with an application subnet, on the server that the environment names, else this crate's.
 pub fn builder() -> PocketIcBuilder {
