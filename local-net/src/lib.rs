@@ -25,3 +25,4 @@ pub mod reject;
 pub mod snapshot;
 pub mod state_dir;
 pub mod system_api;
+pub mod system_canisters;

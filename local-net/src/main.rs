@@ -1,5 +1,7 @@
 //! The `local-net` command: a network of its own, or a server for the `pocket-ic` crate.
 
+mod launcher;
+
 use anyhow::Context;
 use candid::Principal;
 use clap::{Args, Parser, Subcommand};
@@ -15,7 +17,7 @@ use local_net::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
@@ -29,7 +31,7 @@ use tokio::{
 /// Runs canisters on this machine.
 ///
 /// Without a subcommand it serves PocketIC's REST interface: set `POCKET_IC_BIN` to this binary, and tests that use the
-/// `pocket-ic` crate run on it.
+/// `pocket-ic` crate run on it. Set `ICP_CLI_NETWORK_LAUNCHER_PATH` to this binary, and `icp network start` runs it.
 ///
 /// It is an estimate of the Internet Computer: it runs the real Wasm with the real limits, prices and certificates, but without
 /// consensus and its delays, other load on the subnet, 64-bit heaps and vetKD. To check against more of the real thing, set
@@ -52,6 +54,12 @@ enum Command {
     /// effective canister id` (the canister id to name in calls of `provisional_create_canister_with_cycles`). The network
     /// ends with Ctrl-C; its state is kept only with `--state-dir`.
     Serve(ServeArgs),
+    /// Starts a network for `icp network start`, by the protocol of its network launcher (version 1.1).
+    ///
+    /// `icp` runs this program without the subcommand's name if `ICP_CLI_NETWORK_LAUNCHER_PATH` has its path; nobody needs to
+    /// type it. The network has an NNS subnet with the registry, the ICP ledger, the cycles minting canister and the cycles
+    /// ledger; the anonymous identity has 1,000,000,000 ICP and 2^127 cycles. Canisters' HTTP requests reach this machine only.
+    Launch(Box<launcher::LauncherArgs>),
 }
 
 #[derive(Args)]
@@ -102,15 +110,21 @@ struct ServerArgs {
 }
 
 fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let levels = cli.server.log_levels.clone().unwrap_or_else(|| "warn".into());
+    let cli: Cli = launcher::parse(std::env::args_os());
+    let levels = match (&cli.server.log_levels, &cli.command) {
+        (Some(levels), _) => levels,
+        (None, Some(Command::Launch(args))) if args.verbose => "local_net=debug,info",
+        (None, _) => "warn",
+    };
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(levels).context("--log-levels")?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         match cli.command {
             Some(Command::Serve(args)) => serve(args).await,
+            Some(Command::Launch(args)) => launcher::run(*args).await,
             None => serve_pocket_ic(cli.server).await,
         }
     })
@@ -122,7 +136,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         Some(path) => StateDir::open(path).map(|(state, saved)| (Some(state), saved))?,
         None => (None, None),
     };
-    let network = saved.unwrap_or_else(|| Network::new(seed, system_time()));
+    let mut network = saved.unwrap_or_else(|| Network::new(seed, system_time()));
+    network.add_system_canisters();
     let instance = Instance::start(network, !args.no_ingress_validation, state)?;
     outcalls::serve(&instance, args.outcalls)?;
     instance.set_live(true).await?;

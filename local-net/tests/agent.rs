@@ -3,66 +3,17 @@
 mod common;
 
 use candid::{CandidType, Principal};
-use common::{id_bytes, module, user};
+use common::{id_bytes, module, server::Server, user};
 use ic_agent::{
     Agent, AgentError, Identity,
     agent::EnvelopeContent,
-    export::reqwest::Url,
     identity::{
         BasicIdentity, DelegatedIdentity, Delegation, Prime256v1Identity, Secp256k1Identity, SignedDelegation,
     },
 };
 use ic_management_canister_types as types;
 use ic_transport_types::Envelope;
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-/// A running `local-net serve`, ended when dropped.
-struct Server {
-    process: Child,
-    url: Url,
-    root_key: Vec<u8>,
-    effective_canister: Principal,
-}
-
-impl Server {
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_local-net"))
-            .args(["serve", "--port", "0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut value = |name: &str| {
-            let line = lines.next().unwrap().unwrap();
-            line.strip_prefix(&format!("{name}: "))
-                .unwrap_or_else(|| panic!("{name} missing in `{line}`"))
-                .to_owned()
-        };
-        Self {
-            url: value("url").parse().unwrap(),
-            root_key: hex::decode(value("root key")).unwrap(),
-            effective_canister: value("default effective canister id").parse().unwrap(),
-            process,
-        }
-    }
-
-    fn agent(&self, identity: impl Identity + 'static) -> Agent {
-        let agent = Agent::builder().with_url(self.url.clone()).with_identity(identity).build().unwrap();
-        agent.set_root_key(self.root_key.clone());
-        agent
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn basic(seed: u8) -> BasicIdentity {
     BasicIdentity::from_raw_key(&[seed; 32])

@@ -13,7 +13,8 @@ use std::{
 use types::CanisterInstallMode as Mode;
 use wasmparser::{CompositeInnerType, Parser, Payload, TypeRef, ValType};
 
-static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| rust::build("local-net-system-calls-canister"));
+static WASM: LazyLock<Vec<u8>> =
+    LazyLock::new(|| std::fs::read(rust::build("local-net-system-calls-canister")).unwrap());
 
 /// The entry points of the specification, by its letters.
 const ENTRY_POINTS: &[&str] =

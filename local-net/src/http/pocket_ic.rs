@@ -32,7 +32,7 @@ use pocket_ic::{
         CanisterCyclesCostSchedule, CanisterHttpHeader, CanisterHttpMethod, CanisterHttpPricingVersion,
         CanisterHttpReject, CanisterHttpReplication, CanisterHttpReply, CanisterHttpResponse,
         CanisterIdRange, CreateHttpGatewayResponse, CreateInstanceResponse, ExtendedSubnetConfigSet,
-        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, InitialTime, InstanceConfig,
+        HttpGatewayBackend, HttpGatewayConfig, HttpGatewayInfo, IcpFeatures, InitialTime, InstanceConfig,
         InstanceHttpGatewayConfig, InstanceId, RawAddCycles, RawCanisterCall, RawCanisterHttpRequest,
         RawCanisterId, RawCanisterResult, RawCycles, RawEffectivePrincipal, RawIngressStatusArgs,
         RawMessageId, RawMockCanisterHttpResponse, RawPrincipalId, RawSetStableMemory, RawStableMemory,
@@ -45,7 +45,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     io::Read,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -123,12 +123,32 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The instance with this id.
+    pub fn instance(&self, id: InstanceId) -> Option<Arc<Instance>> {
+        self.state().instances.get(&id).cloned()
+    }
+
     pub(super) fn find(&self, id: InstanceId) -> Result<Arc<Instance>, Failure> {
-        self.state()
-            .instances
-            .get(&id)
-            .cloned()
-            .ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no instance {id}")))
+        self.instance(id).ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no instance {id}")))
+    }
+
+    /// Ends an instance and its gateways, and saves its state if it has a state directory.
+    ///
+    /// # Errors
+    /// The reason why the state cannot be saved, for people.
+    pub async fn delete_instance(&self, id: InstanceId) -> Result<(), String> {
+        let instance = self.state().instances.remove(&id);
+        let saved = match instance {
+            Some(instance) => instance.save().await.map_err(|e| e.to_string())?,
+            None => Ok(()),
+        };
+        self.state().gateways.retain(|_, (instance, gateway)| {
+            if *instance == id {
+                gateway.abort();
+            }
+            *instance != id
+        });
+        saved.map_err(|e| e.to_string())
     }
 
     /// Time since the last request ended; zero while one is being served.
@@ -229,8 +249,14 @@ fn check_supported(config: &InstanceConfig) -> Result<(), String> {
     Ok(())
 }
 
-async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateInstanceResponse, String> {
+/// Creates an instance.
+///
+/// # Errors
+/// The reason, for people.
+pub async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateInstanceResponse, String> {
     check_supported(&config)?;
+    let features = config.icp_features.unwrap_or_default();
+    check_features(&features)?;
     let kinds = subnet_kinds(&config.subnet_config_set);
     let (time, live) = match config.initial_time {
         Some(InitialTime::Timestamp(time)) => (time.nanos_since_epoch, false),
@@ -251,7 +277,7 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
         }
         None => (None, None),
     };
-    let network = match saved {
+    let mut network = match saved {
         Some(network) if !kinds.is_empty() && !kinds.iter().eq(network.subnets().iter().map(|s| &s.kind)) => {
             return Err("the subnets are not those of the state directory: ask for none, or the same".into());
         }
@@ -264,6 +290,9 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
             Network::with_subnets(seed, time, &kinds)
         }
     };
+    if features != IcpFeatures::default() {
+        network.add_system_canisters();
+    }
     let instance = Instance::start(network, checks_signatures, state).map_err(|e| e.to_string())?;
     outcalls::serve(&instance, server.reach).map_err(|e| e.to_string())?;
     server.state().instances.insert(id, instance.clone());
@@ -277,6 +306,23 @@ async fn new_instance(server: &Server, config: InstanceConfig) -> Result<CreateI
     }
     let topology = instance.topology.clone();
     Ok(CreateInstanceResponse::Created { instance_id: id, topology, http_gateway_info })
+}
+
+/// Refuses features that this network does not have. It has all of the others as soon as one of them is wanted.
+fn check_features(features: &IcpFeatures) -> Result<(), String> {
+    let absent = [
+        ("nns_governance", &features.nns_governance),
+        ("sns", &features.sns),
+        ("ii", &features.ii),
+        ("nns_ui", &features.nns_ui),
+        ("bitcoin", &features.bitcoin),
+        ("dogecoin", &features.dogecoin),
+        ("canister_migration", &features.canister_migration),
+    ];
+    match absent.into_iter().find(|(_, wanted)| wanted.is_some()) {
+        Some((name, _)) => Err(format!("local-net does not have the ICP feature `{name}`")),
+        None => Ok(()),
+    }
 }
 
 /// The kinds of subnets that are asked for.
@@ -316,19 +362,8 @@ pub fn topology(network: &Network) -> Topology {
 }
 
 async fn delete_instance(State(server): Shared, Path(id): Id) -> Result<StatusCode, Failure> {
-    let instance = server.state().instances.remove(&id);
-    let saved = match instance {
-        Some(instance) => instance.save().await?,
-        None => Ok(()),
-    };
-    let mut state = server.state();
-    state.gateways.retain(|_, (instance, gateway)| {
-        if *instance == id {
-            gateway.abort();
-        }
-        *instance != id
-    });
-    saved.map(|()| StatusCode::OK).map_err(|e| Failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    server.delete_instance(id).await.map_err(|e| Failure(StatusCode::INTERNAL_SERVER_ERROR, e))?;
+    Ok(StatusCode::OK)
 }
 
 async fn read_topology(State(server): Shared, Path(id): Id) -> Answer<Topology> {
@@ -711,7 +746,10 @@ async fn start_gateway(
         Some(text) => text.parse().map_err(|e| format!("`ip_addr`: `{text}` is no IP address: {e}"))?,
         None => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    let listener = TcpListener::bind((address, config.port.unwrap_or(0))).await.map_err(|e| e.to_string())?;
+    let port = config.port.unwrap_or(0);
+    let listener = TcpListener::bind((address, port))
+        .await
+        .map_err(|e| format!("cannot listen on {}: {e}", SocketAddr::new(address, port)))?;
     let port = listener.local_addr().map_err(|e| e.to_string())?.port();
     let domains = config.domains.unwrap_or_else(|| vec![gateway::DEFAULT_DOMAIN.into()]);
     let routes = gateway::router(instance, &domains).map_err(|e| e.to_string())?;

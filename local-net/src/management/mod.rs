@@ -230,7 +230,7 @@ impl Network {
         balance: u128,
         settings: Option<types::CanisterSettings>,
         version: Option<u64>,
-    ) -> Response {
+    ) -> Result<Principal, Reject> {
         let (place, time) = ((subnet, self.subnets()[subnet].fees()), self.time());
         let mut canister = Canister::new(id, place, vec![sender.id], balance, time).map_err(|e| {
             Reject::new(ErrorCode::CanisterOutOfMemory, format!("cannot create a canister: {e}"))
@@ -242,7 +242,23 @@ impl Network {
         let creation = canister.creation(has_variables);
         canister.record(time, sender.origin(version), creation);
         self.canisters.insert(id, canister);
-        encode(types::CanisterIdRecord { canister_id: id })
+        Ok(id)
+    }
+
+    /// Creates a canister on `subnet` for the canister `creator`, and takes the fee out of `cycles`.
+    ///
+    /// # Errors
+    /// `IC0403` when the cycles do not cover the fee, `IC0408` when a setting is out of range.
+    pub(crate) fn create_canister_on(
+        &mut self,
+        subnet: SubnetIndex,
+        creator: Principal,
+        settings: Option<types::CanisterSettings>,
+        cycles: u128,
+    ) -> Result<Principal, Reject> {
+        let sender = Sender { id: creator, is_canister: true };
+        let args = types::CreateCanisterArgs { settings, sender_canister_version: None };
+        self.create_paid(sender, args, cycles, subnet)
     }
 
     fn create_canister(
@@ -252,7 +268,18 @@ impl Network {
         cycles: u128,
         subnet: SubnetIndex,
     ) -> Result<Outcome, Reject> {
-        let args: types::CreateCanisterArgs = decode(argument)?;
+        let canister_id = self.create_paid(sender, decode(argument)?, cycles, subnet)?;
+        Ok(Ok(encode(types::CanisterIdRecord { canister_id })?).into())
+    }
+
+    /// Creates a canister and takes the fee out of `cycles`.
+    fn create_paid(
+        &mut self,
+        sender: Sender,
+        args: types::CreateCanisterArgs,
+        cycles: u128,
+        subnet: SubnetIndex,
+    ) -> Result<Principal, Reject> {
         let fee = self.subnets()[subnet].fees().canister_creation();
         let Some(balance) = cycles.checked_sub(fee) else {
             return Err(Reject::new(
@@ -264,14 +291,7 @@ impl Network {
             ));
         };
         let id = self.fresh_canister_id(subnet).ok_or_else(no_canister_ids)?;
-        Ok(Ok(self.add_canister(
-            (id, subnet),
-            sender,
-            balance,
-            args.settings,
-            args.sender_canister_version,
-        )?)
-        .into())
+        self.add_canister((id, subnet), sender, balance, args.settings, args.sender_canister_version)
     }
 
     fn provisional_create(&mut self, sender: Sender, argument: &[u8], subnet: SubnetIndex) -> Response {
@@ -288,7 +308,9 @@ impl Network {
             Some(id) => (id, self.subnet_of(id).unwrap_or(subnet)),
             None => (self.fresh_canister_id(subnet).ok_or_else(no_canister_ids)?, subnet),
         };
-        self.add_canister(place, sender, balance, args.settings, args.sender_canister_version)
+        let canister_id =
+            self.add_canister(place, sender, balance, args.settings, args.sender_canister_version)?;
+        encode(types::CanisterIdRecord { canister_id })
     }
 
     fn provisional_top_up(&mut self, argument: &[u8]) -> Response {

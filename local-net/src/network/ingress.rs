@@ -118,7 +118,7 @@ impl Network {
                     format!("ic00 method {} can not be called via ingress messages", message.method),
                 ));
             }
-        } else {
+        } else if !self.is_system_canister(message.canister) {
             self.inspect(&message)?;
         }
         let payer = if management { managed(&message.argument) } else { Some(message.canister) };

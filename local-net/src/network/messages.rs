@@ -119,6 +119,10 @@ impl Network {
                 self.manage(&request, subnet);
                 0
             }
+            Delivery::Request(request) if self.is_system_canister(request.callee) => {
+                self.call_system_canister(&request);
+                0
+            }
             Delivery::Request(request) => self.execute_request(request),
             Delivery::Task { canister, task } => self.execute_task(canister, task),
             Delivery::Response { callback, response, refund } => {

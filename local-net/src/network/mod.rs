@@ -23,6 +23,7 @@ use crate::{
     management::Outcalls,
     reject::{Reject, Response},
     system_api::Environment,
+    system_canisters::SystemCanisters,
 };
 use candid::Principal;
 use messages::{CallContext, Callback};
@@ -55,6 +56,8 @@ pub struct Network {
     pub(crate) outcalls: Outcalls,
     /// What all keys and random bytes come from.
     pub(crate) seed: [u8; 32],
+    /// Registry, ledgers and cycles minting canister, if the network has them.
+    pub(crate) system_canisters: Option<SystemCanisters>,
 }
 
 impl Network {
@@ -82,6 +85,7 @@ impl Network {
             faults: None,
             outcalls: Outcalls::default(),
             seed,
+            system_canisters: None,
         }
     }
 

@@ -1,5 +1,5 @@
 //! A canister written with ic-cdk, ic-cdk-timers, ic-cdk-management-canister and ic-stable-structures: what these libraries need of
-//! a network, the tests of local-net try with it.
+//! a network, the tests of local-net try with it. `test-canister.did` has the methods that other clients than Rust's call.
 
 // ic-cdk decodes arguments into owned values.
 #![allow(clippy::needless_pass_by_value)]
@@ -52,6 +52,42 @@ fn get(key: String) -> Option<u64> {
 fn put_then_trap(key: String, value: u64) {
     put_entry(key, value);
     ic_cdk::trap("put and trapped");
+}
+
+/// The Candid interface, as public metadata.
+#[used]
+#[unsafe(link_section = "icp:public candid:service")]
+static CANDID: [u8; include_bytes!("../test-canister.did").len()] = *include_bytes!("../test-canister.did");
+
+#[query]
+fn whoami() -> Principal {
+    ic_cdk::api::msg_caller()
+}
+
+#[update]
+fn whoami_update() -> Principal {
+    ic_cdk::api::msg_caller()
+}
+
+#[update(manual_reply = true)]
+fn reject(text: String) {
+    ic_cdk::api::msg_reject(text);
+}
+
+#[update]
+fn log(text: String) {
+    ic_cdk::api::debug_print(text);
+}
+
+#[update]
+fn certify(data: Vec<u8>) {
+    ic_cdk::api::certified_data_set(data);
+}
+
+/// The certificate of the certified data.
+#[query]
+fn certificate() -> Option<Vec<u8>> {
+    ic_cdk::api::data_certificate()
 }
 
 #[update]

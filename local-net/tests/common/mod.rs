@@ -1,8 +1,10 @@
 //! A network in this process, and canisters written in WebAssembly text.
 #![allow(dead_code)]
 
+pub mod clients;
 pub mod pocket;
 pub mod rust;
+pub mod server;
 
 use candid::{CandidType, Deserialize, Principal};
 use ic_management_canister_types as types;

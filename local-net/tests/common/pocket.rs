@@ -1,12 +1,12 @@
 //! A PocketIC server, and the canister written in Rust (`test-canister/`).
 
-use super::rust;
+use super::server::TEST_CANISTER;
 use candid::{Principal, encode_args};
 use pocket_ic::{PocketIc, PocketIcBuilder};
 use std::sync::LazyLock;
 
 /// The test canister's Wasm, built once.
-pub static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| rust::build("local-net-test-canister"));
+pub static WASM: LazyLock<Vec<u8>> = LazyLock::new(|| std::fs::read(&*TEST_CANISTER).unwrap());
 
 /// The beginning of an instance with an application subnet, on the server that the environment names, else this crate's.
 pub fn builder() -> PocketIcBuilder {

@@ -1,9 +1,12 @@
 //! Canisters written in Rust.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-/// The Wasm of a package of this workspace, built if need be.
-pub fn build(package: &str) -> Vec<u8> {
+/// The file of the Wasm of a package of this workspace, built if need be.
+pub fn build(package: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_local-net")).ancestors().nth(2).unwrap();
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--package", package])
@@ -14,5 +17,5 @@ pub fn build(package: &str) -> Vec<u8> {
         .unwrap();
     assert!(status.success(), "{package} does not build");
     let file = format!("wasm32-unknown-unknown/canister/{}.wasm", package.replace('-', "_"));
-    std::fs::read(target.join(file)).unwrap()
+    target.join(file)
 }
