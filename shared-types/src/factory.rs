@@ -8,6 +8,10 @@
 //! `create_agent` carries a key chosen by the caller. The factory journals each step before and after it awaits; a
 //! call with the same key continues or repeats a creation that failed and returns the same agent once it exists. A
 //! canister whose installation failed goes to the spares, from which the next creation takes: none is lost.
+//!
+//! One message decides whether a new canister is known: the one that takes the answer of its creation. It does nothing but
+//! journal it. Should it trap all the same, the journal says so ([`StepPhase::Unknown`]), and `adopt_canister` makes the
+//! canister a spare.
 
 use candid::{CandidType, Principal};
 use serde::{Deserialize, Serialize};
@@ -149,7 +153,7 @@ pub enum AgentState {
 /// A step that awaits another canister.
 #[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AgentStep {
-    /// Creating the canister, or adding cycles to a spare one.
+    /// Creating the canister; then, as for a spare one, starting it and adding cycles.
     Create,
     /// Installing the template.
     Install,
@@ -233,6 +237,10 @@ pub enum StepPhase {
         /// The reason as the Internet Computer gave it.
         reason: String,
     },
+    /// What came of the call is not known: the message that took the answer trapped, or the factory was upgraded without being
+    /// stopped. After [`AgentStep::Create`] there may be a canister that nobody knows: an admin who finds it among the
+    /// canisters that the factory controls gives it back with `adopt_canister`.
+    Unknown,
 }
 
 /// Page request of `journal`, for admins.
@@ -350,6 +358,14 @@ pub enum FactoryError {
         available: u128,
         /// Cycles needed.
         required: u128,
+    },
+    /// The canister can't become a spare.
+    #[error("canister {canister} can't be adopted: {reason}")]
+    NotAdoptable {
+        /// The canister.
+        canister: Principal,
+        /// What speaks against it.
+        reason: String,
     },
     /// A step failed; the same call may be repeated.
     #[error("{step:?} failed: {reason}")]

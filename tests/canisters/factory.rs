@@ -93,7 +93,7 @@ fn a_failed_installation_leaves_no_orphan() {
         steps.filter_map(|entry| entry.canister).collect::<Vec<_>>()
     };
     let canister = record.canister.unwrap();
-    assert_eq!(created(&StepPhase::Done), [canister, canister], "one canister, twice prepared");
+    assert_eq!(created(&StepPhase::Done), [canister; 3], "one canister, created once and prepared twice");
 }
 
 #[test]

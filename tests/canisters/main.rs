@@ -2,6 +2,7 @@
 
 mod agent;
 mod factory;
+mod faults;
 mod kernels;
 mod live;
 mod model;

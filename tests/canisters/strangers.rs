@@ -127,6 +127,7 @@ fn strangers_are_refused_by_the_factory() {
             case("commit_template", (sha256,), admin),
             case("create_agent", (create.clone(),), create_answer),
             case("delete_agent", ("mine",), deletion),
+            case("adopt_canister", (stranger(),), admin),
             case("get_agent", ("mine",), unknown),
             case("journal", (JournalArgs { after: None, limit: 1 },), admin),
             case("list_agents", (ListAgentsArgs { after: None, limit: 1 },), Answer::Public),

@@ -34,6 +34,15 @@ impl Artifact {
         ARTIFACT.get_or_init(|| Self::synthetic(512, 1_024, 2))
     }
 
+    /// An artifact of about 2 MB in two shards, for tests that run a job hundreds of times.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn small() -> &'static Self {
+        static ARTIFACT: OnceLock<Artifact> = OnceLock::new();
+        ARTIFACT.get_or_init(|| Self::synthetic(256, 1_280, 1))
+    }
+
     /// An artifact of 43 MB in 23 shards. Two agents don't load it within one round, which takes no further message after
     /// 4 B instructions.
     ///

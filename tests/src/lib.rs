@@ -3,5 +3,6 @@
 //! The network is whatever server `POCKET_IC_BIN` names: the project's `local-net` or a PocketIC.
 
 pub mod artifact;
+pub mod faults;
 pub mod network;
 pub mod wasm;

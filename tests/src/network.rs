@@ -117,6 +117,42 @@ impl Network {
         reply.map(|(reply,)| reply)
     }
 
+    /// Calls an update method that may take its time: rounds of half a second are executed, then of ten, until the answer is
+    /// there.
+    ///
+    /// # Errors
+    /// The rejection.
+    ///
+    /// # Panics
+    /// When the answer does not come, or is of another type.
+    pub fn update_patiently<R: CandidType + DeserializeOwned>(
+        &self,
+        caller: Principal,
+        canister: Principal,
+        method: &str,
+        args: impl ArgumentEncoder,
+    ) -> Result<R, RejectResponse> {
+        let args = candid::encode_args(args).expect("encodable");
+        let request = self.pic.submit_call(canister, caller, method, args)?;
+        let answer = self.wait_patiently(method, || self.pic.ingress_status(request.clone()));
+        answer.map(|reply| candid::decode_one(&reply).expect("a reply of the method's type"))
+    }
+
+    /// Executes rounds of half a second, then of ten, so that deadlines pass, until `done` returns a value.
+    ///
+    /// # Panics
+    /// After an hour and more of the network's time without one.
+    pub fn wait_patiently<R>(&self, what: &str, mut done: impl FnMut() -> Option<R>) -> R {
+        for round in 0..500 {
+            if let Some(value) = done() {
+                return value;
+            }
+            self.pic.advance_time(Duration::from_millis(if round < 40 { 500 } else { 10_000 }));
+            self.pic.tick();
+        }
+        panic!("{what} did not happen within an hour");
+    }
+
     /// Calls an update method.
     ///
     /// # Panics
@@ -325,10 +361,19 @@ impl<'a> Agent<'a> {
     /// # Panics
     /// When the agent refuses it.
     pub fn progress(&self, job_id: JobId, after_token: u32) -> JobProgress {
-        let args = JobProgressArgs { job_id, after_token };
-        let progress: Result<JobProgress, AgentError> =
-            self.network.query(owner(), self.id, "job_progress", (args,));
-        progress.expect("the owner may read")
+        self.try_progress(job_id, after_token).expect("the agent answers")
+    }
+
+    /// `job_progress` as the owner; `None` when the query is rejected, as by a canister that is not running.
+    ///
+    /// # Panics
+    /// When the agent refuses it.
+    pub fn try_progress(&self, job_id: JobId, after_token: u32) -> Option<JobProgress> {
+        let args = (JobProgressArgs { job_id, after_token },);
+        let pic = &self.network.pic;
+        let answer: Result<(Result<JobProgress, AgentError>,), _> =
+            pocket_ic::query_candid_as(pic, self.id, owner(), "job_progress", args);
+        answer.ok().map(|(progress,)| progress.expect("the owner may read"))
     }
 
     /// `status` as the owner.

@@ -15,6 +15,7 @@ pub mod state;
 pub mod templates;
 pub mod updates;
 
+use candid::Principal;
 use ic_cdk::{query, update};
 use shared_types::Digest;
 use shared_types::factory::{
@@ -45,6 +46,11 @@ async fn create_agent(args: CreateAgentArgs) -> Result<AgentRecord, FactoryError
 #[update]
 async fn delete_agent(key: String) -> Result<(), FactoryError> {
     updates::agent::delete_agent(key).await
+}
+
+#[update]
+async fn adopt_canister(canister: Principal) -> Result<(), FactoryError> {
+    updates::agent::adopt_canister(canister).await
 }
 
 #[query]

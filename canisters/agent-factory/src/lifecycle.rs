@@ -1,8 +1,8 @@
-//! Installation and upgrade. Everything lives in stable memory, so that an upgrade has nothing to do; requests under
-//! way are lost with the heap, and their callers repeat them with the same key.
+//! Installation and upgrade. Everything lives in stable memory, so that an upgrade has nothing to do.
 
 use candid::Principal;
-use ic_cdk::init;
+use ic_cdk::api::{CanisterStatusCode, canister_status};
+use ic_cdk::{init, pre_upgrade};
 use shared_types::factory::FactoryInitArgs;
 
 use crate::state;
@@ -21,4 +21,15 @@ fn init(args: FactoryInitArgs) {
         "config: limits must be at least 1"
     );
     state::mutate(|state| state.install(args));
+}
+
+/// Refuses to upgrade a canister that was not stopped while requests are under way: their answers, among them the ids of new
+/// canisters, would be lost with the heap. `skip_pre_upgrade` is the way out if the canister can't be stopped.
+#[pre_upgrade]
+fn pre_upgrade() {
+    let in_progress = state::in_progress();
+    assert!(
+        in_progress == 0 || canister_status() == CanisterStatusCode::Stopped,
+        "stop the canister before its upgrade: {in_progress} requests are under way"
+    );
 }

@@ -1,17 +1,18 @@
 //! The calls to other canisters that the steps of [`crate::agents`] consist of.
 
 use candid::{Encode, Principal};
-use ic_cdk::call::{Call, Error};
+use ic_cdk::call::{Call, CallFailed, Error, RejectCode};
 use ic_cdk_management_canister::{
-    CanisterInstallMode, CanisterSettings, CanisterStatusArgs, ChunkHash, ClearChunkStoreArgs,
-    CreateCanisterArgs, DeleteCanisterArgs, DepositCyclesArgs, InstallChunkedCodeArgs, InstallCodeArgs,
-    StopCanisterArgs, UninstallCodeArgs, UploadChunkArgs, canister_status, clear_chunk_store,
-    create_canister_with_extra_cycles, delete_canister, deposit_cycles, install_chunked_code, install_code,
-    stop_canister, uninstall_code, upload_chunk,
+    CanisterInfoArgs, CanisterInstallMode, CanisterSettings, CanisterStatusArgs, ChunkHash,
+    ClearChunkStoreArgs, CreateCanisterArgs, DeleteCanisterArgs, DepositCyclesArgs, InstallChunkedCodeArgs,
+    InstallCodeArgs, StartCanisterArgs, StopCanisterArgs, UninstallCodeArgs, UploadChunkArgs, canister_info,
+    canister_status, clear_chunk_store, create_canister, delete_canister, deposit_cycles,
+    install_chunked_code, install_code, start_canister, stop_canister, uninstall_code, upload_chunk,
 };
 use shared_types::agent::{AgentConfig, AgentError, AgentInitArgs};
 use shared_types::factory::{AgentRecord, AgentStep};
 
+use crate::agents::Done;
 use crate::state;
 
 /// Largest Wasm module that travels in one `install_code` message of 2 MiB.
@@ -23,7 +24,34 @@ const FREEZING_THRESHOLD_SECONDS: u64 = 90 * 24 * 3_600;
 /// Seconds that an agent has to send its cycles back.
 const RETURN_CYCLES_SECONDS: u32 = 60;
 
-/// Performs a step; a created canister is returned.
+/// Why a step did not succeed.
+enum Failure {
+    /// The canister does not exist.
+    Gone,
+    /// The reason as the Internet Computer gave it.
+    Refused(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::CallRejected(rejected)
+                if rejected.raw_reject_code() == RejectCode::DestinationInvalid as u32 =>
+            {
+                Self::Gone
+            }
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<CallFailed> for Failure {
+    fn from(failed: CallFailed) -> Self {
+        Error::from(failed).into()
+    }
+}
+
+/// Performs a step.
 ///
 /// # Errors
 /// The reason as the Internet Computer gave it.
@@ -32,61 +60,88 @@ pub async fn perform(
     canister: Option<Principal>,
     record: &AgentRecord,
     config: &AgentConfig,
-) -> Result<Option<Principal>, String> {
-    let agent_cycles = state::read(|state| state.settings().config.agent_cycles);
+) -> Result<Done, String> {
     let Some(canister_id) = canister else {
-        return create(agent_cycles).await.map(Some).map_err(|error| error.to_string());
+        return create().await.map(Done::Created).map_err(|error| error.to_string());
     };
+    let agent_cycles = state::read(|state| state.settings().config.agent_cycles);
     let done = match step {
-        AgentStep::Create => refill(canister_id, agent_cycles).await,
-        AgentStep::Install => return install(canister_id, record, config).await.map(|()| None),
-        AgentStep::ReturnCycles => return return_cycles(canister_id).await.map(|()| None),
-        AgentStep::Stop => stop_canister(&StopCanisterArgs { canister_id }).await,
-        AgentStep::Uninstall => uninstall_code(&UninstallCodeArgs { canister_id }).await,
-        AgentStep::Delete => delete_canister(&DeleteCanisterArgs { canister_id }).await,
+        AgentStep::Create => prepare(canister_id, agent_cycles).await.map_err(Failure::from),
+        AgentStep::Install => install(canister_id, record, config).await,
+        AgentStep::ReturnCycles => return_cycles(canister_id).await,
+        AgentStep::Stop => stop_canister(&StopCanisterArgs { canister_id }).await.map_err(Failure::from),
+        AgentStep::Uninstall => {
+            uninstall_code(&UninstallCodeArgs { canister_id }).await.map_err(Failure::from)
+        }
+        AgentStep::Delete => {
+            delete_canister(&DeleteCanisterArgs { canister_id }).await.map_err(Failure::from)
+        }
     };
-    done.map(|()| None).map_err(|error| error.to_string())
+    match done {
+        Ok(()) => Ok(Done::AsAsked),
+        Err(Failure::Gone) => Ok(Done::Gone),
+        Err(Failure::Refused(reason)) => Err(reason),
+    }
 }
 
-async fn create(cycles: u128) -> Result<Principal, Error> {
+/// Creates a canister without cycles. Nothing but its id depends on the answer, so that little is at stake in the message
+/// that takes it.
+async fn create() -> Result<Principal, Error> {
     let settings = CanisterSettings {
         freezing_threshold: Some(FREEZING_THRESHOLD_SECONDS.into()),
         ..CanisterSettings::default()
     };
     let args = CreateCanisterArgs { settings: Some(settings) };
-    Ok(create_canister_with_extra_cycles(&args, cycles).await?.canister_id)
+    Ok(create_canister(&args).await?.canister_id)
 }
 
-/// Brings a spare canister's balance to what a new agent starts with.
-async fn refill(canister_id: Principal, cycles: u128) -> Result<(), Error> {
+/// Brings a canister's balance to what a new agent starts with, and starts it: a deletion may have stopped it.
+async fn prepare(canister_id: Principal, cycles: u128) -> Result<(), Error> {
     let status = canister_status(&CanisterStatusArgs { canister_id }).await?;
     let balance = u128::try_from(status.cycles.0).unwrap_or(u128::MAX);
     if balance < cycles {
         deposit_cycles(&DepositCyclesArgs { canister_id }, cycles - balance).await?;
     }
-    Ok(())
+    start_canister(&StartCanisterArgs { canister_id }).await
 }
 
-async fn install(canister_id: Principal, record: &AgentRecord, config: &AgentConfig) -> Result<(), String> {
+/// What speaks against making a canister a spare; `None` when the factory alone controls it, and it has no code.
+///
+/// # Errors
+/// The reason why the Internet Computer did not say.
+pub async fn objection(canister_id: Principal) -> Result<Option<String>, String> {
+    let args = CanisterInfoArgs { canister_id, num_requested_changes: None };
+    let info = canister_info(&args).await.map_err(|error| error.to_string())?;
+    Ok(if info.controllers != [ic_cdk::api::canister_self()] {
+        Some("the factory is not its only controller".to_owned())
+    } else if info.module_hash.is_some() {
+        Some("it has code".to_owned())
+    } else {
+        None
+    })
+}
+
+async fn install(canister_id: Principal, record: &AgentRecord, config: &AgentConfig) -> Result<(), Failure> {
     let args = AgentInitArgs {
         owner: record.owner,
         model_canister: record.model_canister,
         model_id: record.model_id,
         config: config.clone(),
     };
-    let arg = Encode!(&args).map_err(|error| error.to_string())?;
+    let arg = Encode!(&args).map_err(|error| Failure::Refused(error.to_string()))?;
     let chunks: Vec<Vec<u8>> = state::read(|state| {
-        state.templates.chunks(&record.template).map(Iterator::collect).map_err(|error| error.to_string())
+        let chunks = state.templates.chunks(&record.template).map(Iterator::collect);
+        chunks.map_err(|error| Failure::Refused(error.to_string()))
     })?;
     let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-    let mode = CanisterInstallMode::Install;
+    // The canister is nobody's yet. Should the answer of an installation have been lost, it is done again.
+    let mode = CanisterInstallMode::Reinstall;
     let installed = if bytes <= MAX_SINGLE_INSTALL_BYTES {
         install_code(&InstallCodeArgs { mode, canister_id, wasm_module: chunks.concat(), arg }).await
     } else {
         let mut chunk_hashes_list: Vec<ChunkHash> = Vec::new();
         for chunk in chunks {
-            let uploaded = upload_chunk(&UploadChunkArgs { canister_id, chunk }).await;
-            chunk_hashes_list.push(uploaded.map_err(|error| error.to_string())?);
+            chunk_hashes_list.push(upload_chunk(&UploadChunkArgs { canister_id, chunk }).await?);
         }
         let installed = install_chunked_code(&InstallChunkedCodeArgs {
             mode,
@@ -101,17 +156,16 @@ async fn install(canister_id: Principal, record: &AgentRecord, config: &AgentCon
         let cleared = clear_chunk_store(&ClearChunkStoreArgs { canister_id }).await;
         installed.and(cleared)
     };
-    installed.map_err(|error| error.to_string())
+    Ok(installed?)
 }
 
 /// Has the agent send its cycles to the factory. An agent that does not answer in time is not waited for.
-async fn return_cycles(canister_id: Principal) -> Result<(), String> {
+async fn return_cycles(canister_id: Principal) -> Result<(), Failure> {
     let call = Call::bounded_wait(canister_id, "return_cycles").change_timeout(RETURN_CYCLES_SECONDS);
-    let response = call.await.map_err(|error| error.to_string())?;
-    let returned: Result<u128, AgentError> = response.candid().map_err(|error| error.to_string())?;
+    let returned: Result<u128, AgentError> = call.await?.candid().map_err(Error::from)?;
     match returned {
-        Ok(0) => Err("the agent sent no cycles".to_owned()),
+        Ok(0) => Err(Failure::Refused("the agent sent no cycles".to_owned())),
         Ok(_) => Ok(()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Failure::Refused(error.to_string())),
     }
 }

@@ -1,9 +1,10 @@
-//! Installation and upgrade. Stop the canister before an upgrade, so that no answer is under way to code that is gone.
+//! Installation and upgrade.
 
 use std::time::Duration;
 
 use candid::Principal;
-use ic_cdk::{init, post_upgrade};
+use ic_cdk::api::{CanisterStatusCode, canister_status};
+use ic_cdk::{init, post_upgrade, pre_upgrade};
 use shared_types::agent::AgentInitArgs;
 
 use crate::{slices, state};
@@ -19,6 +20,16 @@ fn init(args: AgentInitArgs) {
         panic!("config.{error}");
     }
     state::mutate(|state| state.install(args));
+}
+
+/// Refuses the upgrade of a canister that was not stopped: an answer under way to code that is gone would be given to the
+/// new code with an address that means nothing there. `skip_pre_upgrade` is the way out if the canister can't be stopped.
+#[pre_upgrade]
+fn pre_upgrade() {
+    assert!(
+        canister_status() == CanisterStatusCode::Stopped,
+        "stop the canister before its upgrade: answers to its calls may be under way"
+    );
 }
 
 #[post_upgrade]

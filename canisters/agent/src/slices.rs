@@ -2,6 +2,9 @@
 //!
 //! A slice that traps rolls its own writes back, and with them anything it could say about itself. So the timer's message
 //! journals the attempt first; the await commits it. The outcome comes as an answer or a rejection.
+//!
+//! Invariant: while there is work, a timer is armed that no single message can take along when it traps. A message that
+//! traps loses the one-shot timer that started it, and the timer it would have set; the watch, a repeated timer, is left.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,11 +19,15 @@ use crate::{loading, state};
 /// While parts of the model are on their way, whether they still are is looked at this often.
 const LOADING_WATCH: Duration = Duration::from_secs(20);
 
+/// While there is work, it is taken up again at least this often, whatever trapped.
+const WATCH: Duration = Duration::from_mins(1);
+
 /// After a failure that waiting may cure, such as a lack of cycles.
 const RETRY: Duration = Duration::from_secs(10);
 
 thread_local! {
     static TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
+    static WATCH_TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
     static SLICE_UNDER_WAY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -45,6 +52,19 @@ pub fn schedule(delay: Duration) {
         ic_cdk_timers::clear_timer(earlier);
     }
     TIMER.set(Some(ic_cdk_timers::set_timer(delay, take_turn())));
+    if WATCH_TIMER.get().is_none() {
+        WATCH_TIMER.set(Some(ic_cdk_timers::set_timer_interval(WATCH, || async { watch() })));
+    }
+}
+
+/// Takes the work up again, or ends the watch when there is none. A turn too many does no harm.
+fn watch() {
+    let work = state::read(|state| state.jobs.head().is_some() || *state.store.state() == LoadState::Loading);
+    if work {
+        schedule(Duration::ZERO);
+    } else if let Some(watch) = WATCH_TIMER.take() {
+        ic_cdk_timers::clear_timer(watch);
+    }
 }
 
 /// Fails whatever waits for a model that can't be had.

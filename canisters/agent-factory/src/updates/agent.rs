@@ -6,7 +6,7 @@ use shared_types::agent::AgentConfig;
 use shared_types::factory::{AgentRecord, AgentState, CreateAgentArgs, FactoryError};
 
 use crate::agents::Next;
-use crate::guards::signed_caller;
+use crate::guards::{require_admin, signed_caller};
 use crate::platform;
 use crate::state::{self, Turn};
 
@@ -48,8 +48,31 @@ pub async fn delete_agent(key: String) -> Result<(), FactoryError> {
     let owner = signed_caller()?;
     let limits = state::read(|state| state.settings().config.clone());
     let _turn = Turn::take(owner, &key, limits.max_concurrent)?;
-    state::mutate(|state| state.agents.request_deletion(owner, &key))?;
+    state::mutate(|state| state.agents.request_deletion(owner, &key, time()))?;
     proceed(owner, &key, &AgentConfig::default()).await
+}
+
+/// Makes a canister that a creation left behind a spare; see [`shared_types::factory::StepPhase::Unknown`]. To adopt a spare
+/// again changes nothing.
+///
+/// # Errors
+/// Callers that are no admins are refused; [`FactoryError::NotAdoptable`] for an agent's canister, one with code or with
+/// another controller.
+pub async fn adopt_canister(canister: Principal) -> Result<(), FactoryError> {
+    require_admin()?;
+    let refuse = |reason: String| Err(FactoryError::NotAdoptable { canister, reason });
+    match platform::objection(canister).await {
+        Ok(None) => {}
+        Ok(Some(reason)) | Err(reason) => return refuse(reason),
+    }
+    // Looked at after the await: a creation may have taken the canister meanwhile.
+    state::mutate(|state| {
+        if state.agents.is_agents(canister) {
+            return refuse("it is an agent's".to_owned());
+        }
+        state.agents.adopt(canister);
+        Ok(())
+    })
 }
 
 /// Performs the steps that the agent needs, each journalled before and after it awaits.

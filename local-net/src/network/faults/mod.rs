@@ -115,10 +115,10 @@ impl Faults {
         Self { trace: FaultTrace { plan, ..FaultTrace::default() }, admitted, ..Self::default() }
     }
 
-    /// The fault of the first rule that applies to this point.
+    /// The fault of the first rule that applies to this point: a message of a kind, or an await.
     fn decide(
         &mut self,
-        at_await: bool,
+        kind: Option<MessageKind>,
         point: u64,
         caller: Option<Principal>,
         callee: Principal,
@@ -127,7 +127,7 @@ impl Faults {
         let plan = &self.trace.plan;
         let mut decision = None;
         for (i, (rule, admitted)) in plan.rules.iter().zip(&mut self.admitted).enumerate() {
-            if rule.fault.is_at_await() != at_await || !rule.admits(caller, callee, method) {
+            if !rule.admits(kind, caller, callee, method) {
                 continue;
             }
             let nth = *admitted;
@@ -164,7 +164,7 @@ impl Faults {
         };
         self.trace.await_count += 1;
         trace::record(&mut self.trace.awaits, point.clone());
-        let decision = self.decide(true, point.index, Some(request.caller), request.callee, &request.method);
+        let decision = self.decide(None, point.index, Some(request.caller), request.callee, &request.method);
         let (mut dispatch, mut answer) = (Dispatch::Deliver, None);
         if let Some((rule, fault)) = decision {
             let prevented = (fault.is_bounded_only() && !point.bounded)
@@ -219,7 +219,7 @@ impl Faults {
         let message = ExecutedMessage { index: self.trace.message_count, kind, caller, callee, method };
         self.trace.message_count += 1;
         trace::record(&mut self.trace.messages, message.clone());
-        let mut fault = self.decide(false, message.index, caller, callee, &message.method);
+        let mut fault = self.decide(Some(kind), message.index, caller, callee, &message.method);
         if let Some((rule, Fault::TrapMessage)) = fault {
             let prevented = (callee == Principal::management_canister())
                 .then(|| "the management canister does not trap".to_owned());

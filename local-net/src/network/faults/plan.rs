@@ -1,5 +1,6 @@
 //! What a test asks for.
 
+use super::trace::MessageKind;
 use candid::Principal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -39,6 +40,9 @@ pub struct Rule {
     /// Only calls of this method; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Only messages of this kind; absent for all. Awaits have no kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<MessageKind>,
     /// At which of these points.
     pub when: When,
     /// What happens.
@@ -48,11 +52,19 @@ pub struct Rule {
 impl Rule {
     /// `fault` at the point with this number, whatever it is.
     pub fn at(point: u64, fault: Fault) -> Self {
-        Self { caller: None, callee: None, method: None, when: When::At(point), fault }
+        Self { caller: None, callee: None, method: None, kind: None, when: When::At(point), fault }
     }
 
-    pub(super) fn admits(&self, caller: Option<Principal>, callee: Principal, method: &str) -> bool {
-        self.caller.is_none_or(|wanted| Some(wanted) == caller)
+    pub(super) fn admits(
+        &self,
+        kind: Option<MessageKind>,
+        caller: Option<Principal>,
+        callee: Principal,
+        method: &str,
+    ) -> bool {
+        self.fault.is_at_await() == kind.is_none()
+            && (self.kind.is_none() || self.kind == kind)
+            && self.caller.is_none_or(|wanted| Some(wanted) == caller)
             && self.callee.is_none_or(|wanted| wanted == callee)
             && self.method.as_ref().is_none_or(|wanted| wanted == method)
     }

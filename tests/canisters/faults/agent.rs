@@ -1,0 +1,121 @@
+//! A job and the load before it: whatever happens, the job ends with the tokens of an undisturbed run.
+
+use std::sync::OnceLock;
+
+use super::*;
+use ohms_tests::artifact::Artifact;
+use ohms_tests::network::{Agent, Network, owner};
+use shared_types::agent::{
+    AgentConfig, AgentError, FinishReason, GenerationParams, JobFailure, JobId, JobProgress, JobRecord,
+    JobState, LoadState, SubmitJobArgs,
+};
+
+const PROMPT: &str = "Once upon a fox";
+
+fn params(max_tokens: u32) -> GenerationParams {
+    GenerationParams { max_tokens, temperature: 0.9, top_k: Some(50), top_p: Some(0.95), seed: 7 }
+}
+
+/// Tokens and text of the scenario's job, as the engine gives them natively.
+fn expected() -> &'static (Vec<u32>, String) {
+    static EXPECTED: OnceLock<(Vec<u32>, String)> = OnceLock::new();
+    EXPECTED.get_or_init(|| Artifact::small().generate(PROMPT, &params(6)))
+}
+
+/// Submits the job under its key until the agent has accepted it, as a client does that gets no answer.
+fn submit(network: &Network, agent: &Agent) -> JobRecord {
+    let args = SubmitJobArgs { prompt: PROMPT.to_owned(), params: params(6), key: Some("tale".to_owned()) };
+    network.wait_for("the job's acceptance", || {
+        let answer = network.try_update(owner(), agent.id, "submit_job", (args.clone(),));
+        let record: Result<JobRecord, AgentError> = answer.ok()?;
+        Some(record.expect("a job that fits"))
+    })
+}
+
+/// Waits until the job has ended.
+fn wait(network: &Network, agent: &Agent, job: JobId) -> JobProgress {
+    // A canister that is being stopped or has no cycles answers no query.
+    let ended = |progress: &JobProgress| progress.job.state.is_final();
+    network.wait_patiently("the end of the job", || agent.try_progress(job, 0).filter(ended))
+}
+
+/// A new agent loads its model and does a job under `plan`; then it does another one undisturbed.
+fn job(plan: &FaultPlan, may_fail: bool) -> Option<(FaultTrace, Principal)> {
+    let (network, faults) = network()?;
+    let artifact = Artifact::small();
+    let repository = network.repository();
+    repository.publish(artifact);
+    let config = AgentConfig { slice_instructions: 60_000_000, load_window: 2 };
+    let agent = network.agent(repository.id, artifact.id, config);
+    let before = network.pic.cycle_balance(agent.id);
+
+    faults.set(plan);
+    let record = submit(&network, &agent);
+    let done = wait(&network, &agent, record.job_id);
+    let trace = faults.clear();
+    match &done.job.state {
+        JobState::Done { reason: FinishReason::MaxTokens } => {
+            assert_eq!((&done.tokens, &done.text), (&expected().0, &expected().1), "{trace}");
+        }
+        JobState::Failed { reason: JobFailure::Load(_) | JobFailure::SliceTrapped { .. } } if may_fail => {
+            assert!(expected().0.starts_with(&done.tokens), "{trace}");
+        }
+        state => panic!("the job ended as {state:?}: {trace}"),
+    }
+
+    // Answers to calls may be under way, so only a stopped agent is upgraded.
+    for injected in trace.injected.iter().filter(|injected| is_upgrade_without_stop(&injected.fault)) {
+        let refused = injected.prevented.as_ref().is_some_and(|reason| reason.contains("stop the canister"));
+        assert!(refused, "{injected}");
+    }
+
+    // The same key is the same job, and the agent is as good as new.
+    assert_eq!(submit(&network, &agent).job_id, record.job_id, "{trace}");
+    let next = wait(&network, &agent, agent.submit("A crow", &params(2)));
+    assert_eq!(next.tokens, artifact.generate("A crow", &params(2)).0, "{trace}");
+    let status = agent.status();
+    assert_eq!((status.jobs, status.open_jobs, &status.load), (2, 0, &LoadState::Loaded), "{trace}");
+    // Cycles went for work only: a few trillionths of what an agent has.
+    let spent = before - network.pic.cycle_balance(agent.id);
+    assert!(spent < 60_000_000_000, "{spent} cycles: {trace}");
+    Some((trace, agent.id))
+}
+
+fn is_upgrade_without_stop(fault: &Fault) -> bool {
+    matches!(fault, Fault::Upgrade { stop: false, .. })
+}
+
+/// The agent's id, which is the same in each run.
+fn agent_of(trace: &FaultTrace) -> Principal {
+    trace.awaits[0].caller
+}
+
+#[test]
+fn a_job_survives_every_fault_at_every_await() {
+    let scenario = |plan: &FaultPlan| job(plan, false).map(|(trace, _)| trace);
+    explore(scenario, |trace| at_each_await(trace, |_| true));
+}
+
+#[test]
+fn a_job_survives_everything_between_two_messages() {
+    let scenario = |plan: &FaultPlan| job(plan, false).map(|(trace, _)| trace);
+    explore(scenario, |trace| {
+        let canister = Some(agent_of(trace));
+        let faults = [
+            Fault::TrapMessage,
+            Fault::Upgrade { canister, stop: true },
+            Fault::Upgrade { canister, stop: false },
+            Fault::AdvanceTime { nanos: 400_000_000_000 },
+            Fault::LowCycles { canister, left: CyclesLeft::Frozen, rounds: 5 },
+            Fault::LowCycles { canister, left: CyclesLeft::OneMessage, rounds: 5 },
+        ];
+        let plans = faults.iter().map(|fault| at_each_message(trace, agent_of(trace), fault));
+        plans.flatten().collect()
+    });
+}
+
+#[test]
+fn a_job_ends_with_its_tokens_or_a_reason_whatever_the_seed() {
+    let scenario = |plan: &FaultPlan| job(plan, true).map(|(trace, _)| trace);
+    explore(scenario, |trace| at_random(0..20, agent_of(trace)));
+}

@@ -1,0 +1,190 @@
+//! Creating and deleting agents: whatever happens, a client that repeats its request gets what it wants, and every canister
+//! that was created is an agent's, a spare, or deleted.
+
+use super::*;
+use ohms_tests::artifact::Artifact;
+use ohms_tests::network::{Agent, Factory, Network, Repository, admin, owner};
+use ohms_tests::wasm::Canister;
+use shared_types::factory::{
+    AgentPage, AgentRecord, AgentState, AgentStep, FactoryConfig, FactoryError, FactoryStatus, JournalArgs,
+    JournalPage, ListAgentsArgs, StepPhase,
+};
+
+/// How often a client repeats a request.
+const ATTEMPTS: usize = 40;
+
+struct Scenario<'a> {
+    network: &'a Network,
+    factory: Factory<'a>,
+    repository: Repository<'a>,
+}
+
+impl Scenario<'_> {
+    /// Repeats a request until it succeeds or `done` says that its error is as good; between two attempts time passes.
+    fn insist<R: candid::CandidType + serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        args: &(impl candid::utils::ArgumentEncoder + Clone),
+        done: impl Fn(&FactoryError) -> bool,
+    ) -> Option<R> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            let answer: Result<Result<R, FactoryError>, _> =
+                self.network.update_patiently(owner(), self.factory.id, method, args.clone());
+            match answer {
+                Ok(Ok(result)) => return Some(result),
+                Ok(Err(error)) if done(&error) => return None,
+                Ok(Err(error)) => last = error.to_string(),
+                Err(reject) => last = reject.reject_message,
+            }
+            self.pass_time();
+        }
+        panic!("{method} does not succeed: {last}");
+    }
+
+    /// Half a minute, in which what is late arrives and deadlines pass.
+    fn pass_time(&self) {
+        for _ in 0..6 {
+            self.network.pic.advance_time(std::time::Duration::from_secs(5));
+            self.network.pic.tick();
+        }
+    }
+
+    fn create(&self, key: &str) -> AgentRecord {
+        let args = self.factory.agent_args(key, &self.repository, Artifact::small().id);
+        self.insist("create_agent", &(args,), |_| false).expect("a record")
+    }
+
+    fn delete(&self, key: &str) {
+        let _: Option<()> = self.insist("delete_agent", &(key.to_owned(),), |error| {
+            matches!(error, FactoryError::UnknownAgent { .. })
+        });
+    }
+
+    fn status(&self) -> FactoryStatus {
+        self.network.query(owner(), self.factory.id, "status", ())
+    }
+
+    fn agents(&self) -> Vec<AgentRecord> {
+        let args = ListAgentsArgs { after: None, limit: 100 };
+        let page: AgentPage = self.network.query(owner(), self.factory.id, "list_agents", (args,));
+        page.agents
+    }
+
+    /// The canisters that the factory controls, of the first `created` ids after its own.
+    fn canisters(&self, created: u64) -> Vec<Principal> {
+        let first =
+            u64::from_be_bytes(self.factory.id.as_slice()[..8].try_into().expect("a canister id")) + 1;
+        let ids = (first..first + created).map(|n| {
+            let mut id = [1; 10];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            Principal::from_slice(&id)
+        });
+        let pic = &self.network.pic;
+        ids.filter(|id| pic.canister_exists(*id) && pic.get_controllers(*id) == [self.factory.id]).collect()
+    }
+
+    /// Creations of which the journal says that their outcome is unknown.
+    fn unknown_creations(&self) -> usize {
+        let journal: Result<JournalPage, FactoryError> = self.network.query(
+            admin(),
+            self.factory.id,
+            "journal",
+            (JournalArgs { after: None, limit: shared_types::paging::MAX_PAGE },),
+        );
+        let entries = journal.expect("the admin may read").entries;
+        let unknown = |phase: &StepPhase| *phase == StepPhase::Unknown;
+        entries.iter().filter(|entry| entry.step == AgentStep::Create && unknown(&entry.phase)).count()
+    }
+
+    /// Cycles of the factory and of `canisters`.
+    fn balances(&self, canisters: &[Principal]) -> u128 {
+        let ids = canisters.iter().chain([&self.factory.id]);
+        ids.map(|id| self.network.pic.cycle_balance(*id)).sum()
+    }
+}
+
+/// Creates two agents and deletes one of them under `plan`; then everything must be in its place.
+fn life(plan: &FaultPlan) -> Option<FaultTrace> {
+    let (network, faults) = network()?;
+    let repository = network.repository();
+    let factory = network.factory(FactoryConfig::default());
+    factory.upload_template(&Canister::Agent.wasm());
+    let scenario = Scenario { network: &network, factory, repository };
+    let before = scenario.balances(&[]);
+
+    faults.set(plan);
+    let kept = scenario.create("kept");
+    let removed = scenario.create("removed");
+    scenario.delete("removed");
+    let trace = faults.clear();
+    scenario.pass_time();
+
+    // The agents are those that were asked for, each in a canister of its own that runs.
+    let agents = scenario.agents();
+    let states: Vec<_> = agents.iter().map(|agent| (agent.key.as_str(), &agent.state)).collect();
+    assert_eq!(states, [("kept", &AgentState::Running)], "{trace}");
+    assert_eq!(scenario.create("kept"), kept, "the same key is the same agent: {trace}");
+    assert_ne!(kept.canister, removed.canister, "{trace}");
+    let agent = Agent::at(&network, kept.canister.expect("a running agent has a canister"));
+    assert_eq!(agent.status().owner, owner(), "{trace}");
+
+    // Every canister is an agent's or a spare, unless its creation lost its answer: then the journal says so, and the
+    // admin who finds the canister can have it adopted.
+    let creations = trace.awaits.iter().filter(|call| call.method == "create_canister").count() as u64;
+    let canisters = scenario.canisters(creations);
+    let status = scenario.status();
+    let lost = canisters.len() as u64 - 1 - status.spares;
+    assert!(lost <= scenario.unknown_creations() as u64, "{lost} canisters are forgotten: {trace}");
+    for id in &canisters {
+        let adopted: Result<(), FactoryError> = network.update(admin(), factory.id, "adopt_canister", (*id,));
+        assert_eq!(adopted.is_ok(), Some(*id) != kept.canister, "{adopted:?}: {trace}");
+    }
+    assert_eq!(scenario.status().spares, canisters.len() as u64 - 1, "{trace}");
+    assert_eq!(scenario.status().in_progress, 0, "{trace}");
+
+    // Cycles went for creations and for work only.
+    let burnt = before.saturating_sub(scenario.balances(&canisters) + trace.lost_cycles);
+    let fees = u128::from(creations) * 500_000_000_000;
+    assert!(burnt < fees + 200_000_000_000, "{burnt} cycles for {creations} creations: {trace}");
+
+    // A spare makes a full agent.
+    if canisters.len() > 1 {
+        let again = scenario.create("again");
+        assert!(canisters.contains(&again.canister.expect("a canister")), "{trace}");
+        let agent = Agent::at(&network, again.canister.expect("a canister"));
+        assert_eq!(agent.status().owner, owner(), "{trace}");
+    }
+    Some(trace)
+}
+
+fn factory_of(trace: &FaultTrace) -> Principal {
+    trace.awaits[0].caller
+}
+
+#[test]
+fn no_canister_is_forgotten_whatever_happens_at_an_await() {
+    explore(life, |trace| at_each_await(trace, |_| true));
+}
+
+#[test]
+fn no_canister_is_forgotten_whatever_happens_between_two_messages() {
+    explore(life, |trace| {
+        let canister = Some(factory_of(trace));
+        let faults = [
+            Fault::TrapMessage,
+            Fault::Upgrade { canister, stop: true },
+            Fault::Upgrade { canister, stop: false },
+            Fault::AdvanceTime { nanos: 400_000_000_000 },
+            Fault::LowCycles { canister, left: CyclesLeft::Frozen, rounds: 5 },
+            Fault::LowCycles { canister, left: CyclesLeft::OneMessage, rounds: 5 },
+        ];
+        let plans = faults.iter().map(|fault| at_each_message(trace, factory_of(trace), fault));
+        plans.flatten().collect()
+    });
+}
+
+#[test]
+fn no_canister_is_forgotten_whatever_the_seed() {
+    explore(life, |trace| at_random(0..20, factory_of(trace)));
+}
