@@ -3,12 +3,12 @@
 mod common;
 
 use candid::{Encode, Principal, decode_one};
-use common::pocket::{install, pocket_ic};
+use common::pocket::{builder, install, pocket_ic};
 use ic_management_canister_types::{
     HttpHeader, HttpMethod, HttpRequestArgs, HttpRequestResult, TransformContext, TransformFunc,
 };
 use pocket_ic::{
-    PocketIc,
+    PocketIc, PocketIcState,
     common::rest::{
         CanisterHttpHeader, CanisterHttpMethod, CanisterHttpReject, CanisterHttpReplication,
         CanisterHttpReply, CanisterHttpRequest, CanisterHttpResponse, MockCanisterHttpResponse, RawMessageId,
@@ -286,6 +286,23 @@ fn an_uninstalled_canister_gets_its_cycles_back() {
     mock(&pic, &request, vec![reply(b"late")]);
     pic.tick();
     assert!(pic.cycle_balance(canister) > before + ENOUGH / 2);
+}
+
+#[test]
+fn a_request_waits_over_a_restart() {
+    let pic = builder().with_state(PocketIcState::new()).build();
+    let canister = install(&pic);
+    let args = HttpRequestArgs {
+        transform: Some(transformed(canister, "strip", b"!")),
+        ..get("https://example.com")
+    };
+    let call = fetch(&pic, canister, &args, ENOUGH);
+    let before = waiting(&pic);
+    let state = pic.drop_and_take_state().expect("the instance has a state directory");
+    let pic = builder().with_state(state).build();
+    assert_eq!(waiting(&pic), before);
+    mock(&pic, &before, vec![reply(b"still here")]);
+    assert_eq!(fetched(&pic, call).0.unwrap().body, b"still here!");
 }
 
 proptest! {

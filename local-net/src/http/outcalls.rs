@@ -221,3 +221,38 @@ async fn answer(instance: Weak<Instance>, sender: Arc<Sender>, id: u64, outcall:
         tracing::debug!("{error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_checked_by_address() {
+        let allowed =
+            |reach: Reach, url: &str| Sender::new(reach).unwrap().check_target(&url.parse().unwrap()).is_ok();
+        for here in ["http://127.0.0.1/", "http://127.9.9.9:80/", "https://[::1]/", "http://0x7f000001/"] {
+            assert!(allowed(Reach::Loopback, here), "{here}");
+            assert!(!allowed(Reach::None, here), "{here}");
+        }
+        for elsewhere in [
+            "http://192.0.2.1/",
+            "http://[2001:db8::1]/",
+            "http://3221225985/",
+            "http://0.0.0.0/",
+            "http://[::]/",
+        ] {
+            assert!(!allowed(Reach::Loopback, elsewhere), "{elsewhere}");
+            assert!(allowed(Reach::Any, elsewhere), "{elsewhere}");
+        }
+        assert!(!allowed(Reach::Any, "data:text/plain,hello"), "there is no host");
+    }
+
+    #[tokio::test]
+    async fn names_are_checked_by_what_they_stand_for() {
+        let found = LoopbackResolver.resolve("localhost".parse().unwrap()).await.unwrap();
+        assert!(found.into_iter().all(|address| address.ip().is_loopback()));
+        // What a name server could answer.
+        let error = LoopbackResolver.resolve("192.0.2.1".parse().unwrap()).await.err().unwrap();
+        assert!(error.to_string().contains("`192.0.2.1` is not this machine"), "{error}");
+    }
+}
