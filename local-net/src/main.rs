@@ -188,11 +188,14 @@ async fn serve_pocket_ic(args: ServerArgs) -> anyhow::Result<()> {
         served = axum::serve(listener, routes) => served,
         () = until_idle(&server, Duration::from_secs(args.ttl)) => Ok(()),
         () = after(args.hard_ttl) => Ok(()),
+        interrupted = interrupt() => interrupted,
     };
+    let saved = server.delete_instances().await.map_err(anyhow::Error::msg);
     if let Some((path, _)) = port_file {
         std::fs::remove_file(path)?;
     }
-    served.map_err(Into::into)
+    served?;
+    saved
 }
 
 /// Returns when no request has come for `ttl`.

@@ -3,7 +3,7 @@
 mod common;
 
 use candid::Principal;
-use common::{id_bytes, module};
+use common::{id_bytes, module, pocket::pocket_ic};
 use pocket_ic::{PocketIc, PocketIcBuilder};
 use std::{
     io::{BufRead, BufReader},
@@ -38,14 +38,7 @@ fn installed(pic: &PocketIc) -> Principal {
 
 #[test]
 fn a_hundred_instances_live_in_one_process() {
-    let builder = || {
-        let builder = PocketIcBuilder::new().with_application_subnet();
-        match std::env::var_os("POCKET_IC_BIN") {
-            Some(_) => builder.build(),
-            None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
-        }
-    };
-    let instances: Vec<PocketIc> = (0..100).map(|_| builder()).collect();
+    let instances: Vec<PocketIc> = (0..100).map(|_| pocket_ic()).collect();
     let canisters: Vec<[Principal; 2]> =
         instances.iter().map(|pic| [installed(pic), installed(pic)]).collect();
     let anonymous = Principal::anonymous();

@@ -3,8 +3,10 @@
 mod common;
 
 use candid::Principal;
-use common::{Net, id_bytes, module, number, user};
+use common::{Net, id_bytes, module, number, server::Server, user};
+use ic_agent::identity::AnonymousIdentity;
 use ic_management_canister_types as types;
+use ic_utils::interfaces::ManagementCanister;
 use local_net::{
     network::SubnetKind,
     state_dir::{StateDir, StateError},
@@ -260,4 +262,31 @@ fn pocket_ic_instances_keep_their_state() {
     pic.tick();
     assert_eq!(get(), 303, "the timer was kept");
     assert_ne!(pic.create_canister(), id);
+}
+
+#[test]
+fn a_server_that_is_asked_to_end_keeps_its_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Server::start_with(&["--state-dir".as_ref(), folder.path().as_ref()]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut server = start();
+    let id = runtime.block_on(async {
+        let agent = server.agent(AnonymousIdentity);
+        let management = ManagementCanister::create(&agent);
+        let created = management
+            .create_canister()
+            .as_provisional_create_with_amount(None)
+            .with_effective_canister_id(server.effective_canister)
+            .call_and_wait();
+        let (id,) = created.await.unwrap();
+        let wasm = wat::parse_str(counter()).unwrap();
+        management.install(&id, &wasm).call_and_wait().await.unwrap();
+        agent.update(&id, "inc").call_and_wait().await.unwrap();
+        id
+    });
+    assert!(server.terminate().success());
+    let again = start();
+    assert_eq!(again.root_key, server.root_key);
+    let reply = runtime.block_on(again.agent(AnonymousIdentity).query(&id, "get").call()).unwrap();
+    assert_eq!(reply, 3u64.to_le_bytes());
 }

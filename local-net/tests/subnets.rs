@@ -3,10 +3,9 @@
 mod common;
 
 use candid::Principal;
-use common::{Net, id_bytes, module, number, user};
+use common::{Net, id_bytes, module, number, pocket::builder, user};
 use ic_management_canister_types as types;
 use local_net::{costs::Fees, limits, network::SubnetKind};
-use pocket_ic::PocketIcBuilder;
 
 const KINDS: &[SubnetKind] = &[SubnetKind::NNS, SubnetKind::Application, SubnetKind::Application];
 
@@ -123,12 +122,7 @@ fn fees_follow_the_subnet() {
 
 #[test]
 fn agents_follow_the_delegation_of_the_root_subnet() {
-    let builder =
-        PocketIcBuilder::new().with_nns_subnet().with_application_subnet().with_application_subnet();
-    let mut network = match std::env::var_os("POCKET_IC_BIN") {
-        Some(_) => builder.build(),
-        None => builder.with_server_binary(env!("CARGO_BIN_EXE_local-net").into()).build(),
-    };
+    let mut network = builder().with_nns_subnet().with_application_subnet().build();
     let topology = network.topology();
     let (nns, apps) = (topology.get_nns().unwrap(), topology.get_app_subnets());
     assert_eq!(apps.len(), 2);

@@ -132,6 +132,19 @@ impl Server {
         self.instance(id).ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("there is no instance {id}")))
     }
 
+    /// Ends all instances; see [`Self::delete_instance`].
+    ///
+    /// # Errors
+    /// As there, for the last instance whose state cannot be saved; the others are saved.
+    pub async fn delete_instances(&self) -> Result<(), String> {
+        let instances: Vec<InstanceId> = self.state().instances.keys().copied().collect();
+        let mut all = Ok(());
+        for id in instances {
+            all = self.delete_instance(id).await.and(all);
+        }
+        all
+    }
+
     /// Ends an instance and its gateways, and saves its state if it has a state directory.
     ///
     /// # Errors

@@ -4,9 +4,10 @@ use super::rust;
 use candid::Principal;
 use ic_agent::{Agent, Identity, export::reqwest::Url};
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::LazyLock,
 };
 
@@ -20,8 +21,14 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with more arguments.
+    pub fn start_with(arguments: &[&OsStr]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_local-net"))
             .args(["serve", "--port", "0"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -44,6 +51,15 @@ impl Server {
         let agent = Agent::builder().with_url(self.url.clone()).with_identity(identity).build().unwrap();
         agent.set_root_key(self.root_key.clone());
         agent
+    }
+}
+
+impl Server {
+    /// Asks the process to end, and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let terminate = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        assert!(terminate.success());
+        self.process.wait().unwrap()
     }
 }
 
