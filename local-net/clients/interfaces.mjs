@@ -16,6 +16,7 @@ export const testInterface = () =>
     missing: IDL.Func([], [], []),
     certify: IDL.Func([IDL.Vec(IDL.Nat8)], [], []),
     certificate: IDL.Func([], [IDL.Opt(IDL.Vec(IDL.Nat8))], ["query"]),
+    certify_pages: IDL.Func([], [], []),
   });
 
 const canisterId = IDL.Record({ canister_id: IDL.Principal });

@@ -1,6 +1,7 @@
 //! `cargo xtask …`: what a person types. Each command sets up what it needs and says so.
 
 mod cargo;
+mod clients;
 mod test;
 
 use anyhow::Context;
@@ -22,7 +23,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Check the format, build, test on the local network, and lint.
+    /// Check the format, build, test on the local network, and lint. Installs the clients that check local-net, if they are
+    /// missing: npm packages and Chromium.
     Test,
     /// Build the canisters' Wasm and the native programs.
     Build,

@@ -1,7 +1,7 @@
 //! `cargo xtask test`.
 
 use crate::cargo::{build_all, cargo, program};
-use crate::run;
+use crate::{clients, run};
 use anyhow::Context;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -38,6 +38,7 @@ impl Summary {
 /// Checks the format, lints, builds and runs all tests; ends with the sum of their results.
 pub fn run_all() -> anyhow::Result<()> {
     run(cargo().args(["fmt", "--all", "--check"])).context("`cargo fmt --all` mends the format")?;
+    clients::set_up()?;
     build_all()?;
     // The cross-canister tests run on any server that speaks PocketIC's interface.
     let server = std::env::var_os("POCKET_IC_BIN").unwrap_or_else(|| OsString::from(program("local-net")));
