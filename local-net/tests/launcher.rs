@@ -2,7 +2,12 @@
 
 mod common;
 
+use candid::Nat;
 use ic_agent::{Agent, agent::AgentBuilder};
+use icrc_ledger_types::icrc1::{
+    account::Account,
+    transfer::{TransferArg, TransferError},
+};
 use pocket_ic::PocketIcBuilder;
 use serde_json::Value;
 use std::{
@@ -112,6 +117,35 @@ async fn the_status_leads_to_the_network_until_a_signal() {
         network.end();
         assert!(!status_dir.join("status.json").exists(), "a stopped network has no status");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_directory_keeps_keys_and_balances() {
+    let folder = tempfile::tempdir().unwrap();
+    let status_dir = folder.path().join("status");
+    let ledger = "ryjl3-tyaaa-aaaaa-aaaba-cai".parse().unwrap();
+    let user = candid::Principal::self_authenticating(b"user");
+    let (network, status) = Launched::start(&status_dir, &[]);
+    let argument = TransferArg {
+        from_subaccount: None,
+        to: user.into(),
+        fee: None,
+        created_at_time: None,
+        memo: None,
+        amount: 123u8.into(),
+    };
+    let argument = candid::encode_one(argument).unwrap();
+    let agent_before = agent(&status);
+    let transfer = agent_before.update(&ledger, "icrc1_transfer").with_arg(argument).call_and_wait();
+    candid::decode_one::<Result<Nat, TransferError>>(&transfer.await.unwrap()).unwrap().unwrap();
+    network.signal("INT");
+    network.end();
+
+    let (_network, restarted) = Launched::start(&status_dir, &[]);
+    assert_eq!(restarted["root_key"], status["root_key"]);
+    let argument = candid::encode_one(Account::from(user)).unwrap();
+    let balance = agent(&restarted).query(&ledger, "icrc1_balance_of").with_arg(argument).call().await;
+    assert_eq!(candid::decode_one::<Nat>(&balance.unwrap()).unwrap(), 123u8);
 }
 
 #[test]
