@@ -188,3 +188,78 @@ fn no_canister_is_forgotten_whatever_happens_between_two_messages() {
 fn no_canister_is_forgotten_whatever_the_seed() {
     explore(life, |trace| at_random(0..20, factory_of(trace)));
 }
+
+/// What `create_agent` says while `plan` is followed, and what happened.
+fn create_once(
+    scenario: &Scenario,
+    faults: &Faults,
+    plan: &FaultPlan,
+) -> (Option<Result<AgentRecord, FactoryError>>, FaultTrace) {
+    faults.set(plan);
+    let args = scenario.factory.agent_args("tale", &scenario.repository, Artifact::small().id);
+    let answer = scenario.network.update_patiently(owner(), scenario.factory.id, "create_agent", (args,));
+    (answer.ok(), faults.clear())
+}
+
+#[test]
+fn a_creation_whose_answer_is_lost_is_in_the_journal_and_its_canister_is_adopted() {
+    let Some((network, faults)) = network() else { return };
+    let (repository, factory) = (network.repository(), network.factory(FactoryConfig::default()));
+    factory.upload_template(&Canister::Agent.wasm());
+    let scenario = Scenario { network: &network, factory, repository };
+    let adopt = |caller: Principal, canister: Principal| -> Result<(), FactoryError> {
+        network.update(caller, factory.id, "adopt_canister", (canister,))
+    };
+
+    let lost =
+        Rule { method: Some("create_canister".to_owned()), when: When::Nth(0), ..Rule::at(0, Fault::Trap) };
+    let (answer, _) = create_once(&scenario, &faults, &single(lost));
+    assert_eq!(answer, None, "the message that took the answer has trapped");
+    let orphan = scenario.canisters(1)[0];
+    assert_eq!((scenario.status().spares, scenario.status().in_progress), (0, 0));
+    assert_eq!(network.pic.cycle_balance(orphan), 0, "no cycles are lost with it");
+    let record = scenario.create("tale");
+    assert_eq!(scenario.unknown_creations(), 1);
+    assert_ne!(record.canister, Some(orphan));
+
+    assert_eq!(adopt(owner(), orphan), Err(FactoryError::Unauthorized));
+    let refused = |canister| matches!(adopt(admin(), canister), Err(FactoryError::NotAdoptable { .. }));
+    assert!(refused(record.canister.expect("a canister")), "it is an agent's");
+    assert!(refused(repository.id), "it is somebody else's");
+    assert!(refused(Principal::from_slice(&[9; 10])), "it does not exist");
+    assert_eq!([adopt(admin(), orphan), adopt(admin(), orphan)], [Ok(()), Ok(())]);
+    assert_eq!(scenario.status().spares, 1);
+    assert_eq!(scenario.create("next").canister, Some(orphan));
+}
+
+#[test]
+fn the_factory_refuses_an_upgrade_without_a_stop_while_a_canister_is_created() {
+    let Some((network, faults)) = network() else { return };
+    let (repository, factory) = (network.repository(), network.factory(FactoryConfig::default()));
+    factory.upload_template(&Canister::Agent.wasm());
+    let scenario = Scenario { network: &network, factory, repository };
+    for stop in [false, true] {
+        // After the management canister has created the canister, before the factory hears of it.
+        let upgrade = Fault::Upgrade { canister: Some(factory.id), stop };
+        let created = Rule {
+            method: Some("create_canister".to_owned()),
+            kind: Some(MessageKind::Request),
+            when: When::Nth(0),
+            ..Rule::at(0, upgrade)
+        };
+        let (answer, trace) = create_once(&scenario, &faults, &single(created));
+        let [injected] = &trace.injected[..] else { panic!("{trace}") };
+        if stop {
+            // The request ends first: a canister that is being stopped makes no calls, but it hears the answers.
+            assert_eq!(injected.prevented, None);
+            assert!(answer.is_some(), "{trace}");
+        } else {
+            let reason = injected.prevented.as_deref().unwrap_or_default();
+            assert!(reason.contains("1 requests are under way"), "{reason}");
+            assert!(matches!(answer, Some(Ok(_))), "{answer:?}");
+        }
+        assert_eq!((scenario.unknown_creations(), scenario.canisters(3).len()), (0, 1));
+        scenario.create("tale");
+        scenario.delete("tale");
+    }
+}
