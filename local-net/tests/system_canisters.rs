@@ -99,6 +99,17 @@ fn a_network_without_them_has_none() {
 }
 
 #[test]
+fn their_ids_are_taken() {
+    let args =
+        |id| types::ProvisionalCreateCanisterWithCyclesArgs { specified_id: Some(id), ..Default::default() };
+    for id in [REGISTRY, ICP_LEDGER, CYCLES_MINTING, CYCLES_LEDGER] {
+        let taken = net().manage("provisional_create_canister_with_cycles", args(id));
+        assert_eq!(code(&taken), ErrorCode::CanisterIdAlreadyExists);
+        Net::new().manage("provisional_create_canister_with_cycles", args(id)).unwrap();
+    }
+}
+
+#[test]
 fn unknown_methods_and_arguments_are_rejected() {
     let mut net = net();
     for id in [REGISTRY, ICP_LEDGER, CYCLES_MINTING, CYCLES_LEDGER] {

@@ -298,7 +298,7 @@ impl Network {
         let args: types::ProvisionalCreateCanisterWithCyclesArgs = decode(argument)?;
         let balance = args.amount.as_ref().map_or(Ok(DEFAULT_PROVISIONAL_CYCLES), cycles_of)?;
         let place = match args.specified_id {
-            Some(id) if self.canisters.contains_key(&id) => {
+            Some(id) if self.canisters.contains_key(&id) || self.is_system_canister(id) => {
                 return Err(Reject::new(
                     ErrorCode::CanisterIdAlreadyExists,
                     format!("Unsuccessful canister creation: canister id {id} already exists"),
