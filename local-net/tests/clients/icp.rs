@@ -1,8 +1,6 @@
 //! `icp` 1.5.0 against local-net: a network that runs already (connected mode), and one that `icp` starts (managed mode).
 
-mod common;
-
-use common::{
+use crate::common::{
     clients,
     server::{Server, TEST_CANISTER},
 };

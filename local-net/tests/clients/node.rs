@@ -1,8 +1,6 @@
 //! `@icp-sdk/core` in Node (`clients/node.test.mjs`) against `local-net serve`.
 
-mod common;
-
-use common::{clients, server::Server};
+use crate::common::{clients, server::Server};
 
 #[test]
 fn the_javascript_agent_verifies_everything_in_node() {

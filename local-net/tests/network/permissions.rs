@@ -1,9 +1,7 @@
 //! Every system call from every entry point, compared with the table in `system-calls.txt`: by a canister that is written with
 //! ic-cdk (`system-calls-canister/`), and by text modules for the `(start)` function, which Rust does not have.
 
-mod common;
-
-use common::{Net, code, decode, rust, user};
+use crate::common::{Net, code, decode, rust, user};
 use ic_management_canister_types as types;
 use local_net::reject::{ErrorCode, Response};
 use std::{

@@ -1,9 +1,7 @@
 //! The natively answered canisters: registry, ICP ledger, cycles minting canister and cycles ledger.
 
-mod common;
-
+use crate::common::{Net, code, decode, user};
 use candid::{CandidType, Deserialize, Nat, Principal};
-use common::{Net, code, decode, user};
 use ic_management_canister_types as types;
 use icrc_ledger_types::{
     icrc1::{
@@ -419,7 +417,7 @@ fn a_canister_deposits_cycles() {
     let mut net = net();
     let argument = candid::encode_one(DepositArgs { to: user().into(), memo: None }).unwrap();
     // `deposit` attaches 300,000,000 cycles to the call and passes the answer on.
-    let text = common::module(&format!(
+    let text = crate::common::module(&format!(
         r#"
   (data (i32.const 2000) "{}")
   (data (i32.const 2100) "deposit")

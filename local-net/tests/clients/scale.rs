@@ -1,9 +1,7 @@
 //! Many instances in one process, and a second process that need not compile again.
 
-mod common;
-
+use crate::common::{id_bytes, module, pocket::pocket_ic};
 use candid::Principal;
-use common::{id_bytes, module, pocket::pocket_ic};
 use pocket_ic::{PocketIc, PocketIcBuilder};
 use std::{
     io::{BufRead, BufReader},

@@ -1,9 +1,7 @@
 //! Threshold ECDSA and Schnorr: what a canister gets signed is verified with libraries that know nothing of this network.
 
-mod common;
-
+use crate::common::pocket::{install, pocket_ic};
 use candid::{CandidType, Encode, Principal, decode_one};
-use common::pocket::{install, pocket_ic};
 use ed25519_dalek::Verifier;
 use ic_management_canister_types as types;
 use k256::ecdsa::signature::hazmat::PrehashVerifier;

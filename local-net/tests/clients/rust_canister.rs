@@ -1,9 +1,7 @@
 //! A canister made with the usual Rust libraries (`test-canister/`), through the `pocket-ic` crate.
 
-mod common;
-
+use crate::common::pocket::{WASM, install, pocket_ic};
 use candid::{Principal, encode_args};
-use common::pocket::{WASM, install, pocket_ic};
 use pocket_ic::{ErrorCode, PocketIc, query_candid, update_candid};
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,7 @@
 //! Several subnets: who hosts a canister, calls between subnets, fees, and certificates with delegations.
 
-mod common;
-
+use crate::common::{Net, id_bytes, module, number, pocket::builder, user};
 use candid::Principal;
-use common::{Net, id_bytes, module, number, pocket::builder, user};
 use ic_management_canister_types as types;
 use local_net::{costs::Fees, limits, network::SubnetKind};
 

@@ -1,9 +1,7 @@
 //! HTTPS outcalls: mocked through the `pocket-ic` crate, and real ones to a server on this machine.
 
-mod common;
-
+use crate::common::pocket::{builder, install, pocket_ic};
 use candid::{Encode, Principal, decode_one};
-use common::pocket::{builder, install, pocket_ic};
 use ic_management_canister_types::{
     HttpHeader, HttpMethod, HttpRequestArgs, HttpRequestResult, TransformContext, TransformFunc,
 };

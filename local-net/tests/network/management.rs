@@ -1,9 +1,7 @@
 //! The management canister: installation in all its forms, settings, cycles and randomness.
 
-mod common;
-
+use crate::common::{Net, code, decode, module, number, user};
 use candid::{CandidType, Principal};
-use common::{Net, code, decode, module, number, user};
 use flate2::{Compression, write::GzEncoder};
 use ic_management_canister_types as types;
 use local_net::{

@@ -1,7 +1,5 @@
 //! The launcher protocol of `icp`, as `icp` 1.5.0 uses it: options in, `status.json` out, a signal to stop.
 
-mod common;
-
 use candid::Nat;
 use ic_agent::{Agent, agent::AgentBuilder};
 use icrc_ledger_types::icrc1::{

@@ -1,9 +1,7 @@
 //! The HTTP gateway: a canister's pages over HTTP, checked by the gateway library, and what browsers need of it.
 
-mod common;
-
+use crate::common::pocket::{install, pocket_ic};
 use candid::Principal;
-use common::pocket::{install, pocket_ic};
 use pocket_ic::{PocketIc, update_candid};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -144,7 +142,7 @@ fn errors_are_pages_for_people() {
     assert_eq!(page.status, StatusCode::NOT_FOUND);
     assert!(page.text().contains("has no code"), "{}", page.text());
 
-    let wasm = wat::parse_str(common::module("")).unwrap();
+    let wasm = wat::parse_str(crate::common::module("")).unwrap();
     web.pic.install_canister(empty, wasm, vec![], None);
     let page = web.get_from(&format!("{empty}.localhost"), "/");
     assert_eq!(page.status, StatusCode::NOT_FOUND);

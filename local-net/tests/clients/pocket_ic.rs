@@ -1,13 +1,11 @@
 //! The unmodified `pocket-ic` crate against the server.
 
-mod common;
-
-use candid::Principal;
-use common::{
+use crate::common::{
     id_bytes, module,
     pocket::{builder, pocket_ic},
     user,
 };
+use candid::Principal;
 use pocket_ic::{
     CanisterSettings, ErrorCode, IngressStatusResult, PocketIc, RejectCode, TickConfigs, Time,
     common::rest::{BlobCompression, InstanceHttpGatewayConfig},

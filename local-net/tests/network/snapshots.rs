@@ -1,9 +1,7 @@
 //! Snapshots of canisters: against a small model, carried to another canister, and refused where they must be.
 
-mod common;
-
+use crate::common::{Net, code, decode, module, user};
 use candid::{CandidType, Principal};
-use common::{Net, code, decode, module, user};
 use ic_management_canister_types as types;
 use local_net::{
     limits,

@@ -1,8 +1,6 @@
 //! Execution of messages: undoing, metering, limits and the order of callbacks.
 
-mod common;
-
-use common::{Net, code, id_bytes, module, number, user};
+use crate::common::{Net, code, id_bytes, module, number, user};
 use ic_management_canister_types::CanisterInstallMode;
 use local_net::{
     costs::{self, DIRTY_PAGE_COPY, Fees, PAGE_ACCESS, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL},

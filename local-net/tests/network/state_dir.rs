@@ -1,9 +1,7 @@
 //! State directories: a network goes on after a restart as if there had been none.
 
-mod common;
-
+use crate::common::{Net, id_bytes, module, number, server::Server, user};
 use candid::Principal;
-use common::{Net, id_bytes, module, number, server::Server, user};
 use ic_agent::identity::AnonymousIdentity;
 use ic_management_canister_types as types;
 use ic_utils::interfaces::ManagementCanister;

@@ -1,9 +1,7 @@
 //! The unmodified ic-agent against `local-net serve`: certificates and query signatures are verified by the agent.
 
-mod common;
-
+use crate::common::{id_bytes, module, server::Server, user};
 use candid::{CandidType, Principal};
-use common::{id_bytes, module, server::Server, user};
 use ic_agent::{
     Agent, AgentError, Identity,
     agent::EnvelopeContent,

@@ -1,8 +1,6 @@
 //! `@icp-sdk/core` in Chromium (`clients/browser.test.mjs`) against `local-net serve`.
 
-mod common;
-
-use common::{clients, server::Server};
+use crate::common::{clients, server::Server};
 use std::path::PathBuf;
 
 #[test]

@@ -1,9 +1,7 @@
 //! Faults on demand: each kind does what it says and nothing else, and a plan repeats itself.
 
-mod common;
-
+use crate::common::{Net, code, module, number};
 use candid::Principal;
-use common::{Net, code, module, number};
 use ic_management_canister_types::CanisterIdRecord;
 use local_net::{
     limits,
@@ -115,7 +113,7 @@ impl Pair {
 
     fn submit(&mut self, timeout: u32) -> [u8; 32] {
         let (caller, argument) = (self.caller, self.argument(timeout));
-        self.net.submit(caller, common::user(), "call", argument).unwrap()
+        self.net.submit(caller, crate::common::user(), "call", argument).unwrap()
     }
 
     fn is_done(&self, request: [u8; 32]) -> bool {
@@ -363,7 +361,7 @@ fn without_cycles_messages_are_rejected_timers_wait_and_nothing_is_lost() {
     assert!(spent < before / 100, "what was taken is back, {spent} was spent");
 
     // The call is admitted before its canister loses its cycles: the fee of the request is paid at admission.
-    pair.net.submit(pair.callee, common::user(), "inc", Vec::new()).unwrap();
+    pair.net.submit(pair.callee, crate::common::user(), "inc", Vec::new()).unwrap();
     let request = pair.submit(0);
     pair.plan(vec![low(CyclesLeft::OneMessage)]);
     pair.net.network.round();
@@ -383,7 +381,7 @@ fn a_timer_of_a_canister_that_is_stopped_waits_for_the_start() {
     let argument = CanisterIdRecord { canister_id: pair.caller };
     let encoded = candid::encode_one(&argument).unwrap();
     let management = Principal::management_canister();
-    pair.net.submit(management, common::user(), "stop_canister", encoded).unwrap();
+    pair.net.submit(management, crate::common::user(), "stop_canister", encoded).unwrap();
     pair.wait(2);
     for _ in 0..5 {
         pair.net.network.round();

@@ -1,11 +1,9 @@
 //! Who sent a request: every kind of signature and delegation, accepted when it is right and refused when anything in it is
 //! changed; canister signatures made by a canister; and which endpoints there are.
 
-mod common;
-
+use crate::common::pocket::{WASM, builder, install};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use candid::{Encode, Principal};
-use common::pocket::{WASM, builder, install};
 use ic_agent::Agent;
 use ic_canister_sig_creation::CanisterSigPublicKey;
 use ic_transport_types::{Delegation, DelegationPermissions, Envelope, EnvelopeContent, SignedDelegation};
@@ -439,7 +437,7 @@ fn canisters_sign_for_users() {
 
 #[test]
 fn the_endpoints_are_those_of_the_specification() {
-    let mut pic = common::pocket::pocket_ic();
+    let mut pic = crate::common::pocket::pocket_ic();
     let canister = install(&pic);
     let url = pic.make_live(None);
     let subnet = pic.get_subnet(canister).unwrap();
