@@ -9,6 +9,9 @@ import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { effectiveCanisterId, host, rootKey, wasm } from "./network.mjs";
 
+/** Milliseconds that a start or a page may take on a busy machine. */
+const PATIENCE = 120_000;
+
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
 
 let server;
@@ -33,11 +36,12 @@ before(async () => {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    timeout: PATIENCE,
     // A test runs no foreign code, and nothing shall look for servers outside this machine.
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
   });
   page = await browser.newPage();
-  page.setDefaultTimeout(120_000);
+  page.setDefaultTimeout(PATIENCE);
   page.on("pageerror", (error) => complaints.push(error.stack));
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
 });
@@ -67,6 +71,7 @@ test("a page of another origin calls, asks and reads with everything verified", 
 test("another root key verifies nothing in a browser either", async () => {
   // A context of its own, as agents keep the node keys that they have verified in the browser's database.
   const context = await browser.newContext();
+  context.setDefaultTimeout(PATIENCE);
   const elsewhere = await context.newPage();
   await elsewhere.goto(page.url());
   const network = { host, rootKey: IC_ROOT_KEY, canister };

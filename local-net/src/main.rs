@@ -53,6 +53,10 @@ enum Command {
     /// The output has one fact per line, the value after a colon: `url`, `root key` (hexadecimal DER), `default
     /// effective canister id` (the canister id to name in calls of `provisional_create_canister_with_cycles`). The network
     /// ends with Ctrl-C; its state is kept only with `--state-dir`.
+    ///
+    /// The network has the registry, the ICP ledger, the cycles minting canister and the cycles ledger; the anonymous identity
+    /// has 1,000,000,000 ICP and 2^127 cycles. For a project of `icp`, name `url` and `root key` in its `icp.yaml`, as a network
+    /// in connected mode.
     Serve(ServeArgs),
     /// Starts a network for `icp network start`, by the protocol of its network launcher (version 1.1).
     ///

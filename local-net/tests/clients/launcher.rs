@@ -178,6 +178,28 @@ fn options_without_effect_give_a_warning() {
 }
 
 #[test]
+fn features_are_there_for_the_pocket_ic_crate() {
+    let features = pocket_ic::common::rest::IcpFeatures {
+        icp_token: Some(pocket_ic::common::rest::IcpFeaturesConfig::DefaultConfig),
+        ..Default::default()
+    };
+    let pic = PocketIcBuilder::new()
+        .with_server_binary(env!("CARGO_BIN_EXE_local-net").into())
+        .with_nns_subnet()
+        .with_icp_features(features)
+        .build();
+    let ledger = "ryjl3-tyaaa-aaaaa-aaaba-cai".parse().unwrap();
+    let (balance,): (Nat,) = pocket_ic::query_candid(
+        &pic,
+        ledger,
+        "icrc1_balance_of",
+        (Account::from(candid::Principal::anonymous()),),
+    )
+    .unwrap();
+    assert_eq!(balance, 100_000_000_000_000_000u64);
+}
+
+#[test]
 fn features_that_are_absent_are_refused_by_the_rest_interface_too() {
     let refused = std::panic::catch_unwind(|| {
         let features = pocket_ic::common::rest::IcpFeatures {
