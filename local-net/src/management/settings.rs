@@ -2,7 +2,7 @@
 
 use super::{Sender, cycles_of, decode, empty_reply, encode};
 use crate::{
-    canister::{Canister, LowMemoryHook, Settings, Visibility},
+    canister::{Canister, LowMemoryHook, Settings, Status, Visibility},
     limits,
     network::Network,
     reject::{ErrorCode, Reject, Response},
@@ -246,7 +246,7 @@ fn status(canister: &Canister) -> types::CanisterStatusResult {
     let queries = canister.query_stats;
     types::CanisterStatusResult {
         status: canister.status_type(),
-        ready_for_migration: false,
+        ready_for_migration: matches!(canister.status, Status::Stopped) && canister.open_calls.is_empty(),
         version: canister.version,
         settings: canister.settings.definite(),
         module_hash: canister.code.as_ref().map(|c| c.module.hash.to_vec()),

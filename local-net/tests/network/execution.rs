@@ -937,3 +937,56 @@ fn memory_needs_cycles_and_callbacks_run_when_frozen() {
     let Some(IngressState::Done(response)) = net.state(id) else { panic!("the call is answered") };
     assert_eq!(number(&response), 8, "the callback was paid for when the call was made");
 }
+
+#[test]
+fn requests_have_a_size_and_queues_a_length() {
+    let mut net = Net::new();
+    let text = module(
+        r#"
+  (elem (i32.const 1) func $back $nothing)
+  (global $refused (mut i64) (i64.const 0))
+  (func $pages (drop (memory.grow (i32.const 200))))
+  (start $pages)
+  (func (export "canister_update get") (call $reply_i64 (i64.extend_i32_u (call $arg_size))))
+  (func $call_get (param $callback i32)
+    (call $call_new (i32.const 1000) (i32.const 10) (i32.const 272) (i32.const 3)
+      (local.get $callback) (i32.const 0) (local.get $callback) (i32.const 0)))
+  ;; `send` passes on as many bytes as the number behind the callee says.
+  (func (export "canister_update send")
+    (call $take_arg)
+    (call $call_get (i32.const 1))
+    (call $call_append (i32.const 0) (i32.sub (i32.load (i32.const 1010)) (i32.const 1)))
+    (call $call_append (i32.const 0) (i32.const 1))
+    (drop (call $perform)))
+  (func $back (param i32)
+    (call $arg_copy (i32.const 0) (i32.const 0) (i32.const 8))
+    (call $reply_i64 (i64.load (i32.const 0))))
+  ;; `fail` makes 510 calls at once and answers with the number of those that were refused.
+  (func (export "canister_update fail") (local $left i32)
+    (call $take_arg)
+    (local.set $left (i32.const 510))
+    (loop $again
+      (call $call_get (i32.const 2))
+      (if (i32.eq (call $perform) (i32.const 2))
+        (then (global.set $refused (i64.add (global.get $refused) (i64.const 1)))))
+      (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (call $reply_i64 (global.get $refused)))
+  (func $nothing (param i32))"#,
+    );
+    let rich = |net: &mut Net| {
+        let id = net.canister(&text);
+        net.network.canister_mut(id).unwrap().balance = 1 << 80;
+        id
+    };
+    let (a, b) = (rich(&mut net), rich(&mut net));
+    let send = |net: &mut Net, bytes: usize| {
+        let argument = [id_bytes(b), (bytes as u32).to_le_bytes().to_vec()].concat();
+        net.call(a, "send", argument)
+    };
+    let largest = limits::SAME_SUBNET_REQUEST_BYTES;
+    assert_eq!(largest, 10 << 20);
+    assert_eq!(number(&send(&mut net, largest)), largest as u64);
+    assert_eq!(code(&send(&mut net, largest + 1)), ErrorCode::CanisterContractViolation);
+    let refused = number(&net.call(a, "fail", id_bytes(b)));
+    assert_eq!(refused, 510 - limits::OPEN_CALLS_PER_CALLEE as u64);
+}

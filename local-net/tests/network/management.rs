@@ -511,6 +511,10 @@ fn the_status_shows_memory_settings_and_queries() {
     assert!(status.query_stats.response_payload_bytes_total > 24u8);
     assert_eq!(status.settings.wasm_memory_limit, limits::DEFAULT_WASM_MEMORY_LIMIT);
 
+    assert!(!status.ready_for_migration);
+    net.manage("stop_canister", record(id)).unwrap();
+    assert!(net.status(id).ready_for_migration);
+
     let stranger = Principal::self_authenticating(b"stranger");
     let ask = |net: &mut Net| {
         let argument = candid::encode_one(record(id)).unwrap();

@@ -7,6 +7,7 @@ use ic_management_canister_types as types;
 use ic_utils::interfaces::ManagementCanister;
 use local_net::{
     network::SubnetKind,
+    snapshot,
     state_dir::{StateDir, StateError},
 };
 use pocket_ic::PocketIcBuilder;
@@ -78,6 +79,8 @@ enum Step {
     Upgrade(usize),
     Stop(usize),
     Start(usize),
+    Snapshot(usize),
+    Load(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
@@ -92,7 +95,9 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
         1 => canister.clone().prop_map(Step::Random),
         1 => canister.clone().prop_map(Step::Upgrade),
         1 => canister.clone().prop_map(Step::Stop),
-        1 => canister.prop_map(Step::Start),
+        1 => canister.clone().prop_map(Step::Start),
+        1 => canister.clone().prop_map(Step::Snapshot),
+        1 => canister.prop_map(Step::Load),
     ];
     prop::collection::vec((step, any::<bool>()), 1..25)
 }
@@ -137,6 +142,23 @@ fn run(net: &mut Net, ids: &[Principal], step: &Step) -> Option<[u8; 32]> {
         }
         Step::Stop(i) => (management, "stop_canister", record(*i)),
         Step::Start(i) => (management, "start_canister", record(*i)),
+        Step::Snapshot(i) => {
+            let args = types::TakeCanisterSnapshotArgs {
+                canister_id: ids[*i],
+                replace_snapshot: None,
+                uninstall_code: None,
+                sender_canister_version: None,
+            };
+            (management, "take_canister_snapshot", candid::encode_one(args).unwrap())
+        }
+        Step::Load(i) => {
+            let args = types::LoadCanisterSnapshotArgs {
+                canister_id: ids[*i],
+                snapshot_id: snapshot::id(ids[*i], 0),
+                sender_canister_version: None,
+            };
+            (management, "load_canister_snapshot", candid::encode_one(args).unwrap())
+        }
     };
     net.submit(canister, user(), method, argument).ok()
 }
