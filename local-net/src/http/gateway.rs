@@ -274,7 +274,8 @@ impl Failure {
         }
         let (code, text) = (status.as_u16(), escape(&text));
         let page = format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title>\
              <body style=\"font: 1rem/1.5 system-ui; max-width: 40rem; margin: 4rem auto; padding: 0 1rem\">\
              <h1>{title}</h1><p>{text}</p><p><small>{code}, local-net</small></p>"
         );
