@@ -22,8 +22,7 @@ pub fn package_file(path: &str) -> Option<PathBuf> {
         return Some(file);
     }
     skip(&format!(
-        "`{path}` is not installed; `cargo xtask test` or `npm ci` in {} does that",
-        folder().display()
+        "`{path}` is not installed; `cargo xtask test`, or `npm ci` in local-net/clients, does that"
     ));
     None
 }
