@@ -74,6 +74,8 @@ impl Sender {
             .redirect(redirect::Policy::none())
             .timeout(TIMEOUT)
             .user_agent(USER_AGENT)
+            // A server may close an idle connection just when the next request takes it.
+            .pool_max_idle_per_host(0)
             // Proxies would take requests to other machines.
             .no_proxy();
         let builder = match reach {

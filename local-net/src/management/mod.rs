@@ -6,7 +6,8 @@ mod settings;
 mod snapshots;
 mod threshold;
 
-pub use http_outcalls::{AnswerError, Outcall, Outcalls, headers_bytes};
+pub use http_outcalls::{AnswerError, MAX_RESPONSE_BYTES, Outcall, Outcalls, headers_bytes};
+pub use threshold::THRESHOLD_KEYS;
 
 use crate::{
     canister::{Canister, Status},

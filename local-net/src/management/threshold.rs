@@ -18,7 +18,7 @@ const MAX_PATH: usize = 255;
 const DIGEST_BYTES: usize = 32;
 
 /// The names of the keys: those of the Internet Computer, and the one that local networks have always had.
-const KEY_NAMES: [&str; 3] = ["dfx_test_key", "key_1", "test_key_1"];
+pub const THRESHOLD_KEYS: [&str; 3] = ["dfx_test_key", "key_1", "test_key_1"];
 
 /// The seed of a master key; `algorithm` and `name` as the replica writes key ids.
 fn master_seed(seed: [u8; 32], algorithm: &str, name: &str) -> Vec<u8> {
@@ -30,10 +30,10 @@ fn invalid(message: String) -> Reject {
 }
 
 fn check_key(algorithm: &str, name: &str) -> Result<(), Reject> {
-    if KEY_NAMES.contains(&name) {
+    if THRESHOLD_KEYS.contains(&name) {
         return Ok(());
     }
-    let known = KEY_NAMES.map(|name| format!("{algorithm}:{name}"));
+    let known = THRESHOLD_KEYS.map(|name| format!("{algorithm}:{name}"));
     Err(invalid(format!(
         "Requested unknown or disabled threshold key: {algorithm}:{name}, existing enabled keys: [{}]",
         known.join(", ")

@@ -9,10 +9,11 @@ use super::{
     used,
 };
 use crate::{
-    costs::{self, CALL_NEW, CALL_PERFORM, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL, WASM_PAGE},
+    costs::{CALL_NEW, CALL_PERFORM, PERFORMANCE_COUNTER, STABLE_ACCESS, SYSTEM_CALL, WASM_PAGE},
     limits,
+    management::{MAX_RESPONSE_BYTES, THRESHOLD_KEYS},
 };
-use candid::Principal;
+use candid::{CandidType, Deserialize, Principal};
 use wasmtime::{Caller, Error, Linker, Result};
 
 /// What a stable memory function returns when it cannot grow.
@@ -370,9 +371,11 @@ fn link_costs(linker: &mut Linker<Execution>) -> Result<()> {
             c.put_u128(dst, c.environment.fees.http_request(request_size, max_res_bytes))?;
         }
         ALL_AND_START, SYSTEM_CALL + u64::from(size) => fn cost_http_request_v2(c, src: u32, size: u32, dst: u32) {
-            // The parameters are Candid; their size is an upper bound of the request's.
-            c.heap_bytes(src, size)?;
-            c.put_u128(dst, c.environment.fees.http_request(u64::from(size), limits::MESSAGE_BYTES as u64))?;
+            let resources: HttpResources = candid::decode_one(c.heap_bytes(src, size)?)
+                .map_err(|e| Stop::Contract(format!("cost_http_request_v2: {e}")))?;
+            // Enough for a response of any size: this network charges by the limit that the request will name.
+            let fee = c.environment.fees.http_request(resources.request_bytes, MAX_RESPONSE_BYTES);
+            c.put_u128(dst, fee)?;
         }
         ALL_AND_START, SYSTEM_CALL + u64::from(size) => fn cost_sign_with_ecdsa(
             c, src: u32, size: u32, curve: u32, dst: u32
@@ -387,13 +390,22 @@ fn link_costs(linker: &mut Linker<Execution>) -> Result<()> {
     Ok(())
 }
 
-/// Writes the fee of a threshold operation; 0, or 1 for an unknown curve or algorithm.
+/// What an outcall will use, as far as it is charged for.
+#[derive(CandidType, Deserialize)]
+struct HttpResources {
+    request_bytes: u64,
+}
+
+/// Writes the fee of a threshold operation; 0, or 1 for an unknown curve or algorithm, or 2 for an unknown key.
 fn threshold_cost(c: &Execution, src: u32, size: u32, curve: u32, dst: u32) -> Result<u32, Stop> {
-    c.heap_bytes(src, size)?;
+    let name = c.text(src, size)?;
     if curve > 1 {
         return Ok(1);
     }
-    c.put_u128(dst, costs::THRESHOLD_SIGNATURE_FEE)?;
+    if !THRESHOLD_KEYS.contains(&name.as_str()) {
+        return Ok(2);
+    }
+    c.put_u128(dst, c.environment.fees.threshold_signature(&name))?;
     Ok(0)
 }
 

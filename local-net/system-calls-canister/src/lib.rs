@@ -9,8 +9,11 @@
 
 use candid::Principal;
 use ic_cdk::{call::Call, query, update};
-use ic_cdk_management_canister::{HttpRequestArgs, transform_context_from_query};
-use std::cell::{Cell, RefCell};
+use ic_cdk_management_canister::{CostHttpRequestV2Args, HttpRequestArgs, transform_context_from_query};
+use std::{
+    cell::{Cell, RefCell},
+    sync::LazyLock,
+};
 
 /// The system calls of the specification that `ic0` leaves out, because they are deprecated.
 mod deprecated {
@@ -34,6 +37,18 @@ static mut BUFFER: [u8; 64] = [0; 64];
 const VARIABLE: &str = "variable";
 /// More cycles than an HTTP request costs.
 const HTTP_REQUEST_CYCLES: u128 = 100_000_000_000;
+/// The resources of an outcall, in Candid.
+static OUTCALL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let resources = CostHttpRequestV2Args {
+        request_bytes: 100,
+        http_roundtrip_time_ms: 100,
+        raw_response_bytes: 100,
+        transformed_response_bytes: 100,
+        transform_instructions: 100,
+        outcall_type: None,
+    };
+    candid::encode_one(resources).expect("numbers have a Candid encoding")
+});
 /// The name of the threshold keys.
 const KEY: &str = "key_1";
 
@@ -129,7 +144,7 @@ system_calls! {
     cost_call(1, 1, dst());
     cost_create_canister(dst());
     cost_http_request(1, 1, dst());
-    cost_http_request_v2(dst(), 0, dst());
+    cost_http_request_v2(OUTCALL.as_ptr() as usize, OUTCALL.len(), dst());
     cost_sign_with_ecdsa(at(KEY), KEY.len(), 0, dst());
     cost_sign_with_schnorr(at(KEY), KEY.len(), 0, dst());
     cost_vetkd_derive_key(at(KEY), KEY.len(), 0, dst());

@@ -179,6 +179,21 @@ async fn manage(method: String, argument: Vec<u8>, cycles: u128) -> (Result<Vec<
     (answer, ic_cdk::api::msg_cycles_refunded())
 }
 
+/// Posts a body with as many cycles as ic-cdk takes to be enough; the body of the response.
+#[update]
+async fn post(url: String, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    let request = management::HttpRequest::new(url).with_method(management::HttpMethod::POST).with_body(body);
+    request.send().await.map(|response| response.body).map_err(|e| e.to_string())
+}
+
+/// Signs with as many cycles as ic-cdk takes to be enough.
+#[update]
+async fn sign(key: String, message_hash: Vec<u8>) -> Result<Vec<u8>, String> {
+    let key_id = management::EcdsaKeyId { curve: management::EcdsaCurve::Secp256k1, name: key };
+    let args = management::SignWithEcdsaArgs { message_hash, derivation_path: vec![], key_id };
+    management::sign_with_ecdsa(&args).await.map(|signed| signed.signature).map_err(|e| e.to_string())
+}
+
 /// Drops the headers of an HTTP response and puts the context behind the body.
 #[query]
 fn strip(args: TransformArgs) -> HttpRequestResult {

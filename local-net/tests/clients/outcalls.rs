@@ -287,6 +287,24 @@ fn an_uninstalled_canister_gets_its_cycles_back() {
 }
 
 #[test]
+fn the_cycles_that_ic_cdk_attaches_are_enough() {
+    let pic = pocket_ic();
+    let canister = install(&pic);
+    for body in [vec![], vec![7; 1_900_000]] {
+        let argument = Encode!(&"https://example.com", &body).unwrap();
+        let call = pic.submit_call(canister, Principal::anonymous(), "post", argument).unwrap();
+        for _ in 0..3 {
+            pic.tick();
+        }
+        let request = waiting(&pic);
+        assert_eq!(request.body, body);
+        mock(&pic, &request, vec![reply(b"thanks")]);
+        let answer: Result<Vec<u8>, String> = decode_one(&pic.await_call(call).unwrap()).unwrap();
+        assert_eq!(answer.unwrap(), b"thanks");
+    }
+}
+
+#[test]
 fn a_request_waits_over_a_restart() {
     let pic = builder().with_state(PocketIcState::new()).build();
     let canister = install(&pic);

@@ -257,6 +257,22 @@ fn unknown_keys_and_bad_arguments_are_refused() {
 }
 
 #[test]
+fn the_cycles_that_ic_cdk_attaches_are_enough() {
+    let net = Net::new();
+    let canister = net.canisters[0];
+    let sign = |name: &str| {
+        let argument = Encode!(&name, &vec![5u8; 32]).unwrap();
+        let reply = net.pic.update_call(canister, Principal::anonymous(), "sign", argument).unwrap();
+        decode_one::<Result<Vec<u8>, String>>(&reply).unwrap()
+    };
+    for name in KEYS {
+        let key = net.ecdsa_key(canister, name, &[], None).public_key;
+        assert!(verifies_ecdsa(&key, &[5; 32], &sign(name).unwrap()));
+    }
+    assert!(sign("key_2").unwrap_err().contains("invalid key name"), "{:?}", sign("key_2"));
+}
+
+#[test]
 fn every_network_has_its_own_keys() {
     let keys = [Net::new(), Net::new()].map(|net| net.ecdsa_key(net.canisters[0], "key_1", &[], None));
     assert_ne!(keys[0].public_key, keys[1].public_key);
