@@ -43,7 +43,7 @@ use pocket_ic::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
@@ -79,9 +79,27 @@ pub struct Server {
 struct ServerState {
     instances: BTreeMap<InstanceId, Arc<Instance>>,
     gateways: BTreeMap<InstanceId, (InstanceId, AbortHandle)>,
-    blobs: BTreeMap<Vec<u8>, Bytes>,
+    blobs: Blobs,
     next_instance: InstanceId,
     next_gateway: InstanceId,
+}
+
+/// The newest uploaded blobs by SHA-256, oldest first, together at most [`BODY_BYTES`] besides the newest.
+#[derive(Default)]
+struct Blobs(VecDeque<(Vec<u8>, Bytes)>);
+
+impl Blobs {
+    fn get(&self, id: &[u8]) -> Option<&Bytes> {
+        self.0.iter().find(|(known, _)| known == id).map(|(_, blob)| blob)
+    }
+
+    fn insert(&mut self, id: Vec<u8>, blob: Bytes) {
+        self.0.retain(|(known, _)| *known != id);
+        while self.0.iter().map(|(_, blob)| blob.len()).sum::<usize>() > BODY_BYTES {
+            self.0.pop_front();
+        }
+        self.0.push_back((id, blob));
+    }
 }
 
 /// An answer that is not the asked-for value.
@@ -314,8 +332,13 @@ pub async fn new_instance(server: &Server, config: InstanceConfig) -> Result<Cre
     }
     let mut http_gateway_info = None;
     if let Some(gateway) = config.http_gateway_config {
-        let info = start_gateway(server, id, gateway).await?;
-        http_gateway_info = Some(info);
+        match start_gateway(server, id, gateway).await {
+            Ok(info) => http_gateway_info = Some(info),
+            Err(reason) => {
+                server.delete_instance(id).await?;
+                return Err(reason);
+            }
+        }
     }
     let topology = instance.topology.clone();
     Ok(CreateInstanceResponse::Created { instance_id: id, topology, http_gateway_info })
@@ -788,6 +811,7 @@ async fn stop_gateway(State(server): Shared, Path(gateway): Id) -> Json<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pocket_ic::common::rest::HttpsConfig;
 
     #[test]
     fn pocket_ic_knows_every_error_code() {
@@ -795,5 +819,40 @@ mod tests {
             let reject = raw_reject(Reject::new(*code, "text"));
             assert_eq!(reject.error_code as u64, *code as u64);
         }
+    }
+
+    #[test]
+    fn old_blobs_make_room() {
+        let mut blobs = Blobs::default();
+        let quarter = Bytes::from(vec![0; BODY_BYTES / 4]);
+        for id in 0..8u8 {
+            blobs.insert(vec![id], quarter.clone());
+            blobs.insert(vec![id], quarter.clone());
+            assert!(blobs.get(&[id]).is_some());
+        }
+        assert_eq!((blobs.get(&[0]), blobs.0.len()), (None, 5));
+    }
+
+    #[tokio::test]
+    async fn an_instance_without_its_gateway_is_not_kept() {
+        let server = Server::default();
+        let https = HttpsConfig { cert_path: "cert.pem".into(), key_path: "key.pem".into() };
+        let gateway = InstanceHttpGatewayConfig {
+            ip_addr: None,
+            port: None,
+            domains: None,
+            https_config: Some(https),
+            domain_custom_provider_local_file: None,
+        };
+        let config = InstanceConfig {
+            subnet_config_set: ExtendedSubnetConfigSet {
+                application: vec![pocket_ic::common::rest::SubnetSpec::default()],
+                ..Default::default()
+            },
+            http_gateway_config: Some(gateway),
+            ..Default::default()
+        };
+        assert!(new_instance(&server, config).await.is_err());
+        assert!(server.state().instances.is_empty());
     }
 }
