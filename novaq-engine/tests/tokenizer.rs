@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use novaq_engine::tokenizer::{Tokenizer, TokenizerError};
 use proptest::prelude::*;
 use serde::Deserialize;
+use serde_json::json;
 
 /// What Hugging Face tokenizers makes of one text.
 #[derive(Deserialize)]
@@ -29,6 +30,24 @@ fn read(path: &Path) -> Vec<u8> {
 
 fn trained(name: &str) -> Tokenizer {
     Tokenizer::from_json(&read(&fixtures().join(format!("{name}.tokenizer.json")))).unwrap()
+}
+
+/// The tokenizer of `sentencepiece` with scores in place of merges, some of them equal.
+fn scored() -> Tokenizer {
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&read(&fixtures().join("sentencepiece.tokenizer.json"))).unwrap();
+    let model = file["model"].as_object_mut().unwrap();
+    model.remove("merges").unwrap();
+    let ids = model["vocab"].as_object().unwrap().values().map(|id| id.as_u64().unwrap()).max().unwrap();
+    model.insert("scores".into(), (0..=ids).map(|id| -((id / 2) as f64)).collect());
+    Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
+}
+
+/// Tokenizers whose compact forms are damaged.
+const DAMAGED: [&str; 4] = ["byte-level", "sentencepiece", "metaspace", "scores"];
+
+fn to_damage(name: &str) -> Vec<u8> {
+    if name == "scores" { scored() } else { trained(name) }.to_bytes()
 }
 
 fn tales() -> Vec<u8> {
@@ -90,6 +109,32 @@ fn ids_agree_with_hugging_face_for_tinystories() {
 }
 
 #[test]
+fn scores_survive_the_compact_form() {
+    let texts: Vec<String> = serde_json::from_slice(&read(&fixtures().join("strings.json"))).unwrap();
+    let original = scored();
+    let bytes = original.to_bytes();
+    let compact = Tokenizer::from_bytes(&bytes).unwrap();
+    assert_eq!(compact.to_bytes(), bytes);
+    for text in &texts {
+        let ids = original.encode(text, true).unwrap();
+        assert_eq!(compact.encode(text, true).unwrap(), ids, "{text:?}");
+    }
+    for (message, change) in [
+        ("tokenizer field `model.merges`: are given beside `scores`", json!({"merges": [], "scores": []})),
+        ("tokenizer field `model.merges`: are missing", json!({"merges": null})),
+        (
+            "tokenizer field `model.scores`: are 1, and there are 560 ids",
+            json!({"merges": null, "scores": [0]}),
+        ),
+    ] {
+        let error = changed(|file| {
+            file["model"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        });
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+#[test]
 fn the_compact_form_is_small() {
     let json = tales();
     let compact = Tokenizer::from_json(&json).unwrap().to_bytes();
@@ -131,14 +176,10 @@ fn changed(change: impl FnOnce(&mut serde_json::Value)) -> TokenizerError {
 #[test]
 fn unsupported_and_inconsistent_files_are_named() {
     let unsupported = |field, name: &str| TokenizerError::Unsupported { field, name: name.to_owned() };
-    let nested =
-        serde_json::json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "BertNormalizer"}]});
+    let nested = json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "BertNormalizer"}]});
     assert_eq!(changed(|file| file["normalizer"] = nested), unsupported("normalizer", "BertNormalizer"));
     assert_eq!(changed(|file| file["model"]["type"] = "WordPiece".into()), unsupported("model", "WordPiece"));
-    assert_eq!(
-        changed(|file| file["decoder"] = serde_json::json!({"type": "CTC"})),
-        unsupported("decoder", "CTC")
-    );
+    assert_eq!(changed(|file| file["decoder"] = json!({"type": "CTC"})), unsupported("decoder", "CTC"));
     assert_eq!(
         changed(|file| file["model"]["end_of_word_suffix"] = "</w>".into()),
         unsupported("model", "end_of_word_suffix")
@@ -162,12 +203,12 @@ fn unsupported_and_inconsistent_files_are_named() {
         ),
         (
             "tokenizer field `added_tokens`: id 5 of \"new\" is another token's",
-            changed(|file| file["added_tokens"][0] = serde_json::json!({"id": 5, "content": "new"})),
+            changed(|file| file["added_tokens"][0] = json!({"id": 5, "content": "new"})),
         ),
     ] {
         assert_eq!(error.to_string(), message);
     }
-    let regex = serde_json::json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"});
+    let regex = json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"});
     let error = changed(|file| file["pre_tokenizer"] = regex).to_string();
     assert!(error.starts_with("tokenizer field `pre_tokenizer`: tokenizer pattern `(a`: "), "{error}");
     assert!(matches!(Tokenizer::from_json(b"{"), Err(TokenizerError::Json { .. })));
@@ -191,8 +232,8 @@ fn a_merge_that_doubles_again_and_again_is_refused() {
 
 #[test]
 fn every_truncation_is_refused() {
-    for name in TRAINED {
-        let bytes = trained(name).to_bytes();
+    for name in DAMAGED {
+        let bytes = to_damage(name);
         for len in 0..bytes.len() {
             assert!(Tokenizer::from_bytes(&bytes[..len]).is_err(), "{name}: {len} of {} bytes", bytes.len());
         }
@@ -225,10 +266,10 @@ proptest! {
 
     #[test]
     fn changed_bytes_never_panic(
-        name in prop::sample::select(TRAINED.to_vec()),
+        name in prop::sample::select(DAMAGED.to_vec()),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut bytes = trained(name).to_bytes();
+        let mut bytes = to_damage(name);
         for (at, value) in changes {
             let at = at.index(bytes.len());
             bytes[at] = value;

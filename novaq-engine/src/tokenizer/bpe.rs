@@ -133,29 +133,33 @@ struct Symbol {
 const NONE: u32 = u32::MAX;
 
 impl Bpe {
-    /// A model from its vocabulary and the pairs of ids to merge, best first.
+    /// A model from its vocabulary and the pairs of ids to merge, best first. `equals[i]` says that pair `i` is of the
+    /// same rank as the one before it; where `equals` ends, no pair is.
     ///
     /// # Errors
     /// If a merge makes a token that is not in the vocabulary.
     pub(super) fn new(
         vocab: Vocab,
         pairs: &[(u32, u32)],
+        equals: &[bool],
         options: BpeOptions,
     ) -> Result<Self, TokenizerError> {
         let mut merges = Vec::with_capacity(pairs.len());
         let mut token = String::new();
-        for (rank, &(left, right)) in pairs.iter().enumerate() {
+        let mut rank = 0;
+        for (at, &(left, right)) in pairs.iter().enumerate() {
             token.clear();
             for part in [left, right] {
                 token.push_str(vocab.token(part).ok_or_else(|| {
-                    TokenizerError::invalid("model.merges", format!("merge {rank} has the unknown id {part}"))
+                    TokenizerError::invalid("model.merges", format!("merge {at} has the unknown id {part}"))
                 })?);
             }
             let merged = vocab.id(&token).ok_or_else(|| {
-                let reason = format!("merge {rank} makes {token:?}, which is not in the vocabulary");
+                let reason = format!("merge {at} makes {token:?}, which is not in the vocabulary");
                 TokenizerError::invalid("model.merges", reason)
             })?;
-            merges.push(Merge { left, right, rank: rank as u32, merged });
+            rank += u32::from(at > 0 && !equals.get(at).is_some_and(|&equal| equal));
+            merges.push(Merge { left, right, rank, merged });
         }
         // Of equal pairs the last counts, as in Hugging Face tokenizers.
         merges.sort_unstable_by_key(|merge| (merge.left, merge.right, Reverse(merge.rank)));
@@ -168,11 +172,18 @@ impl Bpe {
         Ok(Self { vocab, merges, bytes, options })
     }
 
-    /// The pairs of ids in the order of their ranks.
-    pub(super) fn pairs(&self) -> Vec<(u32, u32)> {
+    /// The pairs of ids in the order of their ranks, each with whether it is of the same rank as the one before it.
+    pub(super) fn pairs(&self) -> Vec<(u32, u32, bool)> {
         let mut merges = self.merges.clone();
-        merges.sort_unstable_by_key(|merge| merge.rank);
-        merges.into_iter().map(|merge| (merge.left, merge.right)).collect()
+        merges.sort_unstable_by_key(|merge| (merge.rank, merge.left, merge.right));
+        let mut previous = None;
+        merges
+            .into_iter()
+            .map(|merge| {
+                let equal = previous.replace(merge.rank) == Some(merge.rank);
+                (merge.left, merge.right, equal)
+            })
+            .collect()
     }
 
     fn merge(&self, left: u32, right: u32) -> Option<&Merge> {
@@ -284,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    fn model(merges: &[(&str, &str)], options: BpeOptions) -> Bpe {
+    fn model(merges: &[(&str, &str)], equals: &[bool], options: BpeOptions) -> Bpe {
         let mut tokens: Vec<String> = ["a", "b", "c", "<unk>"].map(String::from).to_vec();
         for (left, right) in merges {
             let token = format!("{left}{right}");
@@ -296,7 +307,7 @@ mod tests {
             Vocab::new(tokens.iter().enumerate().map(|(id, t)| (id as u32, t.as_str())).collect()).unwrap();
         let pairs: Vec<_> =
             merges.iter().map(|(l, r)| (vocab.id(l).unwrap(), vocab.id(r).unwrap())).collect();
-        Bpe::new(vocab, &pairs, options).unwrap()
+        Bpe::new(vocab, &pairs, equals, options).unwrap()
     }
 
     /// The definition: again and again the pair of lowest rank, leftmost first.
@@ -316,9 +327,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn merging_follows_the_definition(word in "[abc]{0,40}", ignore_merges: bool) {
+        fn merging_follows_the_definition(
+            word in "[abc]{0,40}",
+            equals in prop::collection::vec(any::<bool>(), 0..7),
+            ignore_merges: bool,
+        ) {
             let merges = [("a", "b"), ("b", "c"), ("ab", "c"), ("c", "a"), ("a", "a"), ("aa", "bc"), ("ab", "ab")];
-            let bpe = model(&merges, BpeOptions { ignore_merges, ..BpeOptions::default() });
+            let bpe = model(&merges, &equals, BpeOptions { ignore_merges, ..BpeOptions::default() });
             let mut ids = Vec::new();
             bpe.encode(&word, &mut ids);
             match bpe.vocab.id(&word) {
@@ -331,10 +346,10 @@ mod tests {
     #[test]
     fn unknown_characters_are_fused_only_on_request() {
         for (fuse_unk, expected) in [(true, vec![0, 3, 1]), (false, vec![0, 3, 3, 1])] {
-            let bpe = model(&[], BpeOptions { unk_token: Some(3), fuse_unk, ..BpeOptions::default() });
+            let bpe = model(&[], &[], BpeOptions { unk_token: Some(3), fuse_unk, ..BpeOptions::default() });
             assert_eq!(bpe.initial("axyb"), expected);
         }
-        assert_eq!(model(&[], BpeOptions::default()).initial("axyb"), [0, 1]);
+        assert_eq!(model(&[], &[], BpeOptions::default()).initial("axyb"), [0, 1]);
     }
 
     #[test]

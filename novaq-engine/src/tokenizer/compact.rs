@@ -6,10 +6,11 @@
 //! | field | |
 //! |---|---|
 //! | magic, version | `NVQT`, `1` |
-//! | flags | bit 0 `unk_token` follows, 1 `fuse_unk`, 2 `byte_fallback`, 3 `ignore_merges` |
+//! | flags | bit 0 `unk_token` follows, 1 `fuse_unk`, 2 `byte_fallback`, 3 `ignore_merges`, 4 there are equal ranks |
 //! | unknown token | varint id, if flagged |
 //! | base tokens | varint count; each varint (id − previous id − 1), varint length, UTF-8 |
 //! | merges | varint count, u8 bits per id; the ids of left and right, packed from the lowest bit on |
+//! | equal ranks | if flagged: a bit per merge, packed likewise; whether it is of the rank of the one before |
 //! | ids of merged tokens | varint runs; each varint first id, varint length: in the order in which merges first make them |
 //! | added tokens | varint count; each varint id, u8 flags (bit 0 `single_word`, 1 `lstrip`, 2 `rstrip`, 3 `normalized`, 4 `special`, 5 in the vocabulary), unless in the vocabulary varint length and UTF-8 |
 //! | components | varint length; JSON of normalizer, pre-tokenizer, post-processor and decoder |
@@ -63,10 +64,47 @@ impl<'a> Reader<'a> {
         if count > self.rest.len() / least { Err(TokenizerError::Truncated { field }) } else { Ok(count) }
     }
 
+    /// `count` numbers of `bits` bits each, as [`pack`] writes them.
+    fn packed(&mut self, count: u64, bits: u32, field: &'static str) -> Result<Vec<u32>, TokenizerError> {
+        let len = (count * u64::from(bits)).div_ceil(8);
+        let mut bytes = self.take(usize::try_from(len).unwrap_or(usize::MAX), field)?.iter();
+        let mut buffer = 0u64;
+        let mut filled = 0;
+        let number = |_| {
+            while filled < bits {
+                buffer |= u64::from(bytes.next().copied().unwrap_or_default()) << filled;
+                filled += 8;
+            }
+            let number = (buffer & ((1 << bits) - 1)) as u32;
+            buffer >>= bits;
+            filled -= bits;
+            number
+        };
+        Ok((0..count).map(number).collect())
+    }
+
     fn text(&mut self, field: &'static str) -> Result<&'a str, TokenizerError> {
         let len = self.varint(field)? as usize;
         std::str::from_utf8(self.take(len, field)?)
             .map_err(|error| TokenizerError::invalid(field, error.to_string()))
+    }
+}
+
+/// Appends `numbers` of `bits` bits each, from the lowest bit on.
+fn pack(out: &mut Vec<u8>, bits: u32, numbers: impl Iterator<Item = u32>) {
+    let mut buffer = 0u64;
+    let mut filled = 0;
+    for number in numbers {
+        buffer |= u64::from(number) << filled;
+        filled += bits;
+        while filled >= 8 {
+            out.push(buffer as u8);
+            buffer >>= 8;
+            filled -= 8;
+        }
+    }
+    if filled > 0 {
+        out.push(buffer as u8);
     }
 }
 
@@ -94,25 +132,27 @@ pub(super) fn write(tokenizer: &Tokenizer) -> Vec<u8> {
 /// Writes the compact form, with tokens derived from merges or all of them as text.
 fn write_with(tokenizer: &Tokenizer, derive: bool) -> Vec<u8> {
     let Bpe { vocab, options, .. } = &tokenizer.bpe;
+    let pairs = tokenizer.bpe.pairs();
+    let has_equals = pairs.iter().any(|&(_, _, equal)| equal);
     let mut out = MAGIC.to_vec();
     out.push(VERSION);
     out.push(
         u8::from(options.unk_token.is_some())
             | u8::from(options.fuse_unk) << 1
             | u8::from(options.byte_fallback) << 2
-            | u8::from(options.ignore_merges) << 3,
+            | u8::from(options.ignore_merges) << 3
+            | u8::from(has_equals) << 4,
     );
     if let Some(id) = options.unk_token {
         put_varint(&mut out, id);
     }
 
     // A token is derived if a merge makes it before another merge needs it.
-    let pairs = tokenizer.bpe.pairs();
     let mut is_base = vec![!derive; vocab.len()];
     let mut is_derived = vec![false; vocab.len()];
     let mut derived: Vec<u32> = Vec::new();
     if derive {
-        for &(left, right) in &pairs {
+        for &(left, right, _) in &pairs {
             for part in [left, right] {
                 is_base[part as usize] |= !is_derived[part as usize];
             }
@@ -136,19 +176,9 @@ fn write_with(tokenizer: &Tokenizer, derive: bool) -> Vec<u8> {
     let bits = u32::BITS - (vocab.len() as u32).leading_zeros();
     put_varint(&mut out, pairs.len() as u32);
     out.push(bits as u8);
-    let mut buffer = 0u64;
-    let mut filled = 0;
-    for id in pairs.iter().flat_map(|&(left, right)| [left, right]) {
-        buffer |= u64::from(id) << filled;
-        filled += bits;
-        while filled >= 8 {
-            out.push(buffer as u8);
-            buffer >>= 8;
-            filled -= 8;
-        }
-    }
-    if filled > 0 {
-        out.push(buffer as u8);
+    pack(&mut out, bits, pairs.iter().flat_map(|&(left, right, _)| [left, right]));
+    if has_equals {
+        pack(&mut out, 1, pairs.iter().map(|&(_, _, equal)| u32::from(equal)));
     }
 
     let runs: Vec<&[u32]> = derived.chunk_by(|a, b| a + 1 == *b).collect();
@@ -195,7 +225,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
         ));
     }
     let flags = reader.byte("flags")?;
-    if flags > 0xf {
+    if flags > 0x1f {
         return Err(TokenizerError::invalid("flags", format!("{flags:#x} has unknown bits")));
     }
     let unk_token = if flags & 1 != 0 { Some(reader.varint("unk_token")?) } else { None };
@@ -220,9 +250,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
     if !(1..=32).contains(&bits) {
         return Err(TokenizerError::invalid("merges", format!("{bits} bits per id")));
     }
-    let packed_len = (count as u64 * 2 * u64::from(bits)).div_ceil(8);
-    let packed = reader.take(usize::try_from(packed_len).unwrap_or(usize::MAX), "merges")?;
-    let pairs = unpack(packed, bits, count);
+    let packed = reader.packed(2 * count as u64, bits, "merges")?;
+    let pairs: Vec<(u32, u32)> = packed.as_chunks().0.iter().map(|&[left, right]| (left, right)).collect();
+    let equals: Vec<bool> = if flags & 1 << 4 != 0 {
+        reader.packed(count as u64, 1, "equal ranks")?.into_iter().map(|bit| bit != 0).collect()
+    } else {
+        Vec::new()
+    };
 
     let mut runs = Vec::with_capacity(reader.count(2, "ids of merged tokens")?);
     for _ in 0..runs.capacity() {
@@ -294,23 +328,5 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
         byte_fallback: flags & 1 << 2 != 0,
         ignore_merges: flags & 1 << 3 != 0,
     };
-    Tokenizer::new(Bpe::new(vocab, &pairs, options)?, added, components)
-}
-
-/// The pairs of ids of `bits` bits each that `packed` holds.
-fn unpack(packed: &[u8], bits: u32, count: usize) -> Vec<(u32, u32)> {
-    let mut bytes = packed.iter();
-    let mut buffer = 0u64;
-    let mut filled = 0;
-    let mut id = || {
-        while filled < bits {
-            buffer |= u64::from(bytes.next().copied().unwrap_or_default()) << filled;
-            filled += 8;
-        }
-        let id = (buffer & ((1 << bits) - 1)) as u32;
-        buffer >>= bits;
-        filled -= bits;
-        id
-    };
-    (0..count).map(|_| (id(), id())).collect()
+    Tokenizer::new(Bpe::new(vocab, &pairs, &equals, options)?, added, components)
 }

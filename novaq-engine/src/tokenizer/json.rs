@@ -1,4 +1,7 @@
 //! `tokenizer.json`, the format of Hugging Face tokenizers: read and written.
+//!
+//! One thing is read that Hugging Face tokenizers does not know: a BPE model with `scores`, one per id, in place of
+//! `merges`; see [`scores`].
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +15,7 @@ use super::decoder::Decoder;
 use super::normalizer::Normalizer;
 use super::post_processor::PostProcessor;
 use super::pre_tokenizer::PreTokenizer;
+use super::scores;
 use super::{Tokenizer, TokenizerError};
 
 /// The steps around the model, as `tokenizer.json` writes them.
@@ -86,7 +90,8 @@ struct RawModel {
     #[serde(default)]
     ignore_merges: bool,
     vocab: HashMap<String, u32>,
-    merges: Vec<RawMerge>,
+    merges: Option<Vec<RawMerge>>,
+    scores: Option<Vec<f32>>,
 }
 
 impl RawModel {
@@ -108,8 +113,26 @@ impl RawModel {
                 .id(token)
                 .ok_or_else(|| TokenizerError::invalid(field, format!("{token:?} is not in the vocabulary")))
         };
-        let mut pairs = Vec::with_capacity(self.merges.len());
-        for merge in &self.merges {
+        let unk_token = self.unk_token.map(|token| id(&token, "model.unk_token")).transpose()?;
+        let options = BpeOptions {
+            unk_token,
+            fuse_unk: self.fuse_unk,
+            byte_fallback: self.byte_fallback,
+            ignore_merges: self.ignore_merges,
+        };
+        let merges = match (self.merges, self.scores) {
+            (Some(merges), None) => merges,
+            (None, Some(scores)) => {
+                let (pairs, equals) = scores::merges(&vocab, &scores, options.byte_fallback)?;
+                return Bpe::new(vocab, &pairs, &equals, options);
+            }
+            (merges, _) => {
+                let reason = if merges.is_none() { "are missing" } else { "are given beside `scores`" };
+                return Err(TokenizerError::invalid("model.merges", reason.to_owned()));
+            }
+        };
+        let mut pairs = Vec::with_capacity(merges.len());
+        for merge in &merges {
             let (left, right) = match merge {
                 RawMerge::Pair(left, right) => (left.as_str(), right.as_str()),
                 RawMerge::Joined(joined) => joined.split_once(' ').ok_or_else(|| {
@@ -118,14 +141,7 @@ impl RawModel {
             };
             pairs.push((id(left, "model.merges")?, id(right, "model.merges")?));
         }
-        let unk_token = self.unk_token.map(|token| id(&token, "model.unk_token")).transpose()?;
-        let options = BpeOptions {
-            unk_token,
-            fuse_unk: self.fuse_unk,
-            byte_fallback: self.byte_fallback,
-            ignore_merges: self.ignore_merges,
-        };
-        Bpe::new(vocab, &pairs, options)
+        Bpe::new(vocab, &pairs, &[], options)
     }
 }
 
@@ -165,7 +181,7 @@ pub(super) fn write(tokenizer: &Tokenizer) -> Value {
     let bpe = &tokenizer.bpe;
     let token = |id| bpe.vocab.token(id).unwrap_or_default();
     let merges: Vec<[&str; 2]> =
-        bpe.pairs().into_iter().map(|(left, right)| [token(left), token(right)]).collect();
+        bpe.pairs().into_iter().map(|(left, right, _)| [token(left), token(right)]).collect();
     let vocab: BTreeMap<&str, u32> = bpe.vocab.iter().map(|(id, token)| (token, id)).collect();
     json!({
         "version": "1.0",

@@ -14,6 +14,7 @@ mod normalizer;
 mod pattern;
 mod post_processor;
 mod pre_tokenizer;
+mod scores;
 
 use added::{AddedToken, AddedTokens, Segment};
 use bpe::Bpe;
@@ -105,6 +106,7 @@ impl Tokenizer {
     }
 
     /// A `tokenizer.json` that gives the same ids and texts; merges are written as pairs (tokenizers 0.20 and later).
+    /// Merges of equal rank, which scores make and that format does not know, are written one after the other.
     pub fn to_json(&self) -> serde_json::Value {
         json::write(self)
     }
