@@ -1,10 +1,19 @@
-//! Reading checkpoints in Hugging Face's layout: `config.json`, one or many safetensors files, `tokenizer.json`.
+//! Reading checkpoints: Hugging Face's folders, GGUF files, and those of llama2.c.
 //!
-//! Files are mapped, not read: a tensor costs memory only while it is used.
+//! A format is a [`Source`] with the tensors' places; all that is done with tensors is the same for every format, under
+//! the names of Hugging Face's checkpoints. Files are mapped, not read: a tensor costs memory only while it is used.
 
 mod config;
+mod gguf;
+mod hugging_face;
+mod llama2c;
+mod safetensors;
+mod sentencepiece;
+mod storage;
 mod tensors;
 
+use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -45,6 +54,16 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A field of a GGUF file's metadata is missing, out of range, or stands for something that is not supported.
+    #[error("`{}`: `{key}` {reason}", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// Name of the field.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A tensor can't be used.
     #[error("tensor `{name}` {reason}")]
     Tensor {
@@ -58,36 +77,69 @@ pub enum CheckpointError {
     Model(#[from] ModelError),
 }
 
+/// What a format has beside the tensors.
+trait Source: Debug + Send + Sync {
+    /// The tokenizer, as `tokenizer.json` describes it.
+    fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError>;
+
+    /// The chat template.
+    fn chat_template(&self) -> Option<String>;
+
+    /// The licence of the weights.
+    fn license(&self) -> Option<String>;
+
+    /// Names of the files that the artifact is made from, but for those of the tensors.
+    fn files(&self) -> Vec<String>;
+
+    /// Whether the tensor that the files call `tensor` may be there although the model does not need it.
+    fn tolerates(&self, tensor: &str) -> bool;
+}
+
+/// What opening a format gives; the tensors are not checked against the configuration yet.
+struct Opened {
+    config: Config,
+    tensors: Tensors,
+    source: Box<dyn Source>,
+}
+
 /// A checkpoint on disk.
 #[derive(Debug)]
 pub struct Checkpoint {
-    directory: PathBuf,
+    path: PathBuf,
     config: Config,
     tensors: Tensors,
+    source: Box<dyn Source>,
 }
 
 /// Names under which the embedding may be stored; a tied model needs only one of them.
 const EMBEDDING_NAMES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
 
 impl Checkpoint {
-    /// Opens the checkpoint in `directory` and checks that every tensor its architecture needs is there, in a
-    /// supported type and of the right shape.
+    /// Opens the checkpoint at `path` and checks that every tensor its architecture needs is there, in a supported
+    /// type and of the right shape. A folder is Hugging Face's, a file `*.gguf` one of GGUF, a file `*.bin` one of
+    /// llama2.c.
     ///
     /// # Errors
     /// What is missing or wrong, with the file, field or tensor.
-    pub fn open(directory: &Path) -> Result<Self, CheckpointError> {
-        let path = directory.join("config.json");
-        let config = config::parse(&read(&path)?, &path)?;
-        config.validate()?;
-        let tensors = Tensors::open(directory)?;
-        let checkpoint = Self { directory: directory.to_owned(), config, tensors };
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let Opened { config, tensors, source } = match path.extension().and_then(|e| e.to_str()) {
+            Some("gguf") if !path.is_dir() => gguf::open(path)?,
+            Some("bin") if !path.is_dir() => llama2c::open(path)?,
+            _ => hugging_face::open(path)?,
+        };
+        let checkpoint = Self { path: path.to_owned(), config, tensors, source };
         checkpoint.check_tensors()?;
         Ok(checkpoint)
     }
 
-    /// Where it is.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// The folder or file that it was opened as.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder in which its files are.
+    fn directory(&self) -> &Path {
+        if self.path.is_dir() { &self.path } else { folder_of(&self.path) }
     }
 
     /// The hyper-parameters.
@@ -144,21 +196,33 @@ impl Checkpoint {
     }
 
     fn check_tensors(&self) -> Result<(), CheckpointError> {
+        let mut needed = BTreeSet::new();
+        let mut check = |name: &str, shape: &[usize]| {
+            needed.insert(self.tensors.stored_name(name));
+            self.tensors.check(name, shape)
+        };
         let embedding = [self.config.vocab_size, self.config.hidden_size];
-        self.tensors.check(self.embedding_name(), &embedding)?;
+        check(self.embedding_name(), &embedding)?;
         for layer in 0..self.config.num_hidden_layers {
             for name in Self::LAYER_MATRICES.iter().copied().flatten() {
-                self.tensors.check(&layer_name(layer, name), &self.layer_matrix_shape(name))?;
+                check(&layer_name(layer, name), &self.layer_matrix_shape(name))?;
             }
             for name in self.layer_vectors() {
-                self.tensors.check(&layer_name(layer, name), &[self.layer_vector_len(name)])?;
+                check(&layer_name(layer, name), &[self.layer_vector_len(name)])?;
             }
         }
-        self.tensors.check("model.norm.weight", &[self.config.hidden_size])?;
+        check("model.norm.weight", &[self.config.hidden_size])?;
         if !self.config.tie_word_embeddings {
-            self.tensors.check("lm_head.weight", &embedding)?;
+            check("lm_head.weight", &embedding)?;
         }
-        Ok(())
+        let mut others = self.tensors.stored_names().filter(|&name| !needed.contains(name));
+        match others.find(|name| !self.source.tolerates(name)) {
+            Some(name) => Err(CheckpointError::Tensor {
+                name: name.to_owned(),
+                reason: "is not one of this architecture's".to_owned(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The name under which the token embedding is stored: a tied model may have only the head.
@@ -222,29 +286,22 @@ impl Checkpoint {
         Model::load(self.config.clone(), &mut source).map_err(|e| source.error.take().unwrap_or(e.into()))
     }
 
-    /// The bytes of `tokenizer.json`.
+    /// The bytes of its `tokenizer.json`, or of one that says what its tokenizer does.
     ///
     /// # Errors
-    /// If it can't be read.
+    /// If the tokenizer is missing, can't be read, or is of a kind that is not supported.
     pub fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
-        read(&self.directory.join("tokenizer.json"))
+        self.source.tokenizer_json()
     }
 
-    /// The chat template, from `chat_template.jinja` or `tokenizer_config.json`; `None` if the model has none.
+    /// The chat template; `None` if the model has none.
     pub fn chat_template(&self) -> Option<String> {
-        let from_file = std::fs::read_to_string(self.directory.join("chat_template.jinja")).ok();
-        from_file.or_else(|| {
-            let json = std::fs::read(self.directory.join("tokenizer_config.json")).ok()?;
-            let json: serde_json::Value = serde_json::from_slice(&json).ok()?;
-            json.get("chat_template")?.as_str().map(str::to_owned)
-        })
+        self.source.chat_template()
     }
 
-    /// The licence that the front matter of `README.md` names.
+    /// The licence that the checkpoint names.
     pub fn license(&self) -> Option<String> {
-        let card = std::fs::read_to_string(self.directory.join("README.md")).ok()?;
-        let front = card.strip_prefix("---\n")?.split("\n---").next()?;
-        front.lines().find_map(|line| Some(line.strip_prefix("license:")?.trim().to_owned()))
+        self.source.license()
     }
 
     /// Every file that the artifact is made from, with length and hash.
@@ -252,12 +309,12 @@ impl Checkpoint {
     /// # Errors
     /// If one can't be read.
     pub fn source_files(&self) -> Result<Vec<SourceFile>, CheckpointError> {
-        let mut names = vec!["config.json".to_owned(), "tokenizer.json".to_owned()];
+        let mut names = self.source.files();
         names.extend(self.tensors.files().map(str::to_owned));
         names
             .into_iter()
             .map(|path| {
-                let (bytes, sha256) = hash(&self.directory.join(&path))?;
+                let (bytes, sha256) = hash(&self.directory().join(&path))?;
                 Ok(SourceFile { path, bytes, sha256 })
             })
             .collect()
@@ -305,6 +362,11 @@ impl TensorSource for Original<'_> {
         let vector = self.checkpoint.tensors.read(name).map(|(_, values)| values);
         self.pass(name, vector)
     }
+}
+
+/// The folder that a file is in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {

@@ -11,14 +11,18 @@ use crate::compress::plan::{Additive, EmbeddingCodec};
 use crate::compress::{self, Options, STOP, Summary};
 use crate::output::{self, HintExt};
 
-/// Compress a Hugging Face checkpoint to an artifact.
+/// Compress a checkpoint to an artifact.
+///
+/// Checkpoints are folders in Hugging Face's layout, GGUF files (F32, F16, BF16, `Q8_0`, `Q4_0`, `Q4_K`, `Q6_K`) and
+/// files of llama2.c, all of the Llama architecture.
 ///
 /// Weights become sums of codewords from codebooks of 16 entries, fitted to what the layers do on calibration text.
 /// A compression that was stopped goes on when the same command is given again.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The checkpoint's folder: config.json, tokenizer.json and safetensors files.
-    #[arg(value_name = "MODEL_DIR")]
+    /// The checkpoint: a folder with config.json, tokenizer.json and safetensors files, a file `*.gguf`, or a file
+    /// `*.bin` of llama2.c with its tokenizer, `tok*.bin` or `tok*.model`, beside it.
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
 
     /// Folder to write the artifact to; it must not exist.
@@ -53,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// Name of the model in the catalogue; by default that of its folder.
+    /// Name of the model in the catalogue; by default that of its folder or file.
     #[arg(long)]
     name: Option<String>,
 
@@ -98,7 +102,7 @@ fn embedding_codec(text: &str) -> Result<EmbeddingCodec, String> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.model)
         .with_context(|| format!("`{}` can't be compressed", args.model.display()))
-        .hint(|| "name a folder with config.json, tokenizer.json and model.safetensors".to_owned())?;
+        .hint(|| "name a folder with config.json, tokenizer.json and model.safetensors, or a file `*.gguf` or `*.bin`".to_owned())?;
     let options = Options {
         output: args.output,
         bits_per_weight: args.bpw,

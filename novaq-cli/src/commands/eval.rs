@@ -22,8 +22,8 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     artifact: PathBuf,
 
-    /// The original checkpoint's folder.
-    #[arg(long, value_name = "MODEL_DIR")]
+    /// The original checkpoint, as `novaq compress` takes it.
+    #[arg(long, value_name = "MODEL")]
     against: PathBuf,
 
     /// Text to measure on; without it the original writes some, at temperature 1.

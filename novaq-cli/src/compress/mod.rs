@@ -186,7 +186,8 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
         return Err(anyhow::anyhow!("`{}` exists already", options.output.display()))
             .hint(|| "remove it, or write to another folder with `-o`".to_owned());
     }
-    let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
+    let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)
+        .with_context(|| format!("the tokenizer of `{}` can't be used", checkpoint.path().display()))?;
     let sources = checkpoint.source_files()?;
     let calibration = match &options.calibration {
         Some(path) => format!("text of `{}`", path.file_name().unwrap_or_default().display()),

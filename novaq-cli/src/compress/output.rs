@@ -12,6 +12,7 @@ use novaq_engine::artifact::{
 use novaq_engine::codec::Matrix;
 use novaq_engine::model::{CachePrecision, KvCache, Model};
 use novaq_engine::tokenizer::Tokenizer;
+use sha2::{Digest, Sha256};
 
 use super::job::Job;
 use super::{EMBEDDING, HEAD, Options};
@@ -33,20 +34,20 @@ pub(super) fn draft(
     verification: Verification,
     model: &Model,
 ) -> anyhow::Result<ManifestDraft> {
-    let directory = checkpoint.directory().canonicalize().context("the checkpoint's folder has gone")?;
-    let folder = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let tokenizer_sha256 = files.iter().find(|f| f.path == "tokenizer.json").map(|f| f.sha256);
+    let path = checkpoint.path().canonicalize().context("the checkpoint has gone")?;
+    let repository = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     Ok(ManifestDraft {
-        name: options.name.clone().unwrap_or_else(|| folder.clone()),
+        name: options.name.clone().unwrap_or_else(|| name.unwrap_or_default().to_string_lossy().into_owned()),
         version: options.version.clone(),
         license: options
             .license
             .clone()
             .or_else(|| checkpoint.license())
             .unwrap_or_else(|| "unspecified".to_owned()),
-        origin: Origin { repository: folder, revision: None, files },
+        origin: Origin { repository, revision: None, files },
         config: checkpoint.config().clone(),
-        tokenizer_sha256: tokenizer_sha256.context("the checkpoint has no tokenizer.json")?,
+        tokenizer_sha256: Sha256::digest(checkpoint.tokenizer_json()?).into(),
         chat_template: checkpoint.chat_template(),
         seed: options.seed,
         calibration,

@@ -1,0 +1,50 @@
+//! Hugging Face's layout: a folder with `config.json`, `tokenizer.json` and one or many safetensors files.
+
+use std::path::{Path, PathBuf};
+
+use super::{CheckpointError, Opened, Source, config, read, safetensors};
+
+/// What is beside the tensors in the folder.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+/// Opens the checkpoint in `directory`.
+pub(super) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
+    let path = directory.join("config.json");
+    let config = config::parse(&read(&path)?, &path)?;
+    config.validate()?;
+    let tensors = safetensors::open(directory)?;
+    Ok(Opened { config, tensors, source: Box::new(Folder(directory.to_owned())) })
+}
+
+impl Source for Folder {
+    fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
+        read(&self.0.join("tokenizer.json"))
+    }
+
+    /// From `chat_template.jinja` or `tokenizer_config.json`.
+    fn chat_template(&self) -> Option<String> {
+        let from_file = std::fs::read_to_string(self.0.join("chat_template.jinja")).ok();
+        from_file.or_else(|| {
+            let json = std::fs::read(self.0.join("tokenizer_config.json")).ok()?;
+            let json: serde_json::Value = serde_json::from_slice(&json).ok()?;
+            json.get("chat_template")?.as_str().map(str::to_owned)
+        })
+    }
+
+    /// From the front matter of `README.md`.
+    fn license(&self) -> Option<String> {
+        let card = std::fs::read_to_string(self.0.join("README.md")).ok()?;
+        let front = card.strip_prefix("---\n")?.split("\n---").next()?;
+        front.lines().find_map(|line| Some(line.strip_prefix("license:")?.trim().to_owned()))
+    }
+
+    fn files(&self) -> Vec<String> {
+        ["config.json", "tokenizer.json"].map(str::to_owned).to_vec()
+    }
+
+    /// Older checkpoints have buffers among their weights, and tied ones sometimes a head.
+    fn tolerates(&self, _tensor: &str) -> bool {
+        true
+    }
+}
