@@ -1,6 +1,6 @@
 //! Reading checkpoints: Hugging Face's folders, GGUF files, and those of llama2.c.
 //!
-//! A format is a [`Source`] with the tensors' places; all that is done with tensors is the same for every format, under
+//! A format is a `Source` with the tensors' places; all that is done with tensors is the same for every format, under
 //! the names of Hugging Face's checkpoints. Files are mapped, not read: a tensor costs memory only while it is used.
 
 mod config;
