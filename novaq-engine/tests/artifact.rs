@@ -3,8 +3,11 @@
 mod common;
 
 use common::{artifact, config};
-use novaq_engine::artifact::{ArtifactError, Loader, MAX_SHARD_BYTES, Manifest, Shards, verify_shard};
+use novaq_engine::artifact::{
+    ArtifactError, Loader, MAX_SHARD_BYTES, Manifest, ShardSource, Shards, verify_shard,
+};
 use novaq_engine::model::Config;
+use novaq_engine::synth::{Format, Synthetic};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -45,6 +48,40 @@ fn sections_span_shards() {
     }
     let loaded = Loader::load(Arc::new(manifest), &Shards(shards)).unwrap();
     assert_eq!(loaded.model.embed_tokens().rows(), 20_000);
+}
+
+/// A first section that ends just before, at and after the end of a shard.
+#[test]
+fn sections_begin_where_the_manifest_says() {
+    let payload = MAX_SHARD_BYTES - 24;
+    for length in (payload - 33..payload + 3).chain(2 * payload - 17..2 * payload + 2) {
+        let synthetic = Synthetic {
+            config: Config { num_hidden_layers: 1, ..config() },
+            body: Format::Aq { codebooks: 2, dimension: 8 },
+            embedding: Format::Int8,
+            seed: 1,
+            tokenizer: vec![7; length],
+        };
+        let mut shards = Vec::new();
+        let manifest = synthetic.write(&mut shards).unwrap();
+        assert_eq!(manifest.shards.len(), shards.len());
+        for (i, shard) in shards.iter().enumerate() {
+            verify_shard(&manifest, i as u32, shard).unwrap();
+        }
+        let source = Shards(shards);
+        let mut last = vec![0; 5];
+        let end = (length - 5) % payload;
+        if end + 5 <= payload {
+            source.read(((length - 5) / payload) as u32, (24 + end) as u64, &mut last).unwrap();
+            assert_eq!(last, [7; 5], "{length}");
+        }
+        let mut loader = Loader::new(Arc::new(manifest.clone()));
+        while loader.step(&source).unwrap().is_some() {}
+        // Norms are around 1: a section that was read from elsewhere is not.
+        let norm = manifest.tensors.iter().position(|t| t.name == "model.norm.weight").unwrap();
+        let values = loader.decode(norm, &source).unwrap();
+        assert!(values.iter().all(|v| (0.6..1.4).contains(v)), "{length}: {values:?}");
+    }
 }
 
 #[test]

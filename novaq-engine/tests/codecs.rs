@@ -1,6 +1,6 @@
 //! Products of stored matrices: equal to the last bit on all kernels, and close to the decoded matrix's.
 
-use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Input, Int8Matrix, Matrix};
+use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Input, Int8Matrix, Matrix, MatrixForm};
 use novaq_engine::kernel::Backend;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -106,6 +106,22 @@ proptest! {
         let weights: Vec<f32> = (0..rows * columns).map(|_| next()).collect();
         let ratio = check(&Matrix::Dense(DenseMatrix::new(rows, columns, weights).unwrap()), seed, positions);
         prop_assert!(ratio < 1e-6, "noise-to-signal ratio {}", ratio);
+    }
+
+    #[test]
+    fn a_form_takes_what_its_matrices_take(rows in 1usize..300, columns in 1usize..200, codebooks in 1usize..=8, wide: bool) {
+        let dimension = if wide { 8 } else { 4 };
+        let aq = aq_matrix(1, rows, columns, (codebooks, dimension), false);
+        let int8 = Int8Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap();
+        let dense = DenseMatrix::new(rows, columns, vec![0.5; rows * columns]).unwrap();
+        let stored = [aq.to_bytes().len(), int8.to_bytes().len(), 4 * rows * columns];
+        let forms = [MatrixForm::Aq { codebooks, dimension }, MatrixForm::Int8, MatrixForm::F32];
+        let matrices = [Matrix::Aq(aq), Matrix::Int8(int8), Matrix::Dense(dense)];
+        for ((form, matrix), stored) in forms.into_iter().zip(&matrices).zip(stored) {
+            prop_assert_eq!(form.stored_bytes(rows, columns), Some(stored));
+            prop_assert_eq!(form.heap_bytes(rows, columns), matrix.heap_bytes());
+            prop_assert_eq!(form.work(rows, columns), matrix.work());
+        }
     }
 
     #[test]

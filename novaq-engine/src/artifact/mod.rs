@@ -5,6 +5,7 @@
 
 mod loader;
 mod manifest;
+mod outline;
 mod shard;
 mod writer;
 
@@ -13,6 +14,7 @@ pub use manifest::{
     CodebookEntry, Codec, Compression, Estimates, Manifest, Origin, Section, ShardEntry, SourceFile,
     TensorEntry, TokenizerEntry, Verification,
 };
+pub use outline::Outline;
 pub use shard::{ShardHeader, verify_shard};
 pub use writer::{ManifestDraft, ShardSink, VectorPrecision, Writer};
 

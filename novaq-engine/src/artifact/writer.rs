@@ -1,10 +1,7 @@
 //! Writing an artifact, shard by shard.
 
-use super::manifest::{
-    CodebookEntry, Codec, Compression, Estimates, Manifest, Origin, Section, ShardEntry, TensorEntry,
-    TokenizerEntry, Verification,
-};
-use super::{ArtifactError, FORMAT_VERSION, MAX_SHARD_BYTES, SECTION_ALIGNMENT, ShardHeader};
+use super::manifest::{Codec, Compression, Estimates, Manifest, Origin, Section, Verification};
+use super::{ArtifactError, MAX_SHARD_BYTES, Outline, ShardHeader};
 use crate::codec::{Codebooks, Matrix};
 use crate::model::Config;
 use sha2::{Digest, Sha256};
@@ -69,17 +66,18 @@ pub struct ManifestDraft {
 pub struct Writer<'a> {
     sink: &'a mut dyn ShardSink,
     shard: Vec<u8>,
-    shards: Vec<ShardEntry>,
-    tokenizer: Option<Section>,
-    codebooks: Vec<(Arc<Codebooks>, CodebookEntry)>,
-    tensors: Vec<TensorEntry>,
+    /// SHA-256 of the shards that are stored.
+    hashes: Vec<[u8; 32]>,
+    outline: Outline,
+    /// Codebook sets that are stored, with their names.
+    codebooks: Vec<(Arc<Codebooks>, String)>,
 }
 
 impl<'a> Writer<'a> {
     /// A writer that hands finished shards to `sink`.
     pub fn new(sink: &'a mut dyn ShardSink) -> Self {
         let shard = vec![0; ShardHeader::BYTES];
-        Self { sink, shard, shards: Vec::new(), tokenizer: None, codebooks: Vec::new(), tensors: Vec::new() }
+        Self { sink, shard, hashes: Vec::new(), outline: Outline::default(), codebooks: Vec::new() }
     }
 
     /// Adds the tokenizer's compact form.
@@ -87,8 +85,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// If a shard can't be stored.
     pub fn tokenizer(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
-        self.tokenizer = Some(self.section(bytes)?);
-        Ok(())
+        let section = self.outline.tokenizer(bytes.len() as u64);
+        self.write(section, bytes)
     }
 
     /// Adds a matrix, and its codebook set the first time that set is seen.
@@ -150,37 +148,27 @@ impl<'a> Writer<'a> {
         codec: Codec,
         bytes: &[u8],
     ) -> Result<(), ArtifactError> {
-        let section = self.section(bytes)?;
-        self.tensors.push(TensorEntry { name: name.to_string(), shape, codec, section });
-        Ok(())
+        let section = self.outline.tensor(name, shape, codec, bytes.len() as u64);
+        self.write(section, bytes)
     }
 
     fn codebook_set(&mut self, set: &Arc<Codebooks>) -> Result<String, ArtifactError> {
-        if let Some((_, entry)) = self.codebooks.iter().find(|(known, _)| Arc::ptr_eq(known, set)) {
-            return Ok(entry.name.clone());
+        if let Some((_, name)) = self.codebooks.iter().find(|(known, _)| Arc::ptr_eq(known, set)) {
+            return Ok(name.clone());
         }
-        let name = format!("codebooks.{}", self.codebooks.len());
-        let section = self.section(&set.to_bytes())?;
-        let entry =
-            CodebookEntry { name: name.clone(), count: set.count(), dimension: set.dimension(), section };
-        self.codebooks.push((Arc::clone(set), entry));
+        let bytes = set.to_bytes();
+        let (name, section) = self.outline.codebooks(set.count(), set.dimension(), bytes.len() as u64);
+        self.write(section, &bytes)?;
+        self.codebooks.push((Arc::clone(set), name.clone()));
         Ok(name)
     }
 
-    /// Appends `bytes` to the body, aligned, over as many shards as it takes.
-    fn section(&mut self, mut bytes: &[u8]) -> Result<Section, ArtifactError> {
-        let payload = self.shard.len() - ShardHeader::BYTES;
-        let aligned = ShardHeader::BYTES + payload.next_multiple_of(SECTION_ALIGNMENT);
-        if aligned >= MAX_SHARD_BYTES {
+    /// Appends `bytes` to the body at `section`, over as many shards as it takes.
+    fn write(&mut self, section: Section, mut bytes: &[u8]) -> Result<(), ArtifactError> {
+        if section.shard as usize > self.hashes.len() {
             self.flush()?;
-        } else {
-            self.shard.resize(aligned, 0);
         }
-        let section = Section {
-            shard: self.shards.len() as u32,
-            offset: (self.shard.len() - ShardHeader::BYTES) as u64,
-            length: bytes.len() as u64,
-        };
+        self.shard.resize(ShardHeader::BYTES + section.offset as usize, 0);
         while !bytes.is_empty() {
             let room = MAX_SHARD_BYTES - self.shard.len();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -190,16 +178,16 @@ impl<'a> Writer<'a> {
                 self.flush()?;
             }
         }
-        Ok(section)
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), ArtifactError> {
-        let index = self.shards.len() as u32;
+        let index = self.hashes.len() as u32;
         let header = ShardHeader { index, payload_bytes: (self.shard.len() - ShardHeader::BYTES) as u64 };
         self.shard[..ShardHeader::BYTES].copy_from_slice(&header.to_bytes());
         let sha256 = Sha256::digest(&self.shard).into();
         self.sink.shard(index, &self.shard).map_err(|source| ArtifactError::Io { index, source })?;
-        self.shards.push(ShardEntry { bytes: self.shard.len() as u64, sha256 });
+        self.hashes.push(sha256);
         self.shard.truncate(ShardHeader::BYTES);
         Ok(())
     }
@@ -212,47 +200,13 @@ impl<'a> Writer<'a> {
         if self.shard.len() > ShardHeader::BYTES {
             self.flush()?;
         }
-        let Some(section) = self.tokenizer else {
-            return Err(ArtifactError::field("tokenizer", "there is none"));
-        };
-        let mut manifest = Manifest {
-            format_version: FORMAT_VERSION,
-            name: draft.name,
-            version: draft.version,
-            license: draft.license,
-            origin: draft.origin,
-            architecture: "llama".to_string(),
-            config: draft.config,
-            tokenizer: TokenizerEntry { section, source_sha256: draft.tokenizer_sha256 },
-            chat_template: draft.chat_template,
-            codebooks: self.codebooks.into_iter().map(|(_, entry)| entry).collect(),
-            tensors: self.tensors,
-            shards: self.shards,
-            compression: Compression {
-                seed: draft.seed,
-                calibration: draft.calibration,
-                parameters: 0,
-                bits_per_weight_codes: 0.0,
-                bits_per_weight_body: 0.0,
-                bits_per_weight_embedding: 0.0,
-                bits_per_weight_file: 0.0,
-                bytes: 0,
-                ratio_fp32: 0.0,
-                ratio_fp16: 0.0,
-            },
-            verification: draft.verification,
-            estimates: draft.estimates,
-            tags: draft.tags,
-        };
-        manifest.count_sizes()?;
-        manifest.validate()?;
-        Ok(manifest)
+        self.outline.manifest(draft, |index| self.hashes[index])
     }
 }
 
 impl Manifest {
     /// Fills in the sizes. The manifest's own length is among them, so this repeats until it no longer changes.
-    fn count_sizes(&mut self) -> Result<(), ArtifactError> {
+    pub(super) fn count_sizes(&mut self) -> Result<(), ArtifactError> {
         // A longer manifest can only change the digits of what depends on its length, so two rounds are the rule.
         for _ in 0..8 {
             let bytes = self.shard_bytes() + self.to_bytes()?.len() as u64;

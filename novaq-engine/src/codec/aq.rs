@@ -134,6 +134,20 @@ impl Codebooks {
     }
 }
 
+/// Bytes of the tiles of a matrix with `count` codebooks over `dimension` weights. `None` if that overflows.
+pub(super) fn tile_bytes(rows: usize, columns: usize, count: usize, dimension: usize) -> Option<usize> {
+    let vectors = rows.div_ceil(VECTOR_ROWS);
+    vectors.checked_mul(16)?.checked_mul(columns.div_ceil(dimension))?.checked_mul(count)
+}
+
+/// 50 instructions per look-up of 32 rows, and 50 per table and weight of its codewords: fitted to whole tokens of the
+/// bundled model (`docs/BENCHMARKS.md`), so that what happens around the products is in it.
+pub(super) fn work(rows: usize, columns: usize, count: usize, dimension: usize) -> u64 {
+    let lookups = (columns.div_ceil(dimension) * count) as u64;
+    let vectors = rows.div_ceil(VECTOR_ROWS) as u64;
+    lookups * 50 * (vectors + dimension as u64)
+}
+
 /// A matrix whose rows are codes into a [`Codebooks`] set:
 /// `W[r, g·d + j] = row_scale[r] · scale · Σ_m codewords[m][code[r][g][m]][j] + row_mean[r]`.
 #[derive(Clone, Debug)]
@@ -156,13 +170,8 @@ impl AqMatrix {
         codebooks: &Codebooks,
         row_means: bool,
     ) -> Option<usize> {
-        let tiles = Self::tile_bytes(rows, columns, codebooks)?;
+        let tiles = tile_bytes(rows, columns, codebooks.count, codebooks.dimension)?;
         rows.checked_mul(if row_means { 4 } else { 2 })?.checked_add(tiles)
-    }
-
-    fn tile_bytes(rows: usize, columns: usize, codebooks: &Codebooks) -> Option<usize> {
-        let vectors = rows.div_ceil(VECTOR_ROWS);
-        vectors.checked_mul(16)?.checked_mul(codebooks.groups(columns))?.checked_mul(codebooks.count)
     }
 
     /// Packs `codes` (`[rows][groups][M]`, each below 16). Row scales and means are rounded to 16-bit floats.
@@ -195,7 +204,7 @@ impl AqMatrix {
         let round = |values: &[f32]| values.iter().map(|&v| to_f16(v)).collect::<Vec<_>>();
         let row_scales = finite(round(row_scales), "row scales")?;
         let row_means = row_means.map(|means| finite(round(means), "row means")).transpose()?;
-        let size = Self::tile_bytes(rows, columns, &codebooks)
+        let size = tile_bytes(rows, columns, codebooks.count, codebooks.dimension)
             .ok_or_else(|| CodecError::shape("rows", rows, "a matrix that fits in memory"))?;
         let mut matrix = Self { rows, columns, codebooks, row_scales, row_means, tiles: vec![0; size] };
         let per_row = groups * matrix.codebooks.count;
@@ -262,14 +271,6 @@ impl AqMatrix {
 
     pub(super) fn heap_bytes(&self) -> usize {
         self.tiles.len() + 4 * self.rows * (1 + usize::from(self.row_means.is_some()))
-    }
-
-    /// 50 instructions per look-up of 32 rows, and 50 per table and weight of its codewords: fitted to whole tokens of the
-    /// bundled model (`docs/BENCHMARKS.md`), so that what happens around the products is in it.
-    pub(super) fn work(&self) -> u64 {
-        let lookups = (self.codebooks.groups(self.columns) * self.codebooks.count) as u64;
-        let vectors = self.rows.div_ceil(VECTOR_ROWS) as u64;
-        lookups * 50 * (vectors + self.codebooks.dimension as u64)
     }
 
     /// Vectors of 32 rows in the tile that starts at row `first`.

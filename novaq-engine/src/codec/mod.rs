@@ -2,10 +2,12 @@
 
 mod aq;
 mod dense;
+mod form;
 mod int8;
 
 pub use aq::{AqMatrix, Codebooks};
 pub use dense::DenseMatrix;
+pub use form::MatrixForm;
 pub use int8::Int8Matrix;
 
 use crate::kernel::{Backend, quantize_i16};
@@ -68,8 +70,8 @@ impl Matrix {
     /// Bytes that the matrix holds on the heap, a shared codebook set not counted.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Self::Dense(m) => m.rows() * m.columns() * 4,
-            Self::Int8(m) => m.rows() * (m.columns() + 4),
+            Self::Dense(m) => MatrixForm::F32.heap_bytes(m.rows(), m.columns()),
+            Self::Int8(m) => MatrixForm::Int8.heap_bytes(m.rows(), m.columns()),
             Self::Aq(m) => m.heap_bytes(),
         }
     }
@@ -99,12 +101,14 @@ impl Matrix {
 
     /// Estimated WebAssembly instructions of the product with one vector, tables included: the engine's unit of work.
     pub fn work(&self) -> u64 {
-        let weights = (self.rows() * self.columns()) as u64;
-        match self {
-            Self::Dense(_) => weights * 5,
-            Self::Int8(_) => weights * 5 / 2,
-            Self::Aq(m) => m.work(),
-        }
+        let form = match self {
+            Self::Dense(_) => MatrixForm::F32,
+            Self::Int8(_) => MatrixForm::Int8,
+            Self::Aq(m) => {
+                MatrixForm::Aq { codebooks: m.codebooks().count(), dimension: m.codebooks().dimension() }
+            }
+        };
+        form.work(self.rows(), self.columns())
     }
 
     /// `output[p, r] = Σ_c W[r, c] · input[p, c]` for every position `p` of the batch.

@@ -153,7 +153,7 @@ impl Config {
 
     /// Estimated instructions of one layer's attention for one position after `context` others, fitted to the bundled
     /// model (`docs/BENCHMARKS.md`): 6 per element of the query, 400 per head for the exponential and the short loops.
-    pub(crate) fn attention_work(&self, context: usize) -> u64 {
+    pub fn attention_work(&self, context: usize) -> u64 {
         (self.query_width() * 6 + self.num_attention_heads * 400) as u64 * context as u64
     }
 }

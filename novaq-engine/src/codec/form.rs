@@ -1,0 +1,57 @@
+//! What a matrix takes, from its codec and shape alone.
+
+use super::{Int8Matrix, aq};
+
+/// How a matrix is kept, without its weights: bytes and work follow from it and the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixForm {
+    /// 32-bit floats, in an artifact and in memory.
+    F32,
+    /// 16-bit floats in an artifact, widened to 32 bits in memory.
+    F16,
+    /// 8-bit integers with a scale per row.
+    Int8,
+    /// Additive codes with a scale and no mean per row.
+    Aq {
+        /// Number of codebooks M.
+        codebooks: usize,
+        /// Weights per codeword d.
+        dimension: usize,
+    },
+}
+
+impl MatrixForm {
+    /// Bytes of the matrix's section in an artifact; a codebook set is a section of its own
+    /// ([`Codebooks::stored_bytes`](super::Codebooks::stored_bytes)). `None` if that overflows.
+    pub fn stored_bytes(self, rows: usize, columns: usize) -> Option<usize> {
+        match self {
+            Self::F32 => rows.checked_mul(columns)?.checked_mul(4),
+            Self::F16 => rows.checked_mul(columns)?.checked_mul(2),
+            Self::Int8 => Int8Matrix::stored_bytes(rows, columns),
+            Self::Aq { codebooks, dimension } => {
+                aq::tile_bytes(rows, columns, codebooks, dimension)?.checked_add(rows.checked_mul(2)?)
+            }
+        }
+    }
+
+    /// Bytes that the loaded matrix holds on the heap, as [`Matrix::heap_bytes`](super::Matrix::heap_bytes).
+    pub fn heap_bytes(self, rows: usize, columns: usize) -> usize {
+        match self {
+            Self::F32 | Self::F16 => rows * columns * 4,
+            Self::Int8 => rows * (columns + 4),
+            Self::Aq { codebooks, dimension } => {
+                aq::tile_bytes(rows, columns, codebooks, dimension).unwrap_or(usize::MAX) + 4 * rows
+            }
+        }
+    }
+
+    /// Estimated WebAssembly instructions of the product with one vector, as [`Matrix::work`](super::Matrix::work).
+    pub fn work(self, rows: usize, columns: usize) -> u64 {
+        let weights = (rows * columns) as u64;
+        match self {
+            Self::F32 | Self::F16 => weights * 5,
+            Self::Int8 => weights * 5 / 2,
+            Self::Aq { codebooks, dimension } => aq::work(rows, columns, codebooks, dimension),
+        }
+    }
+}
