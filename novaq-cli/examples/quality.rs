@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use novaq_cli::artifact_dir::ArtifactDir;
 use novaq_cli::checkpoint::Checkpoint;
-use novaq_cli::compress::plan::EmbeddingCodec;
-use novaq_cli::compress::{HELD_OUT, Options, baseline, default_calibration_tokens, run};
+use novaq_cli::compress::{Budget, HELD_OUT, Options, baseline, default_calibration_tokens, run};
 use novaq_cli::evaluate::{Measured, compare, text};
 use novaq_engine::model::Model;
 use novaq_engine::tokenizer::Tokenizer;
@@ -63,9 +62,9 @@ fn main() -> anyhow::Result<()> {
 fn compress(checkpoint: &Checkpoint, output: &Path, bits_per_weight: f64) -> anyhow::Result<ArtifactDir> {
     let options = Options {
         output: output.to_owned(),
-        bits_per_weight,
-        codec: None,
-        embedding: EmbeddingCodec::for_bits(4.0).map_err(anyhow::Error::msg)?,
+        budget: Budget::Bits(bits_per_weight),
+        embedding: None,
+        overrides: Vec::new(),
         calibration: None,
         calibration_tokens: None,
         seed: 0,

@@ -28,6 +28,8 @@ enum Command {
     Expand(commands::expand::Args),
     Upload(commands::upload::Args),
     Models(commands::models::Args),
+    Completions(commands::completions::Args),
+    Man(commands::man::Args),
 }
 
 impl Cli {
@@ -56,6 +58,8 @@ impl Cli {
             Command::Expand(args) => commands::expand::run(&args),
             Command::Upload(args) => commands::upload::run(&args),
             Command::Models(args) => commands::models::run(args),
+            Command::Completions(args) => commands::completions::run(&args),
+            Command::Man(args) => commands::man::run(&args),
         }
     }
 }

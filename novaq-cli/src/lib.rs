@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod compress;
+pub mod config_file;
 pub mod evaluate;
 pub mod network;
 pub mod output;

@@ -137,6 +137,16 @@ pub fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// `seconds` in the largest unit that fits, as in `40 s`, `12 min` or `3.5 h`.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.95 => "1 s".to_owned(),
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
 /// `number` with commas between thousands.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();

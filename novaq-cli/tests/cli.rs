@@ -71,6 +71,35 @@ fn the_help_names_every_command() {
 }
 
 #[test]
+fn every_shell_gets_completions() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = succeed(Path::new("."), &["completions", shell]);
+        assert!(script.contains("embedding-bpw") && script.contains("novaq"), "{shell}: {script}");
+    }
+    let error = fail(Path::new("."), &["completions", "tcsh"]);
+    assert!(error.contains("possible values: bash, elvish, fish, powershell, zsh"), "{error}");
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = succeed(folder.path(), &["man", "compress"]);
+    assert!(page.contains(".TH") && page.contains("embedding") && page.contains("balanced"), "{page}");
+    assert!(succeed(folder.path(), &["man"]).contains("compress"));
+    assert_eq!(succeed(folder.path(), &["man", "-o", "pages/man1"]), "");
+    let pages = fs::read_dir(folder.path().join("pages/man1")).unwrap();
+    let mut pages: Vec<_> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    pages.sort_unstable();
+    let page = |command: &str| format!("novaq-{command}.1");
+    assert!(pages.contains(&"novaq.1".to_owned()), "{pages:?}");
+    for command in ["compress", "eval", "run", "upload", "models", "completions", "man"] {
+        assert!(pages.contains(&page(command)), "{pages:?}");
+    }
+    let error = fail(folder.path(), &["man", "zip"]);
+    assert_eq!(error, "error: there is no command `zip`\nhint: `novaq --help` lists them\n");
+}
+
+#[test]
 fn inspect_says_what_the_artifact_is() {
     let (folder, manifest) = artifact();
     insta::assert_snapshot!("inspect", redact(&succeed(folder.path(), &["inspect", "."])));

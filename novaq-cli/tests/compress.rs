@@ -1,60 +1,14 @@
 //! `novaq compress` and `novaq eval` on small random models, and on a real one where it is at hand.
 
-use std::collections::BTreeMap;
+mod small;
+
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use assert_cmd::Command;
-use serde_json::{Value, json};
+use serde_json::Value;
+use small::{FEW_TOKENS, checkpoint, contents, contents_names, json_of, novaq};
 use tempfile::TempDir;
-
-/// A copy of one of the engine's random models (vocabulary of 101), with a tokenizer of letters.
-fn checkpoint(folder: &Path, name: &str) -> PathBuf {
-    let model = folder.join("model");
-    fs::create_dir_all(&model).unwrap();
-    let fixture =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../novaq-engine/tests/fixtures/logits").join(name);
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixture.join(file), model.join(file)).unwrap();
-    }
-    let letters = (b'!'..=b'~').map(|c| char::from(c).to_string());
-    let vocab: BTreeMap<String, u32> = letters.zip(3..).collect();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []
-        }
-    });
-    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    model
-}
-
-/// Runs `novaq` in `folder`; standard output on success, standard error on failure.
-fn novaq(folder: &Path, args: &[&str]) -> Result<String, String> {
-    let output = Command::cargo_bin("novaq").unwrap().current_dir(folder).args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-}
-
-fn json_of(folder: &Path, args: &[&str]) -> Value {
-    serde_json::from_str(&novaq(folder, args).unwrap()).unwrap()
-}
-
-/// All files of a folder.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| {
-            let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
-        })
-        .collect()
-}
-
-const FEW_TOKENS: [&str; 2] = ["--calibration-tokens", "768"];
 
 #[test]
 fn a_model_is_compressed_and_measured() {
@@ -166,10 +120,6 @@ fn a_dry_run_writes_nothing() {
     let estimate = json_of(folder.path(), &args);
     assert!(estimate["matrix_bytes"].as_u64().unwrap() > 1000);
     assert_eq!(contents_names(folder.path()), ["model"]);
-}
-
-fn contents_names(folder: &Path) -> Vec<String> {
-    fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// A checkpoint that `change` has damaged, and what `novaq compress` says about it.

@@ -188,7 +188,7 @@ impl Checkpoint {
     }
 
     /// Length of a layer's vector by its name without the prefix.
-    fn layer_vector_len(&self, name: &str) -> usize {
+    pub fn layer_vector_len(&self, name: &str) -> usize {
         match name.strip_suffix(".bias") {
             Some(linear) => self.layer_matrix_shape(&format!("{linear}.weight"))[0],
             None => self.config.hidden_size,
@@ -309,15 +309,34 @@ impl Checkpoint {
     /// # Errors
     /// If one can't be read.
     pub fn source_files(&self) -> Result<Vec<SourceFile>, CheckpointError> {
-        let mut names = self.source.files();
-        names.extend(self.tensors.files().map(str::to_owned));
-        names
+        self.source_names()
             .into_iter()
             .map(|path| {
                 let (bytes, sha256) = hash(&self.directory().join(&path))?;
                 Ok(SourceFile { path, bytes, sha256 })
             })
             .collect()
+    }
+
+    /// The same with hashes of zeros: reads no file.
+    ///
+    /// # Errors
+    /// If the system does not say how long a file is.
+    pub fn source_lengths(&self) -> Result<Vec<SourceFile>, CheckpointError> {
+        let length = |path: String| {
+            let full = self.directory().join(&path);
+            let metadata = std::fs::metadata(&full);
+            let bytes = metadata.map_err(|source| CheckpointError::Io { path: full, source })?.len();
+            Ok(SourceFile { path, bytes, sha256: [0; 32] })
+        };
+        self.source_names().into_iter().map(length).collect()
+    }
+
+    /// Names of the files that the artifact is made from.
+    fn source_names(&self) -> Vec<String> {
+        let mut names = self.source.files();
+        names.extend(self.tensors.files().map(str::to_owned));
+        names
     }
 }
 

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
-use clap::Args as ClapArgs;
+use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 
 use crate::checkpoint::Checkpoint;
-use crate::compress::plan::{Additive, EmbeddingCodec};
-use crate::compress::{self, Options, STOP, Summary};
+use crate::compress::pattern::Override;
+use crate::compress::plan::{Additive, MatrixCodec};
+use crate::compress::{self, Budget, Forecast, Options, STOP, Summary};
+use crate::config_file;
 use crate::output::{self, HintExt};
 
 /// Compress a checkpoint to an artifact.
@@ -19,6 +21,7 @@ use crate::output::{self, HintExt};
 /// Weights become sums of codewords from codebooks of 16 entries, fitted to what the layers do on calibration text.
 /// A compression that was stopped goes on when the same command is given again.
 #[derive(Debug, ClapArgs)]
+#[command(group = ArgGroup::new("budget").multiple(false))]
 pub struct Args {
     /// The checkpoint: a folder with config.json, tokenizer.json and safetensors files, a file `*.gguf`, or a file
     /// `*.bin` of llama2.c with its tokenizer, `tok*.bin` or `tok*.model`, beside it.
@@ -26,24 +29,48 @@ pub struct Args {
     model: PathBuf,
 
     /// Folder to write the artifact to; it must not exist.
-    #[arg(short, long, value_name = "DIR")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["dry_run", "config"])]
+    output: Option<PathBuf>,
 
-    /// Bits per weight of the layers' matrices, 1 to 4: the codes alone.
+    /// Bits per weight of the layers' matrices, 1 to 4: the codes alone [default: 2].
     ///
     /// Row scales (16 bits a row) and codebooks come on top and are counted in what is reported. 1, 1.5, 2, 2.5, 3,
     /// 3.5 and 4 are 2 to 8 codebooks over vectors of 8 weights for every matrix; between them, codebooks go where they
     /// help most.
-    #[arg(long, value_name = "BITS", default_value_t = 2.0, value_parser = bits_per_weight)]
-    bpw: f64,
+    #[arg(long, value_name = "BITS", group = "budget", value_parser = bits_per_weight)]
+    bpw: Option<f64>,
 
-    /// Bits per weight of the embedding and the head: 1 to 4 in steps of 0.5, 8 (integers) or 16 (floats).
-    #[arg(long, value_name = "BITS", default_value = "4", value_parser = embedding_codec)]
-    embedding_bpw: EmbeddingCodec,
+    /// Most bytes of the whole artifact, as `4MB`, `1.5MiB` or `1800000`: weights, tokenizer and manifest.
+    ///
+    /// The codecs follow from the headers alone: all matrices begin at 1 bit per weight, and more go where they lower
+    /// the expected error most for their bytes, up to 8-bit integers and 16-bit floats.
+    #[arg(long, value_name = "BYTES", group = "budget", value_parser = bytes)]
+    size: Option<u64>,
+
+    /// How many times smaller than its weights in 32-bit floats the whole artifact is, at least; see `--size`.
+    #[arg(long, value_name = "TIMES", group = "budget", value_parser = ratio)]
+    ratio: Option<f64>,
+
+    /// A setting by name.
+    #[arg(long, group = "budget")]
+    preset: Option<Preset>,
+
+    /// Bits per weight of the embedding and the head: 1 to 4 in steps of 0.5, 8 (integers) or 16 (floats) [default: 4,
+    /// or what `--size`, `--ratio` or `--preset` leave].
+    #[arg(long, value_name = "BITS", value_parser = embedding_codec)]
+    embedding_bpw: Option<MatrixCodec>,
 
     /// One codec for all layers in place of `--bpw`, as `2x16@4`: 2 codebooks of 16 over vectors of 4 weights.
-    #[arg(long, value_name = "CODEC", conflicts_with = "bpw")]
+    #[arg(long, value_name = "CODEC", group = "budget")]
     codec: Option<Additive>,
+
+    /// Codec of the matrices whose names match a pattern, as `model.layers.0.*=3`; may be given several times.
+    ///
+    /// `*` stands for any characters, `?` for one. The codec is bits per weight (1 to 4 in steps of 0.5, 8, 16),
+    /// `int8`, `f16` or one as in `--codec`. The first pattern that a name matches counts. `--size` and `--ratio`
+    /// count these matrices, `--bpw` leaves them out.
+    #[arg(long, value_name = "PATTERN=CODEC")]
+    tensor: Vec<Override>,
 
     /// Text to calibrate on; without it the model writes its own, at temperature 1.
     #[arg(long, value_name = "FILE")]
@@ -53,23 +80,29 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..))]
     calibration_tokens: Option<u32>,
 
-    /// Seed of all random choices; the same seed gives the same artifact.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of all random choices; the same seed gives the same artifact [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 
     /// Name of the model in the catalogue; by default that of its folder or file.
     #[arg(long)]
     name: Option<String>,
 
-    /// Semantic version of the artifact.
-    #[arg(long, value_name = "VERSION", default_value = "1.0.0")]
-    model_version: String,
+    /// Semantic version of the artifact [default: 1.0.0].
+    #[arg(long, value_name = "VERSION")]
+    model_version: Option<String>,
 
     /// Licence of the weights; by default what the front matter of the checkpoint's README.md says.
     #[arg(long)]
     license: Option<String>,
 
-    /// Print what the artifact would take, and do nothing.
+    /// TOML file with options under the names of their flags, as `bpw = 2.5` or `tensor = ["lm_head.*=8"]`.
+    ///
+    /// Flags win over the file; patterns of `--tensor` come before those of the file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Print what the artifact and the compression would take, from the headers alone, and do nothing.
     #[arg(long)]
     dry_run: bool,
 
@@ -86,13 +119,123 @@ pub struct Args {
     json: bool,
 }
 
+/// Options that belong to a call and not to an artifact: a configuration file does not have them.
+const OF_A_CALL: &[&str] = &["model", "config", "dry_run", "restart", "stop_after", "json"];
+
+/// A setting by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// `--bpw 1.5 --embedding-bpw 3`.
+    Small,
+    /// `--bpw 2 --embedding-bpw 4`, as without any setting.
+    Balanced,
+    /// `--bpw 4 --embedding-bpw 8`.
+    Faithful,
+}
+
+impl Preset {
+    /// Bits per weight of the layers and codec of the embedding.
+    fn setting(self) -> (f64, MatrixCodec) {
+        let books = |books| MatrixCodec::Aq(Additive { books, dim: 8 });
+        match self {
+            Self::Small => (1.5, books(6)),
+            Self::Balanced => (2.0, books(8)),
+            Self::Faithful => (4.0, MatrixCodec::Int8),
+        }
+    }
+}
+
 fn bits_per_weight(text: &str) -> Result<f64, String> {
     let bits: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if (1.0..=4.0).contains(&bits) { Ok(bits) } else { Err(format!("{bits} is not between 1 and 4")) }
 }
 
-fn embedding_codec(text: &str) -> Result<EmbeddingCodec, String> {
-    EmbeddingCodec::for_bits(text.parse().map_err(|_| format!("`{text}` is no number"))?)
+fn ratio(text: &str) -> Result<f64, String> {
+    let times: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if times >= 1.0 && times.is_finite() { Ok(times) } else { Err(format!("{times} is not 1 or more")) }
+}
+
+/// A number of bytes, with a decimal or binary unit or none.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1000),
+        ("KB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("k", 1000),
+        ("M", 1_000_000),
+        ("B", 1),
+    ];
+    let unit = UNITS.iter().find_map(|&(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    let bytes = match (number.parse::<u64>(), number.trim().parse::<f64>()) {
+        (Ok(whole), _) => whole.checked_mul(unit),
+        // Exact as long as the sizes of files are.
+        (_, Ok(number)) => Some(number * unit as f64).filter(|b| (1.0..9e15).contains(b)).map(|b| b as u64),
+        _ => {
+            return Err(format!(
+                "`{text}` is no size: write bytes, or a number with kB, MB, GB, KiB, MiB or GiB"
+            ));
+        }
+    };
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| format!("`{text}` is no size that a file can have"))
+}
+
+fn embedding_codec(text: &str) -> Result<MatrixCodec, String> {
+    MatrixCodec::for_bits(text.parse().map_err(|_| format!("`{text}` is no number"))?)
+}
+
+impl Args {
+    /// The options with those of the configuration file where they are not given.
+    fn with_config(mut self) -> anyhow::Result<Self> {
+        let Some(path) = &self.config else { return Ok(self) };
+        let mut file: Self = config_file::read(path, &[".", "--dry-run"], OF_A_CALL)?;
+        if self.bpw.is_some()
+            || self.size.is_some()
+            || self.ratio.is_some()
+            || self.preset.is_some()
+            || self.codec.is_some()
+        {
+            (file.bpw, file.size, file.ratio, file.preset, file.codec) = (None, None, None, None, None);
+        }
+        self.tensor.append(&mut file.tensor);
+        Ok(Self {
+            output: self.output.or(file.output),
+            bpw: self.bpw.or(file.bpw),
+            size: self.size.or(file.size),
+            ratio: self.ratio.or(file.ratio),
+            preset: self.preset.or(file.preset),
+            embedding_bpw: self.embedding_bpw.or(file.embedding_bpw),
+            codec: self.codec.or(file.codec),
+            calibration: self.calibration.or(file.calibration),
+            calibration_tokens: self.calibration_tokens.or(file.calibration_tokens),
+            seed: self.seed.or(file.seed),
+            name: self.name.or(file.name),
+            model_version: self.model_version.or(file.model_version),
+            license: self.license.or(file.license),
+            ..self
+        })
+    }
+
+    /// What the codecs may take, and the codec of the embedding if it is given.
+    fn budget(&self) -> (Budget, Option<MatrixCodec>) {
+        let given = [
+            self.codec.map(Budget::Codec),
+            self.size.map(Budget::Bytes),
+            self.ratio.map(Budget::Ratio),
+            self.bpw.map(Budget::Bits),
+        ];
+        match (given.into_iter().flatten().next(), self.preset) {
+            (Some(budget), _) => (budget, self.embedding_bpw),
+            (None, preset) => {
+                let (bits, embedding) = preset.unwrap_or(Preset::Balanced).setting();
+                (Budget::Bits(bits), self.embedding_bpw.or(Some(embedding)))
+            }
+        }
+    }
 }
 
 /// Runs the command.
@@ -100,32 +243,35 @@ fn embedding_codec(text: &str) -> Result<EmbeddingCodec, String> {
 /// # Errors
 /// If the checkpoint can't be read, the output exists or can't be written, or the user stopped it.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let args = args.with_config()?;
+    if args.output.is_none() && !args.dry_run {
+        return Err(anyhow::anyhow!("there is no folder to write to"))
+            .hint(|| "add `-o <DIR>`, or `output` to the configuration file".to_owned());
+    }
     let checkpoint = Checkpoint::open(&args.model)
         .with_context(|| format!("`{}` can't be compressed", args.model.display()))
         .hint(|| "name a folder with config.json, tokenizer.json and model.safetensors, or a file `*.gguf` or `*.bin`".to_owned())?;
+    let (budget, embedding) = args.budget();
     let options = Options {
-        output: args.output,
-        bits_per_weight: args.bpw,
-        codec: args.codec,
-        embedding: args.embedding_bpw,
+        output: args.output.unwrap_or_default(),
+        budget,
+        embedding,
+        overrides: args.tensor,
         calibration: args.calibration,
         calibration_tokens: args.calibration_tokens.map(|n| n as usize),
-        seed: args.seed,
+        seed: args.seed.unwrap_or(0),
         name: args.name,
-        version: args.model_version,
+        version: args.model_version.unwrap_or_else(|| "1.0.0".to_owned()),
         license: args.license,
         restart: args.restart,
         stop_after: args.stop_after,
     };
     if args.dry_run {
-        let estimate = compress::estimate(&checkpoint, &options);
+        let forecast = compress::forecast(&checkpoint, &options)?;
         if args.json {
-            return output::json(&estimate);
+            return output::json(&forecast);
         }
-        crate::say!("Parameters: {}", estimate.parameters);
-        crate::say!("Matrices: {} (codes, scales, codebooks)", output::bytes(estimate.matrix_bytes));
-        crate::say!("Ratio: {:.1} times smaller than 32-bit floats", estimate.ratio_fp32);
-        crate::say!("Calibration: {} tokens", estimate.calibration_tokens);
+        print_forecast(&forecast, checkpoint.config().max_position_embeddings);
         return Ok(());
     }
     stop_on_interrupt()?;
@@ -135,6 +281,76 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     print(&summary);
     Ok(())
+}
+
+fn print_forecast(forecast: &Forecast, context: usize) {
+    let f = forecast;
+    crate::say!("Parameters: {}", output::count(f.parameters));
+    if f.exact {
+        crate::say!(
+            "Size: {} ({} bytes at most, up to {} fewer by the digits of what is measured), {}",
+            output::bytes(f.bytes),
+            output::count(f.bytes),
+            f.variable_bytes,
+            output::counted(f.shards as u64, "shard")
+        );
+    } else {
+        crate::say!(
+            "Size: about {}, {}; which codecs get how many bits depends on what is measured",
+            output::bytes(f.bytes),
+            output::counted(f.shards as u64, "shard")
+        );
+    }
+    crate::say!("Ratio: {:.1} times smaller than FP32, {:.1} than FP16", f.ratio_fp32, f.ratio_fp16);
+    crate::say!(
+        "Bits per weight: {:.2} in the layers ({:.2} codes), {:.2} in embedding and head, {:.2} in all",
+        f.bits_per_weight_body,
+        f.bits_per_weight_codes,
+        f.bits_per_weight_embedding,
+        f.bits_per_weight_file
+    );
+    crate::say!(
+        "Memory in a canister: {} of weights, {} of cache per token ({} for a context of {})",
+        output::bytes(f.estimates.heap_bytes),
+        output::bytes(f.estimates.cache_bytes_per_token),
+        output::bytes(f.estimates.cache_bytes_per_token * context as u64),
+        output::count(context as u64)
+    );
+    crate::say!(
+        "Instructions: {} per token in a canister, estimated",
+        output::count(f.estimates.instructions_per_token)
+    );
+    crate::say!("Calibration: {} tokens", output::count(f.calibration_tokens as u64));
+    crate::say!("Memory to compress: about {}", output::bytes(f.cost.peak_memory_bytes));
+    crate::say!(
+        "Time to compress: about {}, at the speed of this machine with a sample of random weights",
+        output::duration(f.cost.seconds)
+    );
+    crate::say!("");
+    let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let number = |number: u64| if number == 0 { "-".to_owned() } else { output::count(number) };
+    let mut rows: Vec<[String; 6]> = (f.kinds.iter())
+        .map(|kind| {
+            let bits = 8.0 * kind.bytes as f64 / kind.weights as f64;
+            [
+                kind.kind.to_owned(),
+                number(kind.tensors as u64),
+                number(kind.weights),
+                dash(kind.codecs.join(", ")),
+                output::count(kind.bytes),
+                if kind.weights == 0 { "-".to_owned() } else { format!("{bits:.2}") },
+            ]
+        })
+        .collect();
+    rows.push([
+        "all".to_owned(),
+        output::count(f.kinds.iter().map(|kind| kind.tensors as u64).sum()),
+        output::count(f.parameters),
+        "-".to_owned(),
+        output::count(f.bytes),
+        format!("{:.2}", f.bits_per_weight_file),
+    ]);
+    output::table(["kind", "tensors", "weights", "codecs", "bytes", "bits per weight"], rows.into_iter());
 }
 
 /// The first Ctrl-C lets the layer in work end, the second ends the program; what is stored stays whole either way.

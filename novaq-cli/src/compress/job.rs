@@ -7,15 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use half::f16;
 use novaq_engine::artifact::SourceFile;
-use novaq_engine::codec::{AqMatrix, Codebooks, Matrix};
+use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Int8Matrix, Matrix};
 use safetensors::tensor::{SafeTensors, TensorView};
 use safetensors::{Dtype, serialize};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::plan::Additive;
+use super::Budget;
+use super::matrices::half_bytes;
+use super::plan::{Additive, MatrixCodec, Named, Plan};
 use crate::output::HintExt;
 
 /// Everything that the result depends on; a job goes on only with the same.
@@ -24,9 +27,11 @@ pub(super) struct Settings {
     /// Version of this program.
     pub(super) novaq: String,
     pub(super) seed: u64,
-    pub(super) bits_per_weight: f64,
-    pub(super) codec: Option<Additive>,
-    pub(super) embedding: super::plan::EmbeddingCodec,
+    pub(super) budget: Budget,
+    pub(super) embedding: Option<MatrixCodec>,
+    pub(super) named: Named,
+    /// The plan, where it follows from the headers.
+    pub(super) plan: Option<Plan>,
     pub(super) calibration: String,
     pub(super) calibration_tokens: usize,
     pub(super) sources: Vec<SourceFile>,
@@ -48,6 +53,10 @@ pub(super) struct Job {
 }
 
 const SETTINGS: &str = "settings.json";
+
+/// What stands in place of a codebook set's number for matrices that have none.
+const INT8: &str = "int8";
+const F16: &str = "f16";
 
 impl Job {
     /// Opens the work folder, or makes it. With `restart`, what is there is thrown away.
@@ -110,7 +119,18 @@ impl Job {
         let mut sets: Vec<&Arc<Codebooks>> = Vec::new();
         let mut sections: Vec<(String, Vec<u8>)> = Vec::new();
         for (name, matrix) in &unit.matrices {
-            let Matrix::Aq(matrix) = matrix else { bail!("`{name}` is not in additive codes") };
+            let matrix = match matrix {
+                Matrix::Aq(matrix) => matrix,
+                Matrix::Int8(matrix) => {
+                    sections.push((format!("{INT8}:{name}"), matrix.to_bytes()));
+                    continue;
+                }
+                // Only the 16-bit codec gives dense matrices.
+                Matrix::Dense(matrix) => {
+                    sections.push((format!("{F16}:{name}"), half_bytes(matrix)));
+                    continue;
+                }
+            };
             let known = sets.iter().position(|set| Arc::ptr_eq(set, matrix.codebooks()));
             let set = known.unwrap_or_else(|| {
                 sets.push(matrix.codebooks());
@@ -161,11 +181,22 @@ fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
     let mut unit = Unit::default();
     for (name, [rows, columns]) in shapes {
         let found = split.iter().find(|(_, n)| n == name);
-        let set = found.and_then(|(set, _)| Some((*set, sets.get(set)?)));
-        let (index, set) = set.with_context(|| format!("`{name}` is missing"))?;
-        let bytes = sections.tensor(&format!("{index}:{name}"))?;
-        let matrix = AqMatrix::from_bytes(*rows, *columns, Arc::clone(set), false, bytes.data())?;
-        unit.matrices.insert(name.clone(), Matrix::Aq(matrix));
+        let (set, _) = found.with_context(|| format!("`{name}` is missing"))?;
+        let bytes = sections.tensor(&format!("{set}:{name}"))?.data();
+        let matrix = match *set {
+            INT8 => Matrix::Int8(Int8Matrix::from_bytes(*rows, *columns, bytes)?),
+            F16 => {
+                let halves = bytes.as_chunks().0.iter();
+                let values = halves.map(|&b| f16::from_le_bytes(b).to_f32()).collect();
+                Matrix::Dense(DenseMatrix::new(*rows, *columns, values)?)
+            }
+            set => {
+                let codebooks =
+                    sets.get(set).with_context(|| format!("the codebooks of `{name}` are missing"))?;
+                Matrix::Aq(AqMatrix::from_bytes(*rows, *columns, Arc::clone(codebooks), false, bytes)?)
+            }
+        };
+        unit.matrices.insert(name.clone(), matrix);
     }
     for (input, error) in metadata.metadata().iter().flatten() {
         unit.relative_errors.insert(input.clone(), error.parse()?);

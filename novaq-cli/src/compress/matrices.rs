@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use half::f16;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
-use novaq_engine::codec::{AqMatrix, Codebooks, CodecError, Matrix};
+use novaq_engine::codec::{AqMatrix, Codebooks, CodecError, DenseMatrix, Int8Matrix, Matrix};
 
 use super::calibration::Captured;
 use super::plan::Additive;
@@ -19,7 +20,7 @@ pub(super) const DAMPING: f32 = 0.01;
 const CORRECTION_DAMPING: f32 = 0.05;
 
 /// Rounds in which the starting codebooks are trained.
-const START_ROUNDS: usize = 10;
+pub(super) const START_ROUNDS: usize = 10;
 
 /// Why matrices can't be quantized.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +136,28 @@ fn rows_of(
     let codes = &result.codes[first * per_row..(first + rows) * per_row];
     let scales: Vec<f32> = result.row_scales[first..first + rows].iter().map(|s| s.to_f32()).collect();
     AqMatrix::from_codes(rows, columns, Arc::clone(codebooks), codes, &scales, None)
+}
+
+/// `weights` in 8-bit integers.
+pub(super) fn int8(weights: Array2<f32>) -> Result<Matrix, CodecError> {
+    let (rows, columns) = weights.dim();
+    Ok(Matrix::Int8(Int8Matrix::quantize(rows, columns, &weights.into_raw_vec_and_offset().0)?))
+}
+
+/// The matrix `name` rounded to 16-bit floats.
+pub(super) fn half(name: &str, weights: &Array2<f32>) -> anyhow::Result<Matrix> {
+    let (rows, columns) = weights.dim();
+    let rounded: Vec<f32> = weights.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+    if rounded.iter().any(|v| !v.is_finite()) {
+        anyhow::bail!("`{name}` holds a value beyond the range of 16-bit floats");
+    }
+    Ok(Matrix::Dense(DenseMatrix::new(rows, columns, rounded)?))
+}
+
+/// The values of a matrix that was rounded to 16-bit floats, row-major.
+pub(super) fn half_bytes(matrix: &DenseMatrix) -> Vec<u8> {
+    let values = (0..matrix.rows()).flat_map(|r| matrix.row(r));
+    values.flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
 }
 
 /// All rows of `weights`, one matrix below the other.

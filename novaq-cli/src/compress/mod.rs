@@ -6,23 +6,25 @@
 
 pub mod baseline;
 mod calibration;
+mod cost;
 mod job;
 mod matrices;
 mod output;
+pub mod pattern;
 pub mod plan;
+mod size;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::Context;
-use half::f16;
+use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use ndarray::Array2;
-use novaq_engine::artifact::{Manifest, Verification};
-use novaq_engine::codec::{DenseMatrix, Int8Matrix, Matrix};
-use novaq_engine::model::{Model, ModelError, TensorSource};
+use novaq_engine::artifact::{Estimates, Manifest, SourceFile, Verification};
+use novaq_engine::codec::Matrix;
+use novaq_engine::model::{CachePrecision, KvCache, Model, ModelError, TensorSource};
 use novaq_engine::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -31,22 +33,28 @@ use crate::evaluate::{compare, text};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
 use crate::quantize::hessian::{damped, expected_noise, mean_product};
+pub use cost::Cost;
+pub use size::Kind;
+
 use calibration::{Captured, LAYER_INPUTS, Streams, head_inputs, layer_model};
 use job::{Job, Settings, Shapes, Unit};
 use matrices::{Quantizer, Shared, Starts};
-use plan::{Additive, EmbeddingCodec, Plan};
+use pattern::Override;
+use plan::{Additive, EMBEDDING, HEAD, MatrixCodec, Named, Plan, TooSmall};
+use size::Sizes;
 
 /// What to compress, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Folder of the artifact; must not exist yet.
     pub output: PathBuf,
-    /// Most bits of codes per weight of the layers, on average.
-    pub bits_per_weight: f64,
-    /// One codec for all layers in place of `bits_per_weight`.
-    pub codec: Option<Additive>,
-    /// Codec of the embedding, and of the head if it is not tied.
-    pub embedding: EmbeddingCodec,
+    /// What the codecs may take.
+    pub budget: Budget,
+    /// Codec of the embedding, and of the head if it is not tied; by default 4 bits, or what a budget for the whole
+    /// artifact leaves.
+    pub embedding: Option<MatrixCodec>,
+    /// Codecs of single matrices.
+    pub overrides: Vec<Override>,
     /// Calibration text; without one the model writes its own.
     pub calibration: Option<PathBuf>,
     /// Tokens of calibration text; by default what fits the model's size.
@@ -63,6 +71,20 @@ pub struct Options {
     pub restart: bool,
     /// Stop after so many layers, as if interrupted.
     pub stop_after: Option<usize>,
+}
+
+/// What the codecs of a model may take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Most bits of codes per weight of the layers, on average.
+    Bits(f64),
+    /// One codec for all layers.
+    Codec(Additive),
+    /// Most bytes of all files of the artifact.
+    Bytes(u64),
+    /// How many times smaller than the weights in 32-bit floats all files of the artifact are at least.
+    Ratio(f64),
 }
 
 /// What a compression came to.
@@ -118,6 +140,9 @@ const HEAD_SEQUENCES: usize = 24;
 /// Sequences of held-out text that the result is measured on.
 const HELD_OUT_SEQUENCES: usize = 24;
 
+/// What that text is.
+const HELD_OUT_TEXT: &str = "sampled from the original at temperature 1, not calibrated on";
+
 /// What a seed is changed by for text that was not calibrated on.
 pub const HELD_OUT: u64 = 0x6865_6c64_2d6f_7574;
 
@@ -131,31 +156,112 @@ struct Sequences {
 /// The name of the work folder's file with the sequences.
 const SEQUENCES: &str = "sequences.json";
 
-/// Sizes that a compression would have, from the headers alone.
+/// What a compression would come to, from the headers alone.
 #[derive(Clone, Debug, Serialize)]
-pub struct Estimate {
+pub struct Forecast {
+    /// Whether the codecs are those that the compression will choose. If not, it will choose others within the same
+    /// bits by what it measures, and padding makes other sizes of them.
+    pub exact: bool,
     /// Weights of the model.
     pub parameters: u64,
-    /// Bytes of the matrices: codes, scales and codebooks. Norms, tokenizer and manifest come on top.
+    /// Most bytes of all files.
+    pub bytes: u64,
+    /// By how many bytes it may be less: the digits of what is measured at the end.
+    pub variable_bytes: u64,
+    /// Number of shards.
+    pub shards: usize,
+    /// Bytes of the matrices: codes, scales and codebooks.
     pub matrix_bytes: u64,
-    /// How many times smaller that is than the weights in 32-bit floats.
+    /// The bytes of all files by what they are for.
+    pub kinds: Vec<Kind>,
+    /// Bits of the codes alone per weight of the layers.
+    pub bits_per_weight_codes: f64,
+    /// All bits per weight of the layers.
+    pub bits_per_weight_body: f64,
+    /// All bits per weight of the embedding and the head.
+    pub bits_per_weight_embedding: f64,
+    /// Bits of all files together per weight.
+    pub bits_per_weight_file: f64,
+    /// How many times smaller all files are than the weights in 32-bit floats.
     pub ratio_fp32: f64,
+    /// How many times smaller all files are than the weights in 16-bit floats.
+    pub ratio_fp16: f64,
+    /// What it takes to run the model.
+    pub estimates: Estimates,
     /// Calibration tokens.
     pub calibration_tokens: usize,
+    /// What the compression takes.
+    pub cost: Cost,
 }
 
-/// What `options` would make of `checkpoint`.
-pub fn estimate(checkpoint: &Checkpoint, options: &Options) -> Estimate {
-    let evenly = vec![[1.0; 4]; checkpoint.config().num_hidden_layers];
-    let plan = uniform_plan(checkpoint, options).unwrap_or_else(|| {
-        Plan::within_bits(checkpoint, options.bits_per_weight, &evenly, options.embedding)
-    });
-    let (parameters, matrix_bytes) = (checkpoint.parameters(), plan.matrix_bytes(checkpoint));
-    Estimate {
-        parameters,
-        matrix_bytes,
-        ratio_fp32: 4.0 * parameters as f64 / matrix_bytes as f64,
-        calibration_tokens: calibration_tokens(checkpoint, options),
+/// What [`run`] would make of `checkpoint`. Reads the tokenizer and no weights; writes nothing.
+///
+/// # Errors
+/// If a file can't be read, or the budget can't be met.
+pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Forecast> {
+    let named = overrides(checkpoint, options)?;
+    let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
+    let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
+    let fixed = fixed_plan(checkpoint, options, &named, &sizes)?;
+    let exact = fixed.is_some();
+    let plan = match (fixed, options.budget) {
+        (None, Budget::Bits(bits)) => {
+            let evenly = vec![[1.0; 4]; checkpoint.config().num_hidden_layers];
+            Plan::within_bits(checkpoint, bits, &evenly, options.embedding_codec(), named)
+        }
+        (fixed, _) => fixed.context("a budget other than of bits gives a plan")?,
+    };
+    let manifest = sizes.manifest(&plan)?;
+    let [most, least] = sizes.range(&plan)?;
+    let kinds = sizes.by_kind(&plan, &manifest);
+    let codebooks = manifest.codebooks.iter().map(|set| set.section.length);
+    let matrices = manifest.tensors.iter().filter(|t| t.shape.len() == 2).map(|t| t.section.length);
+    let tokens = calibration_tokens(checkpoint, options);
+    let c = &manifest.compression;
+    Ok(Forecast {
+        exact,
+        parameters: c.parameters,
+        bytes: most,
+        variable_bytes: most - least,
+        shards: manifest.shards.len(),
+        matrix_bytes: codebooks.chain(matrices).sum(),
+        kinds,
+        bits_per_weight_codes: c.bits_per_weight_codes,
+        bits_per_weight_body: c.bits_per_weight_body,
+        bits_per_weight_embedding: c.bits_per_weight_embedding,
+        bits_per_weight_file: c.bits_per_weight_file,
+        ratio_fp32: c.ratio_fp32,
+        ratio_fp16: c.ratio_fp16,
+        estimates: manifest.estimates,
+        calibration_tokens: tokens,
+        cost: Cost::of(checkpoint, &plan, tokens, options.calibration.is_none(), exact)?,
+    })
+}
+
+/// The codecs of single matrices that the options ask for.
+fn overrides(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Named> {
+    plan::named(checkpoint, &options.overrides).map_err(anyhow::Error::msg).hint(|| {
+        "names are those of `novaq inspect --tensors`, as `model.layers.0.mlp.up_proj.weight`".to_owned()
+    })
+}
+
+/// The sizes of artifacts of `checkpoint`.
+fn sizes<'a>(
+    checkpoint: &'a Checkpoint,
+    options: &Options,
+    sources: Vec<SourceFile>,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<Sizes<'a>> {
+    let unknown = Estimates { heap_bytes: 0, cache_bytes_per_token: 0, instructions_per_token: 0 };
+    let draft = output::draft(checkpoint, options, sources, calibration(options), None, unknown)?;
+    Ok(Sizes::new(checkpoint, tokenizer.to_bytes().len() as u64, draft))
+}
+
+/// What the manifest says about the calibration text.
+fn calibration(options: &Options) -> String {
+    match &options.calibration {
+        Some(path) => format!("text of `{}`", path.file_name().unwrap_or_default().display()),
+        None => "sampled from the original at temperature 1".to_owned(),
     }
 }
 
@@ -169,11 +275,47 @@ pub fn default_calibration_tokens(checkpoint: &Checkpoint) -> usize {
     (CALIBRATION_WORK / checkpoint.parameters().max(1)).clamp(least, most) as usize
 }
 
-/// The plan if all layers get the same codec.
-fn uniform_plan(checkpoint: &Checkpoint, options: &Options) -> Option<Plan> {
-    let books = options.bits_per_weight * 2.0;
-    let whole = || (books.fract() == 0.0).then_some(Additive { books: books as usize, dim: 8 });
-    Some(Plan::uniform(checkpoint, options.codec.or_else(whole)?, options.embedding))
+/// The plan, if it follows from the headers: all layers get the same codec, or the budget is one for the artifact.
+/// Codecs for other bits per weight follow from what is measured.
+fn fixed_plan(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    named: &Named,
+    sizes: &Sizes,
+) -> anyhow::Result<Option<Plan>> {
+    let uniform = |body| Ok(Some(Plan::uniform(checkpoint, body, options.embedding_codec(), named.clone())));
+    let fp32 = 4 * checkpoint.parameters();
+    let target = match options.budget {
+        Budget::Codec(codec) => return uniform(codec),
+        Budget::Bits(bits) if (bits * 2.0).fract() == 0.0 => {
+            return uniform(Additive { books: (bits * 2.0) as usize, dim: 8 });
+        }
+        Budget::Bits(_) => return Ok(None),
+        Budget::Bytes(bytes) => bytes,
+        Budget::Ratio(ratio) => (fp32 as f64 / ratio) as u64,
+    };
+    let size = |plan: &Plan| anyhow::Ok(sizes.manifest(plan)?.compression.bytes);
+    let plan = Plan::within_bytes(checkpoint, target, options.embedding, named.clone(), size);
+    match plan.as_ref().err().and_then(|error| error.downcast_ref()) {
+        Some(&TooSmall { smallest, .. }) => plan.map(Some).hint(|| {
+            // Rounded down, so that what is proposed can be reached.
+            let ratio = (10.0 * fp32 as f64 / smallest as f64).floor() / 10.0;
+            let fixed = if options.embedding.is_some() || !named.is_empty() {
+                ", or leave out `--embedding-bpw` and `--tensor`"
+            } else {
+                ""
+            };
+            format!("ask for `--size {smallest}` or `--ratio {ratio}`{fixed}")
+        }),
+        None => plan.map(Some),
+    }
+}
+
+impl Options {
+    /// Codec of the embedding where a budget for the whole artifact does not choose it.
+    fn embedding_codec(&self) -> MatrixCodec {
+        self.embedding.unwrap_or(MatrixCodec::Aq(Additive { books: 8, dim: 8 }))
+    }
 }
 
 /// Compresses `checkpoint` as `options` say.
@@ -189,16 +331,17 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)
         .with_context(|| format!("the tokenizer of `{}` can't be used", checkpoint.path().display()))?;
     let sources = checkpoint.source_files()?;
-    let calibration = match &options.calibration {
-        Some(path) => format!("text of `{}`", path.file_name().unwrap_or_default().display()),
-        None => "sampled from the original at temperature 1".to_owned(),
-    };
+    let calibration = calibration(options);
+    let named = overrides(checkpoint, options)?;
+    let fixed =
+        fixed_plan(checkpoint, options, &named, &sizes(checkpoint, options, sources.clone(), &tokenizer)?)?;
     let settings = Settings {
         novaq: env!("CARGO_PKG_VERSION").to_owned(),
         seed: options.seed,
-        bits_per_weight: options.bits_per_weight,
-        codec: options.codec,
+        budget: options.budget,
         embedding: options.embedding,
+        named: named.clone(),
+        plan: fixed.clone(),
         calibration: calibration.clone(),
         calibration_tokens: calibration_tokens(checkpoint, options),
         sources: sources.clone(),
@@ -215,7 +358,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
         }
     };
     let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
-    let run = Run { checkpoint, options, job };
+    let run = Run { checkpoint, options, named, fixed, job };
 
     let sequences = run.sequences(calibration_text, settings.calibration_tokens)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "text is ready");
@@ -224,7 +367,12 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     let model = run.assemble(&unit.matrices)?;
     let verification = run.verify(&model, &sequences.held_out)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "quality is measured");
-    let draft = output::draft(checkpoint, options, sources, calibration, verification, &model)?;
+    let estimates = Estimates {
+        heap_bytes: model.heap_bytes() as u64,
+        cache_bytes_per_token: KvCache::bytes_per_position(model.config(), CachePrecision::Int8) as u64,
+        instructions_per_token: model.work_per_token(Estimates::CONTEXT),
+    };
+    let draft = output::draft(checkpoint, options, sources, calibration, Some(verification), estimates)?;
     let manifest = output::write(checkpoint, &run.job, &unit.matrices, &tokenizer, draft)?;
     output::publish(run.job, &options.output)?;
     summary(&manifest, options, unit.relative_errors, began)
@@ -259,6 +407,9 @@ fn summary(
 struct Run<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a Options,
+    named: Named,
+    /// The plan, where it follows from the headers.
+    fixed: Option<Plan>,
     job: Job,
 }
 
@@ -295,7 +446,7 @@ impl Run<'_> {
         let mut quantizer =
             Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
 
-        let mut all = self.embedding(&mut quantizer, original_embedding, sequences, &bar)?;
+        let mut all = self.embedding(&plan, &mut quantizer, original_embedding, sequences, &bar)?;
         // Activations are needed only as far as something is left to be quantized.
         let open = (0..layers).rfind(|&layer| !self.job.has(&unit_name(layer)));
         let needed = open.map_or(0, |layer| layer + 1);
@@ -311,8 +462,7 @@ impl Run<'_> {
                 bar.inc(4);
                 unit
             } else {
-                let codecs = plan.layers[layer];
-                let unit = self.layer(layer, codecs, &mut quantizer, &mut original, &mut quantized, &bar)?;
+                let unit = self.layer(layer, &plan, &mut quantizer, &mut original, &mut quantized, &bar)?;
                 self.job.store(&unit_name(layer), &unit)?;
                 self.check_stop(layer)?;
                 unit
@@ -323,7 +473,7 @@ impl Run<'_> {
         }
         if !checkpoint.config().tie_word_embeddings {
             bar.set_message("head");
-            let head = self.head(&mut quantizer, &all, sequences)?;
+            let head = self.head(&plan, &mut quantizer, &all, sequences)?;
             all.matrices.extend(head.matrices);
             all.relative_errors.extend(head.relative_errors);
         }
@@ -333,8 +483,8 @@ impl Run<'_> {
 
     /// The codecs: the same everywhere, or as the expected errors of the original say.
     fn plan(&self, streams: &Streams, bar: &ProgressBar) -> anyhow::Result<Plan> {
-        if let Some(plan) = uniform_plan(self.checkpoint, self.options) {
-            return Ok(plan);
+        if let Some(plan) = &self.fixed {
+            return Ok(plan.clone());
         }
         if let Some(plan) = self.job.json(PLAN)? {
             return Ok(plan);
@@ -356,8 +506,9 @@ impl Run<'_> {
             }
             noise.push(of_layer);
         }
-        let plan =
-            Plan::within_bits(self.checkpoint, self.options.bits_per_weight, &noise, self.options.embedding);
+        let Budget::Bits(bits) = self.options.budget else { bail!("the plan of the budget is missing") };
+        let (embedding, named) = (self.options.embedding_codec(), self.named.clone());
+        let plan = Plan::within_bits(self.checkpoint, bits, &noise, embedding, named);
         self.job.write(PLAN, &serde_json::to_vec(&plan)?)?;
         Ok(plan)
     }
@@ -369,6 +520,7 @@ impl Run<'_> {
     /// The token embedding, which is the head too if the model is tied.
     fn embedding(
         &self,
+        plan: &Plan,
         quantizer: &mut Quantizer,
         weights: Array2<f32>,
         sequences: &[Vec<u32>],
@@ -376,7 +528,7 @@ impl Run<'_> {
     ) -> anyhow::Result<Unit> {
         bar.set_message("embedding");
         let tied = self.checkpoint.config().tie_word_embeddings;
-        let unit = self.vocabulary(EMBEDDING, weights, |codec, weights| {
+        let unit = self.vocabulary(plan, EMBEDDING, weights, |codec, weights| {
             let metric = if tied {
                 let part = spread(sequences, HEAD_SEQUENCES);
                 let inputs = head_inputs(&self.checkpoint.model()?, &part)?;
@@ -391,9 +543,15 @@ impl Run<'_> {
     }
 
     /// The head of a model that is not tied, on what the rest of the model, quantized, gives it to read.
-    fn head(&self, quantizer: &mut Quantizer, rest: &Unit, sequences: &[Vec<u32>]) -> anyhow::Result<Unit> {
+    fn head(
+        &self,
+        plan: &Plan,
+        quantizer: &mut Quantizer,
+        rest: &Unit,
+        sequences: &[Vec<u32>],
+    ) -> anyhow::Result<Unit> {
         let weights = self.checkpoint.matrix(HEAD)?;
-        self.vocabulary(HEAD, weights, |codec, weights| {
+        self.vocabulary(plan, HEAD, weights, |codec, weights| {
             let original = Captured::inputs(head_inputs(&self.checkpoint.model()?, sequences)?);
             let mut matrices = rest.matrices.clone();
             matrices.insert(HEAD.to_owned(), dense(&weights)?);
@@ -415,32 +573,30 @@ impl Run<'_> {
     /// A matrix with a row per token, in the codec for embeddings; `quantize` makes additive codes of it.
     fn vocabulary(
         &self,
+        plan: &Plan,
         name: &str,
         weights: Array2<f32>,
         quantize: impl FnOnce(Additive, Array2<f32>) -> anyhow::Result<Shared>,
     ) -> anyhow::Result<Unit> {
         let (rows, columns) = weights.dim();
         let mut unit = Unit::default();
-        let matrix = match self.options.embedding {
-            EmbeddingCodec::Int8 => {
-                Matrix::Int8(Int8Matrix::quantize(rows, columns, &weights.into_raw_vec_and_offset().0)?)
-            }
-            EmbeddingCodec::F16 => {
-                let rounded = weights.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
-                Matrix::Dense(DenseMatrix::new(rows, columns, rounded)?)
-            }
-            EmbeddingCodec::Aq(_) if self.job.has(name) => {
+        match plan.vocabulary(name) {
+            MatrixCodec::Aq(_) if self.job.has(name) => {
                 return self.job.load(name, &vec![(name.to_owned(), [rows, columns])]);
             }
-            EmbeddingCodec::Aq(codec) => {
+            MatrixCodec::Aq(codec) => {
                 let shared = quantize(codec, weights)?;
                 unit.relative_errors.insert(name.to_owned(), shared.relative_error);
                 unit.matrices.extend(shared.matrices.into_iter().map(|m| (name.to_owned(), m)));
                 self.job.store(name, &unit)?;
-                return Ok(unit);
             }
-        };
-        unit.matrices.insert(name.to_owned(), matrix);
+            MatrixCodec::Int8 => {
+                unit.matrices.insert(name.to_owned(), matrices::int8(weights)?);
+            }
+            MatrixCodec::F16 => {
+                unit.matrices.insert(name.to_owned(), matrices::half(name, &weights)?);
+            }
+        }
         Ok(unit)
     }
 
@@ -448,7 +604,7 @@ impl Run<'_> {
     fn layer(
         &self,
         layer: usize,
-        codecs: [Additive; 4],
+        plan: &Plan,
         quantizer: &mut Quantizer,
         original: &mut Streams,
         quantized: &mut Streams,
@@ -462,16 +618,28 @@ impl Run<'_> {
             let model = layer_model(self.checkpoint, layer, &unit.matrices)?;
             let inputs = quantized.capture(&model, LAYER_INPUTS[index])?;
             tracing::debug!(layer, input = names[0], "captured");
-            let weights = self.layer_weights(layer, names)?;
             // o_proj and down_proj write to the residual stream.
             let adds = index % 2 == 1;
-            let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
-            let shared = quantizer
-                .layer(codecs[index], &weights, reference, &inputs, adds, &row_weights)
-                .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
-            tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
-            unit.relative_errors.extend(names.iter().map(|&n| (n.to_owned(), shared.relative_error)));
-            unit.matrices.extend(names.iter().map(|&n| n.to_owned()).zip(shared.matrices));
+            for (codec, names) in plan.groups(layer, index) {
+                let mut weights = self.layer_weights(layer, &names)?;
+                let MatrixCodec::Aq(codec) = codec else {
+                    for (name, weights) in names.iter().zip(weights.drain(..)) {
+                        let matrix = match codec {
+                            MatrixCodec::Int8 => matrices::int8(weights)?,
+                            _ => matrices::half(&layer_name(layer, name), &weights)?,
+                        };
+                        unit.matrices.insert((*name).to_owned(), matrix);
+                    }
+                    continue;
+                };
+                let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
+                let shared = quantizer
+                    .layer(codec, &weights, reference, &inputs, adds, &row_weights)
+                    .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
+                tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
+                unit.relative_errors.extend(names.iter().map(|&n| (n.to_owned(), shared.relative_error)));
+                unit.matrices.extend(names.iter().map(|&n| n.to_owned()).zip(shared.matrices));
+            }
             bar.inc(1);
         }
         quantized.advance(&layer_model(self.checkpoint, layer, &unit.matrices)?)?;
@@ -501,7 +669,7 @@ impl Run<'_> {
         let measured = compare(&self.checkpoint.model()?, model, held_out, |_| bar.inc(1))?;
         bar.finish_and_clear();
         Ok(Verification {
-            text: "sampled from the original at temperature 1, not calibrated on".to_owned(),
+            text: HELD_OUT_TEXT.to_owned(),
             tokens: measured.tokens,
             perplexity: measured.perplexity,
             perplexity_original: measured.perplexity_original,
@@ -513,9 +681,6 @@ impl Run<'_> {
 
 /// The name of the work folder's file with the codecs, where they had to be found.
 const PLAN: &str = "plan.json";
-
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 
 /// At most `count` of `sequences`, spread evenly.
 fn spread(sequences: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {

@@ -10,13 +10,13 @@ use novaq_engine::artifact::{
     Estimates, Manifest, ManifestDraft, Origin, ShardSink, SourceFile, VectorPrecision, Verification, Writer,
 };
 use novaq_engine::codec::Matrix;
-use novaq_engine::model::{CachePrecision, KvCache, Model};
 use novaq_engine::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 
+use super::Options;
 use super::job::Job;
-use super::{EMBEDDING, HEAD, Options};
-use crate::checkpoint::{Checkpoint, layer_name};
+use super::plan::Part;
+use crate::checkpoint::Checkpoint;
 
 /// The folder in which the work for `output` is kept until it is complete.
 pub(super) fn work_folder(output: &Path) -> PathBuf {
@@ -31,8 +31,8 @@ pub(super) fn draft(
     options: &Options,
     files: Vec<SourceFile>,
     calibration: String,
-    verification: Verification,
-    model: &Model,
+    verification: Option<Verification>,
+    estimates: Estimates,
 ) -> anyhow::Result<ManifestDraft> {
     let path = checkpoint.path().canonicalize().context("the checkpoint has gone")?;
     let repository = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -51,12 +51,8 @@ pub(super) fn draft(
         chat_template: checkpoint.chat_template(),
         seed: options.seed,
         calibration,
-        verification: Some(verification),
-        estimates: Estimates {
-            heap_bytes: model.heap_bytes() as u64,
-            cache_bytes_per_token: KvCache::bytes_per_position(model.config(), CachePrecision::Int8) as u64,
-            instructions_per_token: model.work_per_token(Estimates::CONTEXT),
-        },
+        verification,
+        estimates,
         tags: Vec::new(),
     })
 }
@@ -103,18 +99,11 @@ pub(super) fn write(
     let vector = |writer: &mut Writer, name: &str| -> anyhow::Result<()> {
         Ok(writer.vector(name, &checkpoint.vector(name)?, VectorPrecision::F16)?)
     };
-    matrix(&mut writer, EMBEDDING)?;
-    for layer in 0..checkpoint.config().num_hidden_layers {
-        for name in checkpoint.layer_vectors() {
-            vector(&mut writer, &layer_name(layer, name))?;
+    for part in Part::all(checkpoint) {
+        match part.matrix() {
+            Some(_) => matrix(&mut writer, &part.name)?,
+            None => vector(&mut writer, &part.name)?,
         }
-        for name in Checkpoint::LAYER_MATRICES.iter().copied().flatten() {
-            matrix(&mut writer, &layer_name(layer, name))?;
-        }
-    }
-    vector(&mut writer, "model.norm.weight")?;
-    if !checkpoint.config().tie_word_embeddings {
-        matrix(&mut writer, HEAD)?;
     }
     let manifest = writer.finish(draft)?;
     let path = folder.join("manifest.json");

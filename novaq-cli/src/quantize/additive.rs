@@ -26,6 +26,13 @@ pub struct Effort {
     pub fit_steps: usize,
 }
 
+impl Effort {
+    /// How often codes are searched for a weight: in every round, and once more for what is stored.
+    pub fn searches(&self) -> usize {
+        self.feedback_rounds + self.revisit_rounds + 1
+    }
+}
+
 impl Default for Effort {
     fn default() -> Self {
         Self { beam: 16, feedback_rounds: 2, revisit_rounds: 2, fit_steps: 12 }
@@ -149,7 +156,7 @@ fn padded_hessian(h: ArrayView2<f32>, d: usize) -> Array2<f32> {
 }
 
 /// Vectors that the codebooks of a unit Gaussian are trained on.
-const GAUSSIAN_VECTORS: usize = 8192;
+pub(crate) const GAUSSIAN_VECTORS: usize = 8192;
 
 /// Codebooks for vectors of independent Gaussian weights of variance one, the start of every fit: residual k-means,
 /// then beam search and least squares by turns.
@@ -160,7 +167,7 @@ pub fn gaussian_codebooks(books: usize, dim: usize, rounds: usize, seed: u64) ->
 }
 
 /// A sample of the standard normal distribution (Box and Muller).
-pub(super) fn normal(rng: &mut impl Rng) -> f32 {
+pub(crate) fn normal(rng: &mut impl Rng) -> f32 {
     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
     ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
