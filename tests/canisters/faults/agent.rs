@@ -99,19 +99,7 @@ fn a_job_survives_every_fault_at_every_await() {
 #[test]
 fn a_job_survives_everything_between_two_messages() {
     let scenario = |plan: &FaultPlan| job(plan, false).map(|(trace, _)| trace);
-    explore(scenario, |trace| {
-        let canister = Some(agent_of(trace));
-        let faults = [
-            Fault::TrapMessage,
-            Fault::Upgrade { canister, stop: true },
-            Fault::Upgrade { canister, stop: false },
-            Fault::AdvanceTime { nanos: 400_000_000_000 },
-            Fault::LowCycles { canister, left: CyclesLeft::Frozen, rounds: 5 },
-            Fault::LowCycles { canister, left: CyclesLeft::OneMessage, rounds: 5 },
-        ];
-        let plans = faults.iter().map(|fault| at_each_message(trace, agent_of(trace), fault));
-        plans.flatten().collect()
-    });
+    explore(scenario, |trace| at_every_message(trace, agent_of(trace)));
 }
 
 #[test]

@@ -169,19 +169,7 @@ fn no_canister_is_forgotten_whatever_happens_at_an_await() {
 
 #[test]
 fn no_canister_is_forgotten_whatever_happens_between_two_messages() {
-    explore(life, |trace| {
-        let canister = Some(factory_of(trace));
-        let faults = [
-            Fault::TrapMessage,
-            Fault::Upgrade { canister, stop: true },
-            Fault::Upgrade { canister, stop: false },
-            Fault::AdvanceTime { nanos: 400_000_000_000 },
-            Fault::LowCycles { canister, left: CyclesLeft::Frozen, rounds: 5 },
-            Fault::LowCycles { canister, left: CyclesLeft::OneMessage, rounds: 5 },
-        ];
-        let plans = faults.iter().map(|fault| at_each_message(trace, factory_of(trace), fault));
-        plans.flatten().collect()
-    });
+    explore(life, |trace| at_every_message(trace, factory_of(trace)));
 }
 
 #[test]

@@ -77,6 +77,21 @@ fn at_each_await(trace: &FaultTrace, wanted: impl Fn(&Await) -> bool) -> Vec<Fau
     possible.map(|(point, fault)| single(Rule::at(point.index, fault.clone()))).collect()
 }
 
+/// Everything that can happen to `canister` at or between its messages, at each of them.
+fn at_every_message(trace: &FaultTrace, canister: Principal) -> Vec<FaultPlan> {
+    let target = Some(canister);
+    let low = |left| Fault::LowCycles { canister: target, left, rounds: 5 };
+    let faults = [
+        Fault::TrapMessage,
+        Fault::Upgrade { canister: target, stop: true },
+        Fault::Upgrade { canister: target, stop: false },
+        Fault::AdvanceTime { nanos: 400_000_000_000 },
+        low(CyclesLeft::Frozen),
+        low(CyclesLeft::OneMessage),
+    ];
+    faults.iter().flat_map(|fault| at_each_message(trace, canister, fault)).collect()
+}
+
 /// `fault` at or after each message that `canister` executes. Messages that only the code of `ic-cdk-timers` executes don't
 /// trap: the timer of that library does not survive it, and nothing in it can.
 fn at_each_message(trace: &FaultTrace, canister: Principal, fault: &Fault) -> Vec<FaultPlan> {

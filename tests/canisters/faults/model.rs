@@ -106,17 +106,7 @@ fn repository_of(trace: &FaultTrace) -> Principal {
 
 #[test]
 fn an_upload_survives_everything_between_two_messages() {
-    explore(publication, |trace| {
-        let canister = Some(repository_of(trace));
-        let faults = [
-            Fault::TrapMessage,
-            Fault::Upgrade { canister, stop: true },
-            Fault::Upgrade { canister, stop: false },
-            Fault::LowCycles { canister, left: CyclesLeft::Frozen, rounds: 5 },
-        ];
-        let plans = faults.iter().map(|fault| at_each_message(trace, repository_of(trace), fault));
-        plans.flatten().collect()
-    });
+    explore(publication, |trace| at_every_message(trace, repository_of(trace)));
 }
 
 #[test]
