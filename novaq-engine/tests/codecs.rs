@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn dense_products_agree(seed: u64, rows in 1usize..60, columns in 1usize..200, positions in 1usize..4) {
+    fn dense_products_agree(seed: u64, rows in 1usize..60, columns in 1usize..200, positions in 1usize..14) {
         let mut next = noise(seed);
         let weights: Vec<f32> = (0..rows * columns).map(|_| next()).collect();
         let ratio = check(&Matrix::Dense(DenseMatrix::new(rows, columns, weights).unwrap()), seed, positions);

@@ -3,9 +3,12 @@
 mod common;
 
 use common::{config, model};
+use novaq_engine::codec::{DenseMatrix, Matrix};
 use novaq_engine::generate::{Event, FinishReason, Generation, GenerationError, Request};
 use novaq_engine::kernel::Backend;
-use novaq_engine::model::{Budget, CachePrecision, Config, Model, ModelError};
+use novaq_engine::model::{
+    Budget, CachePrecision, Config, KvCache, LogitsFor, Model, ModelError, Pass, Progress, TensorSource,
+};
 use novaq_engine::sampler::SamplingParams;
 use proptest::prelude::*;
 
@@ -71,6 +74,108 @@ fn logits_do_not_depend_on_how_a_text_is_cut() {
             assert_eq!(model.forward(&tokens, precision, chunk, None).unwrap(), whole, "chunks of {chunk}");
         }
     }
+}
+
+/// Runs `pass` to its end.
+fn complete(model: &Model, mut pass: Pass, caches: &mut [KvCache]) -> Pass {
+    let progress = model.advance_batch(&mut pass, caches, &mut Budget::unlimited(), None);
+    assert_eq!(progress, Progress::Complete);
+    pass
+}
+
+#[test]
+fn sequences_of_a_batch_do_not_see_each_other() {
+    let model = model(config(), 5).model;
+    let texts: Vec<Vec<u32>> =
+        (1..=5u32).map(|text| (0..12).map(|i| (i * 7 * text + text) % 256).collect()).collect();
+    for precision in [CachePrecision::Int8, CachePrecision::F32] {
+        let expected: Vec<f32> =
+            texts.iter().flat_map(|tokens| model.forward(tokens, precision, 12, None).unwrap()).collect();
+        // Eight positions of each sequence, then one by one.
+        let mut caches = vec![model.cache(precision, 12).unwrap(); texts.len()];
+        let mut found = vec![Vec::new(); texts.len()];
+        for (at, end) in [(0, 8), (8, 9), (9, 10), (10, 11), (11, 12)] {
+            let tokens: Vec<u32> = texts.iter().flat_map(|text| &text[at..end]).copied().collect();
+            let pass = model.begin_batch(&mut caches, &tokens, LogitsFor::All, None).unwrap();
+            let pass = complete(&model, pass, &mut caches);
+            for (found, logits) in found.iter_mut().zip(pass.logits().chunks_exact((end - at) * 257)) {
+                found.extend_from_slice(logits);
+            }
+        }
+        assert!(found.concat() == expected, "{precision:?}");
+
+        let tokens = texts.concat();
+        let mut caches = vec![model.cache(precision, 12).unwrap(); texts.len()];
+        let pass = model.begin_batch(&mut caches, &tokens, LogitsFor::Last, None).unwrap();
+        let last = complete(&model, pass, &mut caches).logits().to_vec();
+        let ends: Vec<f32> =
+            expected.chunks_exact(12 * 257).flat_map(|text| &text[11 * 257..]).copied().collect();
+        assert!(last == ends, "{precision:?}");
+    }
+    let refused = |caches: &mut [KvCache], tokens: &[u32]| {
+        model.begin_batch(caches, tokens, LogitsFor::None, None).map(|_| ()).unwrap_err()
+    };
+    let mut caches = vec![model.cache(CachePrecision::Int8, 4).unwrap(); 2];
+    assert!(
+        matches!(refused(&mut caches, &[1, 2, 3]), ModelError::Context { .. }),
+        "no whole number of each"
+    );
+    assert!(matches!(refused(&mut [], &[]), ModelError::Context { .. }), "no sequence");
+    let pass = model.begin(&mut caches[0], &[1], LogitsFor::None, None).unwrap();
+    complete(&model, pass, &mut caches[..1]);
+    assert!(matches!(refused(&mut caches, &[1, 2]), ModelError::Context { .. }), "caches of two lengths");
+}
+
+/// Tensors of random weights, as often as they are asked for.
+struct Noise(Config);
+
+impl TensorSource for Noise {
+    fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
+        let c = &self.0;
+        let [rows, columns] = match name.rsplit('.').nth(1) {
+            Some("q_proj") => [c.query_width(), c.hidden_size],
+            Some("k_proj" | "v_proj") => [c.key_value_width(), c.hidden_size],
+            Some("o_proj") => [c.hidden_size, c.query_width()],
+            Some("gate_proj" | "up_proj") => [c.intermediate_size, c.hidden_size],
+            Some("down_proj") => [c.hidden_size, c.intermediate_size],
+            _ => [c.vocab_size, c.hidden_size],
+        };
+        let mut state = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+        let values = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.2
+        });
+        Ok(DenseMatrix::new(rows, columns, values.take(rows * columns).collect()).ok().map(Matrix::Dense))
+    }
+
+    fn vector(&mut self, _: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        Ok(Some(vec![1.0; self.0.hidden_size]))
+    }
+}
+
+#[test]
+fn parts_of_a_model_give_what_the_whole_does() {
+    let config = config();
+    let layers = config.num_hidden_layers;
+    let load = |range| Model::load_part(config.clone(), range, &mut Noise(config.clone())).unwrap();
+    let tokens: Vec<u32> = (0..20).map(|i| i * 11 % 256).collect();
+    let whole = load(0..layers).forward(&tokens, CachePrecision::F32, 20, None).unwrap();
+
+    let vocabulary = load(0..0);
+    let mut nothing = vocabulary.cache(CachePrecision::F32, 20).unwrap();
+    let pass = vocabulary.begin(&mut nothing, &tokens, LogitsFor::None, None).unwrap();
+    let mut hidden = pass.hidden().to_vec();
+    for part in [0..1, 1..layers] {
+        let part = load(part);
+        let mut cache = [part.cache(CachePrecision::F32, 20).unwrap()];
+        let pass = part.begin_with_hidden(&mut cache[0], &hidden, LogitsFor::None, None).unwrap();
+        hidden = complete(&part, pass, &mut cache).hidden().to_vec();
+    }
+    let pass = vocabulary.begin_with_hidden(&mut nothing, &hidden, LogitsFor::All, None).unwrap();
+    assert!(complete(&vocabulary, pass, std::slice::from_mut(&mut nothing)).logits() == whole);
+
+    let none = Model::load_part(config.clone(), 2..layers + 1, &mut Noise(config.clone()));
+    assert!(matches!(none, Err(ModelError::Config { field: "num_hidden_layers", .. })));
 }
 
 #[test]

@@ -43,10 +43,35 @@ impl DenseMatrix {
     }
 
     pub(super) fn multiply(&self, backend: Backend, input: &[f32], output: &mut [f32]) {
-        for (r, weights) in self.values.chunks_exact(self.columns).enumerate() {
-            for (x, y) in input.chunks_exact(self.columns).zip(output.chunks_exact_mut(self.rows)) {
-                y[r] = backend.dot_f32(weights, x);
+        let (rows, columns) = (self.rows, self.columns);
+        let vector = |p: usize| &input[p * columns..][..columns];
+        let positions = input.len() / columns;
+        let (whole_rows, whole_positions) = (rows / ROWS * ROWS, positions / POSITIONS * POSITIONS);
+        for r in (0..whole_rows).step_by(ROWS) {
+            let weights: [&[f32]; ROWS] = std::array::from_fn(|i| self.row(r + i));
+            for p in (0..whole_positions).step_by(POSITIONS) {
+                let products =
+                    backend.dots_f32(weights, std::array::from_fn::<_, POSITIONS, _>(|i| vector(p + i)));
+                for (i, products) in products.iter().enumerate() {
+                    for (j, product) in products.iter().enumerate() {
+                        output[(p + j) * rows + r + i] = *product;
+                    }
+                }
+            }
+            for p in whole_positions..positions {
+                for (i, [product]) in backend.dots_f32(weights, [vector(p)]).into_iter().enumerate() {
+                    output[p * rows + r + i] = product;
+                }
+            }
+        }
+        for r in whole_rows..rows {
+            for p in 0..positions {
+                output[p * rows + r] = backend.dot_f32(self.row(r), vector(p));
             }
         }
     }
 }
+
+/// Rows and positions whose products are computed together: eight sums keep the adders busy.
+const ROWS: usize = 2;
+const POSITIONS: usize = 4;

@@ -17,6 +17,11 @@ pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[target_feature(enable = "avx2")]
+pub(super) fn dots_f32<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32]; B]) -> [[f32; B]; A] {
+    scalar::dots_f32(a, b)
+}
+
+#[target_feature(enable = "avx2")]
 pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
     scalar::dot_i8_i16(weights, input)
 }

@@ -79,6 +79,18 @@ impl Backend {
         }
     }
 
+    /// Dot products of each of `a` with each of `b`, all of equal length: the sums of [`Self::dot_f32`], several at a time.
+    pub fn dots_f32<const A: usize, const B: usize>(self, a: [&[f32]; A], b: [&[f32]; B]) -> [[f32; B]; A] {
+        let len = a[0].len();
+        assert!(a.iter().chain(&b).all(|v| v.len() == len), "dot products of unequal lengths");
+        match self {
+            // SAFETY: as in `dot_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::dots_f32(a, b) },
+            _ => scalar::dots_f32(a, b),
+        }
+    }
+
     /// Exact dot product of int8 weights and int16 inputs of equal length, at most [`INT8_BLOCK_COLUMNS`] long.
     pub fn dot_i8_i16(self, weights: &[i8], input: &[i16]) -> i32 {
         assert!(weights.len() == input.len() && weights.len() <= INT8_BLOCK_COLUMNS, "int8 dot product");

@@ -93,6 +93,16 @@ impl KvCache {
     /// # Errors
     /// If the capacity is above the model's context window, or there is no memory for it.
     pub fn new(config: &Config, precision: CachePrecision, capacity: usize) -> Result<Self, ModelError> {
+        Self::of_layers(config, config.num_hidden_layers, precision, capacity)
+    }
+
+    /// As [`Self::new`] for so many of the model's layers.
+    pub(super) fn of_layers(
+        config: &Config,
+        layers: usize,
+        precision: CachePrecision,
+        capacity: usize,
+    ) -> Result<Self, ModelError> {
         let context = config.max_position_embeddings;
         if capacity > context {
             return Err(ModelError::Context { positions: capacity, context });
@@ -105,7 +115,7 @@ impl KvCache {
                 .map_err(|_| ModelError::OutOfMemory { positions: capacity })?;
             Ok(store)
         };
-        let layers = (0..config.num_hidden_layers).map(|_| Ok(Layer { keys: store()?, values: store()? }));
+        let layers = (0..layers).map(|_| Ok(Layer { keys: store()?, values: store()? }));
         Ok(Self { layers: layers.collect::<Result<_, ModelError>>()?, heads, head_dim, capacity, len: 0 })
     }
 

@@ -1,12 +1,12 @@
 //! Llama (Touvron et al., 2023) and its relatives: RMSNorm, rotary embedding, grouped-query attention, SwiGLU.
 //! Names are those of the checkpoints.
 
-use super::kv_cache::{KvCache, Scratch};
+use super::kv_cache::{CachePrecision, KvCache, Scratch};
 use super::rope::{Rope, rotate};
 use super::{Config, ModelError};
 use crate::codec::{Input, Matrix};
 use crate::kernel::Backend;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Where a model's tensors come from, by their name in the checkpoint. A tensor is taken once.
 pub trait TensorSource {
@@ -195,12 +195,14 @@ pub enum LogitsFor {
     All,
 }
 
-/// A forward pass over a few consecutive positions, which can stop and go on after any layer.
+/// A forward pass over a few consecutive positions of one or more sequences, which can stop and go on after any layer.
 #[derive(Debug)]
 pub struct Pass {
     /// Position of the first token.
     start: usize,
+    /// Positions of each sequence.
     positions: usize,
+    sequences: usize,
     logits_for: LogitsFor,
     /// Layers done.
     layer: usize,
@@ -225,24 +227,27 @@ struct Buffers {
 }
 
 impl Pass {
-    /// The residual stream after the layers done so far, `[positions, hidden_size]`.
+    /// The residual stream after the layers done so far, `[positions, hidden_size]`, sequence after sequence.
     pub fn hidden(&self) -> &[f32] {
         &self.hidden
     }
 
-    /// Logits of the positions asked for, `[positions, vocab_size]`; empty until the pass is complete.
+    /// Logits of the positions asked for, `[positions, vocab_size]`, sequence after sequence; empty until the pass is
+    /// complete.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
 }
 
-/// A model's weights, ready to run.
+/// A model's weights, or those of some of its layers, ready to run.
 #[derive(Clone, Debug)]
 pub struct Model {
     config: Config,
     backend: Backend,
     rope: Rope,
     embed_tokens: Matrix,
+    /// Number of the first of `layers`.
+    first_layer: usize,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     /// `None` if tied to the embedding.
@@ -255,12 +260,32 @@ impl Model {
     /// # Errors
     /// If the configuration is invalid, or a tensor is missing or has another shape.
     pub fn load(config: Config, source: &mut dyn TensorSource) -> Result<Self, ModelError> {
+        let layers = 0..config.num_hidden_layers;
+        Self::load_part(config, layers, source)
+    }
+
+    /// As [`Self::load`] with `layers` only: a model that is too large to be held runs part by part. The parts hand on the
+    /// residual stream ([`Pass::hidden`], [`Self::begin_with_hidden`]); with no layers, what is left are embedding, last
+    /// norm and head.
+    ///
+    /// # Errors
+    /// As [`Self::load`], or if the model has no such layers.
+    pub fn load_part(
+        config: Config,
+        range: Range<usize>,
+        source: &mut dyn TensorSource,
+    ) -> Result<Self, ModelError> {
         config.validate()?;
+        if range.end > config.num_hidden_layers {
+            let reason = format!("is {}, layers {range:?} were asked for", config.num_hidden_layers);
+            return Err(ModelError::config("num_hidden_layers", reason));
+        }
         let shape = [config.vocab_size, config.hidden_size];
         let embed_tokens = load_matrix(source, "model.embed_tokens.weight", shape)?;
         // Not reserved ahead: a missing tensor ends the loop long before a hostile number of layers does.
         let mut layers = Vec::new();
-        for index in 0..config.num_hidden_layers {
+        let first_layer = range.start;
+        for index in range {
             layers.push(Layer::load(source, &config, index)?);
         }
         let norm = load_vector(source, "model.norm.weight", config.hidden_size)?;
@@ -270,7 +295,16 @@ impl Model {
             Some(load_matrix(source, "lm_head.weight", shape)?)
         };
         let rope = Rope::new(&config);
-        Ok(Self { config, backend: Backend::detect(), rope, embed_tokens, layers, norm, lm_head })
+        Ok(Self {
+            config,
+            backend: Backend::detect(),
+            rope,
+            embed_tokens,
+            first_layer,
+            layers,
+            norm,
+            lm_head,
+        })
     }
 
     /// The same model on other kernels; all give the same bits.
@@ -293,6 +327,14 @@ impl Model {
     /// The head `[vocab_size, hidden_size]`: the embedding if tied.
     pub fn head(&self) -> &Matrix {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// An empty cache for up to `capacity` positions of the layers that this model holds.
+    ///
+    /// # Errors
+    /// If the capacity is above the model's context window, or there is no memory for it.
+    pub fn cache(&self, precision: CachePrecision, capacity: usize) -> Result<KvCache, ModelError> {
+        KvCache::of_layers(&self.config, self.layers.len(), precision, capacity)
     }
 
     /// Bytes that the weights hold on the heap.
@@ -323,11 +365,26 @@ impl Model {
         logits_for: LogitsFor,
         spare: Option<Pass>,
     ) -> Result<Pass, ModelError> {
+        self.begin_batch(std::slice::from_mut(cache), tokens, logits_for, spare)
+    }
+
+    /// As [`Self::begin`] for several sequences with as many positions in their caches: `tokens` are as many of each, one
+    /// sequence after the other. What comes out for one sequence does not depend on the others.
+    ///
+    /// # Errors
+    /// As [`Self::begin`]; also if the sequences are not alike.
+    pub fn begin_batch(
+        &self,
+        caches: &mut [KvCache],
+        tokens: &[u32],
+        logits_for: LogitsFor,
+        spare: Option<Pass>,
+    ) -> Result<Pass, ModelError> {
         let (vocab_size, hidden_size) = (self.config.vocab_size, self.config.hidden_size);
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
             return Err(ModelError::Token { token, vocab_size });
         }
-        let mut pass = self.begin_empty(cache, tokens.len(), logits_for, spare)?;
+        let mut pass = self.begin_empty(caches, tokens.len(), logits_for, spare)?;
         for (&token, hidden) in tokens.iter().zip(pass.hidden.chunks_exact_mut(hidden_size)) {
             self.embed_tokens.decode_row(token as usize, hidden);
         }
@@ -346,6 +403,21 @@ impl Model {
         logits_for: LogitsFor,
         spare: Option<Pass>,
     ) -> Result<Pass, ModelError> {
+        self.begin_batch_with_hidden(std::slice::from_mut(cache), hidden, logits_for, spare)
+    }
+
+    /// As [`Self::begin_with_hidden`] for several sequences with as many positions in their caches; see
+    /// [`Self::begin_batch`].
+    ///
+    /// # Errors
+    /// As [`Self::begin_with_hidden`]; also if the sequences are not alike.
+    pub fn begin_batch_with_hidden(
+        &self,
+        caches: &mut [KvCache],
+        hidden: &[f32],
+        logits_for: LogitsFor,
+        spare: Option<Pass>,
+    ) -> Result<Pass, ModelError> {
         let width = self.config.hidden_size;
         if !hidden.len().is_multiple_of(width) {
             return Err(ModelError::config(
@@ -353,30 +425,35 @@ impl Model {
                 format!("{} values are no multiple", hidden.len()),
             ));
         }
-        let mut pass = self.begin_empty(cache, hidden.len() / width, logits_for, spare)?;
+        let mut pass = self.begin_empty(caches, hidden.len() / width, logits_for, spare)?;
         pass.hidden.copy_from_slice(hidden);
         Ok(pass)
     }
 
-    /// A pass over `positions` positions after those in `cache`, its residual stream yet to be filled in.
+    /// A pass over `rows` positions in all after those in `caches`, its residual stream yet to be filled in.
     fn begin_empty(
         &self,
-        cache: &mut KvCache,
-        positions: usize,
+        caches: &mut [KvCache],
+        rows: usize,
         logits_for: LogitsFor,
         spare: Option<Pass>,
     ) -> Result<Pass, ModelError> {
-        let start = cache.len();
-        if positions == 0 || start + positions > cache.capacity() {
-            return Err(ModelError::Context { positions: start + positions, context: cache.capacity() });
+        let sequences = caches.len();
+        let start = caches.first().map_or(0, KvCache::len);
+        let capacity = caches.iter().map(KvCache::capacity).min().unwrap_or(0);
+        let positions = rows / sequences.max(1);
+        let alike = caches.iter().all(|cache| cache.len() == start) && positions * sequences == rows;
+        if !alike || positions == 0 || start + positions > capacity {
+            return Err(ModelError::Context { positions: start + positions, context: capacity });
         }
         // An abandoned pass may have left positions in the first layers.
-        cache.truncate(start);
+        caches.iter_mut().for_each(|cache| cache.truncate(start));
         let mut pass = match spare {
-            Some(pass) => Pass { start, positions, logits_for, layer: 0, ..pass },
+            Some(pass) => Pass { start, positions, sequences, logits_for, layer: 0, ..pass },
             None => Pass {
                 start,
                 positions,
+                sequences,
                 logits_for,
                 layer: 0,
                 hidden: Vec::new(),
@@ -387,7 +464,7 @@ impl Model {
             },
         };
         pass.logits.clear();
-        pass.hidden.resize(positions * self.config.hidden_size, 0.0);
+        pass.hidden.resize(rows * self.config.hidden_size, 0.0);
         pass.cos.clear();
         pass.sin.clear();
         for position in start..start + positions {
@@ -405,18 +482,29 @@ impl Model {
         pass: &mut Pass,
         cache: &mut KvCache,
         budget: &mut Budget,
+        observer: Option<&mut dyn Observer>,
+    ) -> Progress {
+        self.advance_batch(pass, std::slice::from_mut(cache), budget, observer)
+    }
+
+    /// As [`Self::advance`] for a pass over several sequences; `caches` must be those that it began with.
+    pub fn advance_batch(
+        &self,
+        pass: &mut Pass,
+        caches: &mut [KvCache],
+        budget: &mut Budget,
         mut observer: Option<&mut dyn Observer>,
     ) -> Progress {
+        let rows = pass.positions * pass.sequences;
         while let Some(layer) = self.layers.get(pass.layer) {
             if budget.is_exhausted() {
                 return Progress::Paused;
             }
-            if self.layer(layer, pass, cache, &mut observer).is_break() {
+            if self.layer(layer, pass, caches, &mut observer).is_break() {
                 return Progress::Stopped;
             }
             let context = pass.start + pass.positions;
-            budget.spent +=
-                (Self::layer_work(layer) + self.config.attention_work(context)) * pass.positions as u64;
+            budget.spent += (Self::layer_work(layer) + self.config.attention_work(context)) * rows as u64;
             pass.layer += 1;
         }
         if pass.layer == self.layers.len() {
@@ -432,9 +520,9 @@ impl Model {
                 if self.logits(positions, pass, &mut observer).is_break() {
                     return Progress::Stopped;
                 }
-                budget.spent += self.head().work() * positions as u64;
+                budget.spent += self.head().work() * (positions * pass.sequences) as u64;
             }
-            cache.set_len(pass.start + pass.positions);
+            caches.iter_mut().for_each(|cache| cache.set_len(pass.start + pass.positions));
             pass.layer += 1;
         }
         Progress::Complete
@@ -445,17 +533,19 @@ impl Model {
         &self,
         layer: &Layer,
         pass: &mut Pass,
-        cache: &mut KvCache,
+        caches: &mut [KvCache],
         observer: &mut Option<&mut dyn Observer>,
     ) -> ControlFlow<()> {
-        let Pass { start, positions, layer: index, hidden, cos, sin, buffers, .. } = pass;
-        let (index, positions) = (*index, *positions);
+        let Pass { start, positions: each, sequences, layer: index, hidden, cos, sin, buffers, .. } = pass;
+        let (index, each, positions) = (*index, *each, *each * *sequences);
         let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
         let (query_width, key_width) = (self.config.query_width(), self.config.key_value_width());
         let queries_per_key = self.config.num_attention_heads / self.config.num_key_value_heads;
         let mut observe = |which, input: &Input, residual: &[f32]| match observer {
-            Some(observer) => observer.linear_input(index, which, input.values(), residual),
+            Some(observer) => {
+                observer.linear_input(self.first_layer + index, which, input.values(), residual)
+            }
             None => ControlFlow::Continue(()),
         };
 
@@ -464,20 +554,21 @@ impl Model {
         layer.q_proj.forward(self.backend, input, q, positions);
         layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
-        let angles = cos.chunks_exact(head_dim / 2).zip(sin.chunks_exact(head_dim / 2));
+        let angles = cos.chunks_exact(head_dim / 2).zip(sin.chunks_exact(head_dim / 2)).cycle();
         let rows = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
-        for (((q, k), v), (cos, sin)) in rows.zip(v.chunks_exact(key_width)).zip(angles) {
+        for (row, (((q, k), v), (cos, sin))) in rows.zip(v.chunks_exact(key_width)).zip(angles).enumerate() {
             for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
                 rotate(head, cos, sin);
             }
-            cache.push(index, k, v);
+            caches[row / each].push(index, k, v);
         }
         let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
-        for (p, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
+        for (row, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
+            let (cache, seen) = (&caches[row / each], *start + row % each + 1);
             let heads = q.chunks_exact(head_dim).zip(attended.chunks_exact_mut(head_dim));
             for (head, (q, attended)) in heads.enumerate() {
                 let at = (index, head / queries_per_key);
-                cache.attend(self.backend, at, *start + p + 1, q, attention, attended);
+                cache.attend(self.backend, at, seen, q, attention, attended);
             }
         }
         observe(LinearInput::O, input, hidden)?;
@@ -498,7 +589,7 @@ impl Model {
         ControlFlow::Continue(())
     }
 
-    /// Logits of the last `positions` positions.
+    /// Logits of the last `positions` positions of every sequence.
     fn logits(
         &self,
         positions: usize,
@@ -506,13 +597,19 @@ impl Model {
         observer: &mut Option<&mut dyn Observer>,
     ) -> ControlFlow<()> {
         let hidden_size = self.config.hidden_size;
-        let last = &pass.hidden[(pass.positions - positions) * hidden_size..];
+        let (each, kept) = (pass.positions * hidden_size, positions * hidden_size);
+        let last = || pass.hidden.chunks_exact(each).map(|hidden| &hidden[each - kept..]);
+        let rows = positions * pass.sequences;
         let input = &mut pass.buffers.input;
-        self.rms_norm(last, &self.norm, input.reset(positions, hidden_size));
-        if let Some(observer) = observer {
-            observer.linear_input(self.layers.len(), LinearInput::Head, input.values(), last)?;
+        for (hidden, normed) in last().zip(input.reset(rows, hidden_size).chunks_exact_mut(kept)) {
+            self.rms_norm(hidden, &self.norm, normed);
         }
-        pass.logits.resize(positions * self.config.vocab_size, 0.0);
+        if let Some(observer) = observer {
+            let residual: Vec<f32> = last().flatten().copied().collect();
+            let layer = self.config.num_hidden_layers;
+            observer.linear_input(layer, LinearInput::Head, input.values(), &residual)?;
+        }
+        pass.logits.resize(rows * self.config.vocab_size, 0.0);
         self.head().multiply(self.backend, input, &mut pass.logits);
         ControlFlow::Continue(())
     }
