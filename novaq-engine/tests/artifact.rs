@@ -132,10 +132,10 @@ fn models_that_lack_or_misshape_a_tensor_are_refused() {
     missing.tensors.retain(|t| t.name != "model.layers.1.mlp.up_proj.weight");
     assert_eq!(load(missing), "tensor `model.layers.1.mlp.up_proj.weight` is missing");
     let mut layers = manifest.clone();
-    layers.config.num_hidden_layers = 1 << 24;
+    layers.config = Some(Config { num_hidden_layers: 1 << 24, ..config() });
     assert_eq!(load(layers), "tensor `model.layers.3.input_layernorm.weight` is missing");
     let mut shape = manifest;
-    shape.config.intermediate_size = 160;
+    shape.config = Some(Config { intermediate_size: 160, ..config() });
     assert!(load(shape).contains("gate_proj.weight` is [168, 72], expected [160, 72]"));
 }
 

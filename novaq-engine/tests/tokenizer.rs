@@ -18,7 +18,7 @@ struct Case {
     text_skipped: Option<String>,
 }
 
-const TRAINED: [&str; 3] = ["byte-level", "sentencepiece", "metaspace"];
+const TRAINED: [&str; 5] = ["byte-level", "sentencepiece", "metaspace", "wordpiece", "wordpiece-cased"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers")
@@ -44,7 +44,7 @@ fn scored() -> Tokenizer {
 }
 
 /// Tokenizers whose compact forms are damaged.
-const DAMAGED: [&str; 4] = ["byte-level", "sentencepiece", "metaspace", "scores"];
+const DAMAGED: [&str; 5] = ["byte-level", "sentencepiece", "metaspace", "scores", "wordpiece"];
 
 fn to_damage(name: &str) -> Vec<u8> {
     if name == "scores" { scored() } else { trained(name) }.to_bytes()
@@ -109,6 +109,127 @@ fn ids_agree_with_hugging_face_for_tinystories() {
 }
 
 #[test]
+fn ids_agree_with_hugging_face_for_minilm() {
+    match minilm() {
+        Some(folder) => check("all-MiniLM-L6-v2", &read(&folder.join("tokenizer.json"))),
+        None => {
+            let _ = writeln!(std::io::stderr(), "skipped: NOVAQ_MINILM names no folder of all-MiniLM-L6-v2");
+        }
+    }
+}
+
+/// The folder of all-MiniLM-L6-v2, which is not part of this repository.
+fn minilm() -> Option<PathBuf> {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models/all-MiniLM-L6-v2");
+    let folder = std::env::var_os("NOVAQ_MINILM").map_or(shared, PathBuf::from);
+    Some(folder).filter(|folder| folder.is_dir())
+}
+
+/// What BERT's normalizer and pre-tokenizer do with each character, in ranges.
+#[derive(Deserialize)]
+struct Classes {
+    removed: Vec<[u32; 2]>,
+    space: Vec<[u32; 2]>,
+    chinese: Vec<[u32; 2]>,
+    accent: Vec<[u32; 2]>,
+    punctuation: Vec<[u32; 2]>,
+    between_words: Vec<[u32; 2]>,
+}
+
+/// A tokenizer for which each word of `a`, `b` and one other character, with `##` pieces for them, shows what became of that
+/// character.
+fn one_character(c: char, options: &serde_json::Value) -> Tokenizer {
+    let mut vocab = serde_json::Map::new();
+    for token in ["[UNK]", "a", "b", "##b", &c.to_string(), &format!("##{c}")] {
+        let id = vocab.len();
+        vocab.entry(token).or_insert(id.into());
+    }
+    let mut normalizer = json!({"type": "BertNormalizer", "clean_text": false, "handle_chinese_chars": false,
+        "strip_accents": false, "lowercase": false});
+    normalizer.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+    let file = json!({
+        "normalizer": normalizer, "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab},
+    });
+    Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
+}
+
+/// The tokens of `a`, `c`, `b` written together.
+fn around(c: char, options: &serde_json::Value) -> Vec<String> {
+    let tokenizer = one_character(c, options);
+    let ids = tokenizer.encode(&format!("a{c}b"), false).unwrap();
+    ids.into_iter().map(|id| tokenizer.id_to_token(id).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn characters_are_of_the_classes_that_hugging_face_has() {
+    let classes: Classes = serde_json::from_slice(&read(&fixtures().join("bert-classes.json"))).unwrap();
+    let contains = |ranges: &[[u32; 2]], c: char| {
+        let at = ranges.partition_point(|[_, last]| *last < c as u32);
+        ranges.get(at).is_some_and(|[first, _]| *first <= c as u32)
+    };
+    // Both sides of every border, and some of what lies between.
+    let all = [
+        &classes.removed,
+        &classes.space,
+        &classes.chinese,
+        &classes.accent,
+        &classes.punctuation,
+        &classes.between_words,
+    ];
+    let borders = all
+        .into_iter()
+        .flatten()
+        .flat_map(|&[first, last]| [first.saturating_sub(1), first, first.midpoint(last), last, last + 1]);
+    // Those that were of another class in Unicode 8, too.
+    let changed = [0x1734, 0x1885, 0x1886, 0xa9bd, 0x1_11c9, 0x1_171e];
+    let some = (0..0x11_0000).step_by(997);
+    let mut points: Vec<u32> = borders.chain(some).chain(0..0x250).chain(changed).collect();
+    points.sort_unstable();
+    points.dedup();
+    for c in points.into_iter().filter_map(char::from_u32).filter(|c| !matches!(c, 'a' | 'b' | '#')) {
+        let continuing = format!("##{c}");
+        let whole = vec!["a".to_owned(), continuing, "##b".to_owned()];
+        let joined = vec!["a".to_owned(), "##b".to_owned()];
+        let apart = vec!["a".to_owned(), c.to_string(), "b".to_owned()];
+        let without = vec!["a".to_owned(), "b".to_owned()];
+        let (between, punctuation) = (contains(&classes.between_words, c), contains(&classes.punctuation, c));
+        let plain = if between {
+            &without
+        } else if punctuation {
+            &apart
+        } else {
+            &whole
+        };
+        assert_eq!(around(c, &json!({})), *plain, "words at {c:?}");
+        let cleaned = if contains(&classes.removed, c) {
+            &joined
+        } else if contains(&classes.space, c) {
+            &without
+        } else {
+            plain
+        };
+        assert_eq!(around(c, &json!({"clean_text": true})), *cleaned, "{c:?} cleaned");
+        let spaced = if contains(&classes.chinese, c) { &apart } else { plain };
+        assert_eq!(around(c, &json!({"handle_chinese_chars": true})), *spaced, "{c:?} spaced");
+        let is_stripped = around(c, &json!({"strip_accents": true})) == joined;
+        assert_eq!(is_stripped, contains(&classes.accent, c), "{c:?} without accents");
+    }
+}
+
+#[test]
+fn long_texts_are_cut_inside_the_special_tokens() {
+    let tokenizer = trained("wordpiece");
+    let text = "the miller had three daughters";
+    let all = tokenizer.encode(text, true).unwrap();
+    assert_eq!(tokenizer.encode_truncated(text, 100).unwrap(), all);
+    let cut = tokenizer.encode_truncated(text, 4).unwrap();
+    assert_eq!(cut, [&all[..3], &all[all.len() - 1..]].concat());
+    assert_eq!(tokenizer.encode_truncated(text, 1).unwrap(), tokenizer.encode("", true).unwrap());
+}
+
+#[test]
 fn scores_survive_the_compact_form() {
     let texts: Vec<String> = serde_json::from_slice(&read(&fixtures().join("strings.json"))).unwrap();
     let original = scored();
@@ -139,6 +260,29 @@ fn the_compact_form_is_small() {
     let json = tales();
     let compact = Tokenizer::from_json(&json).unwrap().to_bytes();
     assert!(compact.len() < 16_000, "{} bytes", compact.len());
+}
+
+#[test]
+fn hostile_vocabularies_of_word_pieces_are_refused() {
+    // Flags, unknown token, prefix, longest word; then the vocabulary.
+    let vocabulary = |bytes: &[u8]| {
+        let head = b"NVQT\x01\x21\x00\x02##\x64";
+        Tokenizer::from_bytes(&[head, bytes, b"\x00\x02{}"].concat())
+    };
+    let vocab = vocabulary(b"\x02\x01\x02\x00\x01a\x01\x01b").unwrap();
+    assert_eq!((vocab.token_to_id("a"), vocab.token_to_id("ab")), (Some(0), Some(1)));
+    for (reason, bytes) in [
+        ("token 1 shares 2 bytes", &b"\x02\x01\x02\x00\x01a\x02\x01b"[..]),
+        ("id 0 occurs twice", b"\x02\x01\x00\x00\x01a\x01\x01b"),
+        ("33 bits per id", b"\x02\x21\x00\x00\x01a\x01\x01b"),
+        ("invalid utf-8", b"\x02\x01\x02\x00\x01a\x01\x01\xff"),
+        ("token \"a\" occurs twice", b"\x02\x01\x02\x00\x01a\x01\x00"),
+        ("id 0 is not in the vocabulary", b"\x00\x01"),
+        ("the bytes end before it does", b"\xff\xff\xff\xff\x0f\x01"),
+    ] {
+        let error = vocabulary(bytes).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]
@@ -176,9 +320,9 @@ fn changed(change: impl FnOnce(&mut serde_json::Value)) -> TokenizerError {
 #[test]
 fn unsupported_and_inconsistent_files_are_named() {
     let unsupported = |field, name: &str| TokenizerError::Unsupported { field, name: name.to_owned() };
-    let nested = json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "BertNormalizer"}]});
-    assert_eq!(changed(|file| file["normalizer"] = nested), unsupported("normalizer", "BertNormalizer"));
-    assert_eq!(changed(|file| file["model"]["type"] = "WordPiece".into()), unsupported("model", "WordPiece"));
+    let nested = json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]});
+    assert_eq!(changed(|file| file["normalizer"] = nested), unsupported("normalizer", "Nmt"));
+    assert_eq!(changed(|file| file["model"]["type"] = "Unigram".into()), unsupported("model", "Unigram"));
     assert_eq!(changed(|file| file["decoder"] = json!({"type": "CTC"})), unsupported("decoder", "CTC"));
     assert_eq!(
         changed(|file| file["model"]["end_of_word_suffix"] = "</w>".into()),

@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let manifest = artifact.manifest();
     let checkpoint = Checkpoint::open(&args.against)
         .with_context(|| format!("`{}` can't be compared with", args.against.display()))?;
-    if *checkpoint.config() != manifest.config {
+    if checkpoint.config() != manifest.decoder()? {
         return Err(anyhow::anyhow!("`{}` is another model than the artifact's", args.against.display()))
             .hint(|| format!("the artifact was made of `{}`", manifest.origin.repository));
     }

@@ -47,11 +47,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
     let manifest = artifact.manifest();
     let bytes = write_weights(&artifact, out)?;
-    let config = &manifest.config;
+    let config = manifest.decoder()?;
     write_json(out, "config.json", &config_json(config))?;
     write_json(out, "generation_config.json", &generation_config_json(config))?;
     write_json(out, "tokenizer.json", &tokenizer.to_json())?;
-    write_json(out, "tokenizer_config.json", &tokenizer_config_json(manifest, &tokenizer))?;
+    write_json(out, "tokenizer_config.json", &tokenizer_config_json(config, manifest, &tokenizer))?;
     say!("Tensors: {} as 32-bit floats ({})", manifest.tensors.len(), output::bytes(bytes));
     say!("Checkpoint: `{}`", out.display());
     Ok(())
@@ -173,8 +173,7 @@ fn generation_config_json(config: &Config) -> Value {
     json!({"bos_token_id": config.bos_token_id, "eos_token_id": eos_json(config)})
 }
 
-fn tokenizer_config_json(manifest: &Manifest, tokenizer: &Tokenizer) -> Value {
-    let config = &manifest.config;
+fn tokenizer_config_json(config: &Config, manifest: &Manifest, tokenizer: &Tokenizer) -> Value {
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
     let mut value = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",

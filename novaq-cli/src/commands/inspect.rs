@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use novaq_engine::artifact::{Codec, Manifest, TensorEntry};
-use novaq_engine::model::RopeScaling;
+use novaq_engine::model::{BertConfig, Config, Pooling, RopeScaling};
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             manifest,
         });
     }
-    print_summary(&artifact);
+    print_summary(&artifact)?;
     if args.tensors {
         say!("");
         output::table(["tensor", "shape", "codec", "shard", "bytes"], manifest.tensors.iter().map(row));
@@ -82,33 +82,18 @@ fn codec_name(codec: &Codec) -> String {
     }
 }
 
-fn print_summary(artifact: &ArtifactDir) {
+fn print_summary(artifact: &ArtifactDir) -> anyhow::Result<()> {
     let manifest = artifact.manifest();
-    let config = &manifest.config;
     let compression = &manifest.compression;
     say!("Name: {} {}", manifest.name, manifest.version);
     say!("Model id: {}", hex::encode(artifact.model_id()));
     say!("License: {}", manifest.license);
     let revision = manifest.origin.revision.as_ref().map(|revision| format!(" at {revision}"));
     say!("Origin: {}{}", manifest.origin.repository, revision.unwrap_or_default());
-    say!(
-        "Architecture: {}, {} layers, hidden {}, feed-forward {}, {} heads of {} ({} for keys and values)",
-        manifest.architecture,
-        config.num_hidden_layers,
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_attention_heads,
-        config.head_dim,
-        config.num_key_value_heads
-    );
-    let scaling = match config.rope_scaling {
-        RopeScaling::Default => String::new(),
-        RopeScaling::Linear { factor } => format!(", RoPE scaled linearly by {factor}"),
-        RopeScaling::Llama3 { factor, .. } => format!(", RoPE scaled as in Llama 3 by {factor}"),
-    };
-    say!("Context: {} tokens{scaling}", output::count(config.max_position_embeddings as u64));
-    let head = if config.tie_word_embeddings { "tied head" } else { "separate head" };
-    say!("Vocabulary: {}, {head}", output::count(config.vocab_size as u64));
+    match &manifest.encoder {
+        Some(config) => print_encoder(&manifest.architecture, config),
+        None => print_decoder(&manifest.architecture, manifest.decoder()?),
+    }
     say!("Parameters: {}", output::count(compression.parameters));
     say!(
         "Size: {} in {}, {:.1} times smaller than FP32, {:.1} than FP16",
@@ -135,13 +120,22 @@ fn print_summary(artifact: &ArtifactDir) {
             output::counted(verification.tokens, "token"),
             verification.text
         ),
-        None => say!("Quality: not measured (`novaq eval` measures it)"),
+        None => match &manifest.similarity {
+            Some(similarity) => say!(
+                "Quality: cosine to the original's embeddings {:.4} on average, {:.4} at least, on {}: {}",
+                similarity.mean_cosine,
+                similarity.min_cosine,
+                output::counted(similarity.texts, "text"),
+                similarity.text
+            ),
+            None => say!("Quality: not measured (`novaq eval` measures it)"),
+        },
     }
-    say!(
-        "Memory: {} of weights, {} of cache per token",
-        output::bytes(manifest.estimates.heap_bytes),
-        output::bytes(manifest.estimates.cache_bytes_per_token)
-    );
+    let weights = output::bytes(manifest.estimates.heap_bytes);
+    match manifest.estimates.cache_bytes_per_token {
+        0 => say!("Memory: {weights} of weights"),
+        cache => say!("Memory: {weights} of weights, {} of cache per token", output::bytes(cache)),
+    }
     say!(
         "Instructions: {} per token in a canister, estimated",
         output::count(manifest.estimates.instructions_per_token)
@@ -149,4 +143,45 @@ fn print_summary(artifact: &ArtifactDir) {
     if !manifest.tags.is_empty() {
         say!("Tags: {}", manifest.tags.join(", "));
     }
+    Ok(())
+}
+
+fn print_decoder(architecture: &str, config: &Config) {
+    say!(
+        "Architecture: {architecture}, {} layers, hidden {}, feed-forward {}, {} heads of {} ({} for keys and values)",
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.head_dim,
+        config.num_key_value_heads
+    );
+    let scaling = match config.rope_scaling {
+        RopeScaling::Default => String::new(),
+        RopeScaling::Linear { factor } => format!(", RoPE scaled linearly by {factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!(", RoPE scaled as in Llama 3 by {factor}"),
+    };
+    say!("Context: {} tokens{scaling}", output::count(config.max_position_embeddings as u64));
+    let head = if config.tie_word_embeddings { "tied head" } else { "separate head" };
+    say!("Vocabulary: {}, {head}", output::count(config.vocab_size as u64));
+}
+
+fn print_encoder(architecture: &str, config: &BertConfig) {
+    say!(
+        "Architecture: {architecture} (encoder), {} layers, hidden {}, feed-forward {}, {} heads of {}",
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.head_dim()
+    );
+    let pooling = match config.pooling {
+        Pooling::Mean => "mean of all tokens",
+        Pooling::Cls => "the first token",
+        Pooling::Max => "largest of all tokens",
+    };
+    let length = if config.normalize { ", of length one" } else { "" };
+    say!("Embeddings: {} dimensions, {pooling}{length}", config.hidden_size);
+    say!("Texts: up to {} tokens", output::count(config.max_seq_length as u64));
+    say!("Vocabulary: {}", output::count(config.vocab_size as u64));
 }

@@ -46,12 +46,13 @@ pub(super) fn draft(
             .or_else(|| checkpoint.license())
             .unwrap_or_else(|| "unspecified".to_owned()),
         origin: Origin { repository, revision: None, files },
-        config: checkpoint.config().clone(),
+        architecture: checkpoint.config().clone().into(),
         tokenizer_sha256: Sha256::digest(checkpoint.tokenizer_json()?).into(),
         chat_template: checkpoint.chat_template(),
         seed: options.seed,
         calibration,
         verification,
+        similarity: None,
         estimates,
         tags: Vec::new(),
     })

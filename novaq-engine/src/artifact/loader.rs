@@ -3,7 +3,7 @@
 use super::manifest::{Codec, Manifest, Section, TensorEntry};
 use super::{ArtifactError, ShardHeader};
 use crate::codec::{AqMatrix, Codebooks, CodecError, DenseMatrix, Int8Matrix, Matrix, finite, read_f16};
-use crate::model::{Model, ModelError, TensorSource};
+use crate::model::{Encoder, Model, ModelError, TensorSource};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +49,15 @@ impl<T: AsRef<[u8]>> ShardSource for Shards<T> {
 pub struct LoadedModel {
     /// The weights.
     pub model: Model,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// An encoder and its tokenizer.
+#[derive(Debug)]
+pub struct LoadedEncoder {
+    /// The weights.
+    pub encoder: Encoder,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
 }
@@ -167,25 +176,56 @@ impl Loader {
         Ok(())
     }
 
-    /// Puts the model together once [`Self::step`] has returned `None`.
+    /// Puts a decoder together once [`Self::step`] has returned `None`.
     ///
     /// # Errors
-    /// If a tensor is missing or misshapen, or the tokenizer does not decode.
+    /// If the model is an encoder, a tensor is missing or misshapen, or the tokenizer does not decode.
     pub fn finish(mut self, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
-        let tokenizer = read_section(&self.manifest, self.manifest.tokenizer.section, source)?;
-        let tokenizer = Tokenizer::from_bytes(&tokenizer)?;
-        let model = Model::load(self.manifest.config.clone(), &mut self.tensors)?;
+        let config = self.manifest.decoder()?.clone();
+        let tokenizer = self.tokenizer(source)?;
+        let model = Model::load(config, &mut self.tensors)?;
         Ok(LoadedModel { model, tokenizer })
     }
 
-    /// Loads everything at once.
+    /// Puts an encoder together once [`Self::step`] has returned `None`.
+    ///
+    /// # Errors
+    /// If the model is a decoder, a tensor is missing or misshapen, or the tokenizer does not decode.
+    pub fn finish_encoder(mut self, source: &dyn ShardSource) -> Result<LoadedEncoder, ArtifactError> {
+        let config = self.manifest.encoder()?.clone();
+        let tokenizer = self.tokenizer(source)?;
+        let encoder = Encoder::load(config, &mut self.tensors)?;
+        Ok(LoadedEncoder { encoder, tokenizer })
+    }
+
+    fn tokenizer(&self, source: &dyn ShardSource) -> Result<Tokenizer, ArtifactError> {
+        let bytes = read_section(&self.manifest, self.manifest.tokenizer.section, source)?;
+        Ok(Tokenizer::from_bytes(&bytes)?)
+    }
+
+    /// Loads a decoder at once.
     ///
     /// # Errors
     /// As [`Self::step`] and [`Self::finish`].
     pub fn load(manifest: Arc<Manifest>, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
+        manifest.decoder()?;
         let mut loader = Self::new(manifest);
         while loader.step(source)?.is_some() {}
         loader.finish(source)
+    }
+
+    /// Loads an encoder at once.
+    ///
+    /// # Errors
+    /// As [`Self::step`] and [`Self::finish_encoder`].
+    pub fn load_encoder(
+        manifest: Arc<Manifest>,
+        source: &dyn ShardSource,
+    ) -> Result<LoadedEncoder, ArtifactError> {
+        manifest.encoder()?;
+        let mut loader = Self::new(manifest);
+        while loader.step(source)?.is_some() {}
+        loader.finish_encoder(source)
     }
 }
 

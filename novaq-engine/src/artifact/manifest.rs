@@ -2,7 +2,7 @@
 
 use super::{ArtifactError, FORMAT_VERSION, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, ShardHeader};
 use crate::codec::{AqMatrix, Codebooks, Int8Matrix};
-use crate::model::Config;
+use crate::model::{Architecture, BertConfig, Config};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,6 +170,23 @@ pub struct Verification {
     pub top1_agreement: f64,
 }
 
+/// How close the embeddings of a compressed encoder are to the original's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Similarity {
+    /// What the texts are.
+    pub text: String,
+    /// Texts embedded.
+    pub texts: u64,
+    /// Tokens that they have together.
+    pub tokens: u64,
+    /// Mean cosine of the two embeddings of a text.
+    pub mean_cosine: f64,
+    /// Smallest cosine.
+    pub min_cosine: f64,
+}
+
 /// What it takes to run the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -177,9 +194,9 @@ pub struct Verification {
 pub struct Estimates {
     /// Bytes of weights on the heap.
     pub heap_bytes: u64,
-    /// Bytes of the key/value cache per token of context.
+    /// Bytes of the key/value cache per token of context; an encoder has none.
     pub cache_bytes_per_token: u64,
-    /// WebAssembly instructions to decode one token with 256 tokens before it.
+    /// WebAssembly instructions to decode one token with 256 tokens before it; of an encoder, per token of a text of 256.
     pub instructions_per_token: u64,
 }
 
@@ -198,10 +215,14 @@ pub struct Manifest {
     pub license: String,
     /// Where the model comes from.
     pub origin: Origin,
-    /// Family of the architecture; `llama`.
+    /// Family of the architecture: `llama`, or `bert` for an encoder.
     pub architecture: String,
-    /// Hyper-parameters.
-    pub config: Config,
+    /// Hyper-parameters of a decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Config>,
+    /// Hyper-parameters of an encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<BertConfig>,
     /// Tokenizer.
     pub tokenizer: TokenizerEntry,
     /// Template that turns a conversation into a prompt, if the model has one.
@@ -216,6 +237,9 @@ pub struct Manifest {
     pub compression: Compression,
     /// What it cost in quality, if it was measured.
     pub verification: Option<Verification>,
+    /// The same for an encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<Similarity>,
     /// What it takes to run the model.
     pub estimates: Estimates,
     /// Words to search by.
@@ -227,7 +251,47 @@ impl Estimates {
     pub const CONTEXT: usize = 256;
 }
 
+/// Families of architectures.
+const DECODER: &str = "llama";
+const ENCODER: &str = "bert";
+
 impl Manifest {
+    /// Architecture, and hyper-parameters of a decoder or of an encoder, as a manifest has them.
+    pub(super) fn architecture_fields(
+        architecture: Architecture,
+    ) -> (String, Option<Config>, Option<BertConfig>) {
+        match architecture {
+            Architecture::Decoder(config) => (DECODER.to_string(), Some(config), None),
+            Architecture::Encoder(config) => (ENCODER.to_string(), None, Some(config)),
+        }
+    }
+
+    /// The hyper-parameters of a decoder.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Kind`] if the model is an encoder.
+    pub fn decoder(&self) -> Result<&Config, ArtifactError> {
+        match (&self.config, &self.encoder) {
+            (Some(config), None) => Ok(config),
+            (Some(_), Some(_)) => Err(ArtifactError::field("encoder", "is there beside `config`")),
+            (None, Some(_)) => Err(ArtifactError::Kind { found: "an encoder", needed: "a decoder" }),
+            (None, None) => Err(ArtifactError::field("config", "is missing")),
+        }
+    }
+
+    /// The hyper-parameters of an encoder.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Kind`] if the model is a decoder.
+    pub fn encoder(&self) -> Result<&BertConfig, ArtifactError> {
+        match (&self.encoder, &self.config) {
+            (Some(config), None) => Ok(config),
+            (Some(_), Some(_)) => Err(ArtifactError::field("config", "is there beside `encoder`")),
+            (None, Some(_)) => Err(ArtifactError::Kind { found: "a decoder", needed: "an encoder" }),
+            (None, None) => Err(ArtifactError::field("encoder", "is missing")),
+        }
+    }
+
     /// Reads and validates a manifest.
     ///
     /// # Errors
@@ -294,13 +358,13 @@ impl Manifest {
                 format!("`{}` is not a semantic version: {error}", self.version),
             ));
         }
-        if self.architecture != "llama" {
-            return Err(ArtifactError::field(
-                "architecture",
-                format!("`{}` is not supported", self.architecture),
-            ));
+        match self.architecture.as_str() {
+            DECODER => self.decoder()?.validate()?,
+            ENCODER => self.encoder()?.validate()?,
+            other => {
+                return Err(ArtifactError::field("architecture", format!("`{other}` is not supported")));
+            }
         }
-        self.config.validate()?;
         self.validate_shards()?;
         self.validate_section("tokenizer.section", self.tokenizer.section)?;
         let sets = self.validate_codebooks()?;

@@ -9,10 +9,10 @@ mod outline;
 mod shard;
 mod writer;
 
-pub use loader::{LoadedModel, Loader, ShardSource, Shards};
+pub use loader::{LoadedEncoder, LoadedModel, Loader, ShardSource, Shards};
 pub use manifest::{
-    CodebookEntry, Codec, Compression, Estimates, Manifest, Origin, Section, ShardEntry, SourceFile,
-    TensorEntry, TokenizerEntry, Verification,
+    CodebookEntry, Codec, Compression, Estimates, Manifest, Origin, Section, ShardEntry, Similarity,
+    SourceFile, TensorEntry, TokenizerEntry, Verification,
 };
 pub use outline::Outline;
 pub use shard::{ShardHeader, verify_shard};
@@ -62,6 +62,14 @@ pub enum ArtifactError {
         index: u32,
         /// What the storage said.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The model is of another kind than what it is asked for.
+    #[error("the model is {found}, and {needed} is needed")]
+    Kind {
+        /// The kind it is.
+        found: &'static str,
+        /// The kind it would have to be.
+        needed: &'static str,
     },
     /// The tensors don't make the model that the configuration describes.
     #[error(transparent)]

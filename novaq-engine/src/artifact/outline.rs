@@ -81,14 +81,16 @@ impl Outline {
             bytes: ShardHeader::BYTES as u64 + payload,
             sha256: sha256(index),
         });
+        let (architecture, config, encoder) = Manifest::architecture_fields(draft.architecture);
         let mut manifest = Manifest {
             format_version: FORMAT_VERSION,
             name: draft.name,
             version: draft.version,
             license: draft.license,
             origin: draft.origin,
-            architecture: "llama".to_string(),
-            config: draft.config,
+            architecture,
+            config,
+            encoder,
             tokenizer: TokenizerEntry { section, source_sha256: draft.tokenizer_sha256 },
             chat_template: draft.chat_template,
             codebooks: self.codebooks,
@@ -107,6 +109,7 @@ impl Outline {
                 ratio_fp16: 0.0,
             },
             verification: draft.verification,
+            similarity: draft.similarity,
             estimates: draft.estimates,
             tags: draft.tags,
         };

@@ -1,9 +1,9 @@
 //! Writing an artifact, shard by shard.
 
-use super::manifest::{Codec, Compression, Estimates, Manifest, Origin, Section, Verification};
+use super::manifest::{Codec, Compression, Estimates, Manifest, Origin, Section, Similarity, Verification};
 use super::{ArtifactError, MAX_SHARD_BYTES, Outline, ShardHeader};
 use crate::codec::{Codebooks, Matrix};
-use crate::model::Config;
+use crate::model::Architecture;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ pub struct ManifestDraft {
     pub license: String,
     /// Where the model comes from.
     pub origin: Origin,
-    /// Hyper-parameters.
-    pub config: Config,
+    /// Kind of model and hyper-parameters.
+    pub architecture: Architecture,
     /// SHA-256 of the original `tokenizer.json`.
     pub tokenizer_sha256: [u8; 32],
     /// Chat template, if the model has one.
@@ -54,8 +54,10 @@ pub struct ManifestDraft {
     pub seed: u64,
     /// The text that activations were measured on.
     pub calibration: String,
-    /// Measured quality.
+    /// Measured quality of a decoder.
     pub verification: Option<Verification>,
+    /// Measured quality of an encoder.
+    pub similarity: Option<Similarity>,
     /// What it takes to run the model.
     pub estimates: Estimates,
     /// Words to search by.
@@ -243,7 +245,8 @@ impl Manifest {
                 vectors += weights;
                 continue;
             }
-            let count = if tensor.name.starts_with("model.layers.") { &mut body } else { &mut embedding };
+            let of_layer = ["model.layers.", "encoder.layer."].iter().any(|p| tensor.name.starts_with(p));
+            let count = if of_layer { &mut body } else { &mut embedding };
             count.weights += weights;
             count.bits += 8 * tensor.section.length;
             count.code_bits += 8 * tensor.section.length;

@@ -224,7 +224,7 @@ pub(super) struct Scratch {
 }
 
 /// Softmax in place; subtracting the largest keeps every exponential in (0, 1].
-fn softmax(values: &mut [f32]) {
+pub(super) fn softmax(values: &mut [f32]) {
     let largest = values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
     let mut sum = 0.0;
     for value in values.iter_mut() {

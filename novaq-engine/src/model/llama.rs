@@ -33,7 +33,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    fn load(
+    pub(super) fn load(
         source: &mut dyn TensorSource,
         name: &str,
         shape: [usize; 2],
@@ -45,7 +45,13 @@ impl Linear {
     }
 
     /// `[positions, inputs]` to `[positions, outputs]`.
-    fn forward(&self, backend: Backend, input: &mut Input, output: &mut Vec<f32>, positions: usize) {
+    pub(super) fn forward(
+        &self,
+        backend: Backend,
+        input: &mut Input,
+        output: &mut Vec<f32>,
+        positions: usize,
+    ) {
         output.resize(positions * self.weight.rows(), 0.0);
         self.weight.multiply(backend, input, output);
         if let Some(bias) = &self.bias {
@@ -56,7 +62,11 @@ impl Linear {
     }
 }
 
-fn load_matrix(source: &mut dyn TensorSource, name: &str, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+pub(super) fn load_matrix(
+    source: &mut dyn TensorSource,
+    name: &str,
+    shape: [usize; 2],
+) -> Result<Matrix, ModelError> {
     let matrix = source.matrix(name)?.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
     let got = [matrix.rows(), matrix.columns()];
     if got != shape {
@@ -65,7 +75,11 @@ fn load_matrix(source: &mut dyn TensorSource, name: &str, shape: [usize; 2]) -> 
     Ok(matrix)
 }
 
-fn load_vector(source: &mut dyn TensorSource, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+pub(super) fn load_vector(
+    source: &mut dyn TensorSource,
+    name: &str,
+    len: usize,
+) -> Result<Vec<f32>, ModelError> {
     let vector = source.vector(name)?.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
     if vector.len() != len {
         let (got, expected) = ([vector.len(), 1], [len, 1]);
@@ -122,13 +136,13 @@ impl Layer {
 /// Which linear layers read an input that an [`Observer`] is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LinearInput {
-    /// The normalised input of `q_proj`, `k_proj` and `v_proj`.
+    /// The input of `q_proj`, `k_proj` and `v_proj`; of an encoder's `query`, `key` and `value`.
     Qkv,
-    /// The attention's output, input of `o_proj`.
+    /// The attention's output, input of `o_proj`; of an encoder's `attention.output`.
     O,
-    /// The normalised input of `gate_proj` and `up_proj`.
+    /// The input of `gate_proj` and `up_proj`; of an encoder's `intermediate`.
     GateUp,
-    /// The gated activations, input of `down_proj`.
+    /// The activations, input of `down_proj`; of an encoder's `output`.
     Down,
     /// The final normalised hidden state, input of the head.
     Head,
@@ -168,7 +182,7 @@ impl Budget {
         Self::new(u64::MAX)
     }
 
-    fn is_exhausted(&self) -> bool {
+    pub(super) fn is_exhausted(&self) -> bool {
         self.spent >= self.limit
     }
 }

@@ -1,15 +1,38 @@
-//! The transformer: configuration, weights, key/value cache and the resumable forward pass.
+//! The transformers, decoders and encoders: configuration, weights, key/value cache and the resumable forward pass.
 
+mod bert;
 mod config;
 mod kv_cache;
 mod llama;
 mod rope;
 
+pub use bert::{BertBuffers, BertConfig, BertEmbeddings, BertLayer, Encoder, EncoderPass, Pooling};
 pub use config::{Config, RopeScaling};
 pub use kv_cache::{CachePrecision, KvCache};
 pub use llama::{Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource};
 
 use crate::codec::CodecError;
+
+/// What kind of model there is, with its hyper-parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Architecture {
+    /// A decoder, which goes on with a text.
+    Decoder(Config),
+    /// An encoder, which embeds a text.
+    Encoder(BertConfig),
+}
+
+impl From<Config> for Architecture {
+    fn from(config: Config) -> Self {
+        Self::Decoder(config)
+    }
+}
+
+impl From<BertConfig> for Architecture {
+    fn from(config: BertConfig) -> Self {
+        Self::Encoder(config)
+    }
+}
 
 /// Why a model can't be built or a step can't be taken.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -6,12 +6,17 @@
 //! | field | |
 //! |---|---|
 //! | magic, version | `NVQT`, `1` |
-//! | flags | bit 0 `unk_token` follows, 1 `fuse_unk`, 2 `byte_fallback`, 3 `ignore_merges`, 4 there are equal ranks |
+//! | flags | bit 0 `unk_token` follows, 1 `fuse_unk`, 2 `byte_fallback`, 3 `ignore_merges`, 4 there are equal ranks, 5 `WordPiece` |
 //! | unknown token | varint id, if flagged |
 //! | base tokens | varint count; each varint (id − previous id − 1), varint length, UTF-8 |
 //! | merges | varint count, u8 bits per id; the ids of left and right, packed from the lowest bit on |
 //! | equal ranks | if flagged: a bit per merge, packed likewise; whether it is of the rank of the one before |
 //! | ids of merged tokens | varint runs; each varint first id, varint length: in the order in which merges first make them |
+//! | | |
+//! | of `WordPiece` in place of the last four: | |
+//! | options | varint length, UTF-8 of the prefix of continuing pieces; varint characters of a word |
+//! | vocabulary | varint count, u8 bits per id; the ids, packed, in the order of the tokens' strings; then each string: varint bytes shared with the one before, varint length of the rest, the rest |
+//! | | |
 //! | added tokens | varint count; each varint id, u8 flags (bit 0 `single_word`, 1 `lstrip`, 2 `rstrip`, 3 `normalized`, 4 `special`, 5 in the vocabulary), unless in the vocabulary varint length and UTF-8 |
 //! | components | varint length; JSON of normalizer, pre-tokenizer, post-processor and decoder |
 
@@ -20,7 +25,8 @@ use std::collections::HashMap;
 use super::added::AddedToken;
 use super::bpe::{Bpe, BpeOptions, Vocab};
 use super::json::Components;
-use super::{Tokenizer, TokenizerError};
+use super::wordpiece::WordPiece;
+use super::{Model, Tokenizer, TokenizerError};
 
 const MAGIC: &[u8; 4] = b"NVQT";
 const VERSION: u8 = 1;
@@ -28,6 +34,13 @@ const VERSION: u8 = 1;
 /// How many bytes of merged tokens a byte of the compact form may stand for: bounds what a hostile input, in which
 /// each merge doubles a token, can make.
 const EXPANSION_LIMIT: usize = 32;
+
+/// How many bytes a token of a `WordPiece` vocabulary shares with the one before it at most: it takes two bytes at least, so
+/// that the same limit holds.
+const SHARED_LIMIT: usize = 60;
+
+/// The flag of `WordPiece`.
+const WORD_PIECE: u8 = 1 << 5;
 
 /// Reads the compact form from front to back.
 struct Reader<'a> {
@@ -123,75 +136,25 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 
 /// Writes the compact form.
 pub(super) fn write(tokenizer: &Tokenizer) -> Vec<u8> {
-    let compact = write_with(tokenizer, true);
-    let vocab = &tokenizer.bpe.vocab;
-    let text: usize = vocab.iter().map(|(_, token)| token.len()).sum();
-    if text <= EXPANSION_LIMIT * compact.len() { compact } else { write_with(tokenizer, false) }
-}
-
-/// Writes the compact form, with tokens derived from merges or all of them as text.
-fn write_with(tokenizer: &Tokenizer, derive: bool) -> Vec<u8> {
-    let Bpe { vocab, options, .. } = &tokenizer.bpe;
-    let pairs = tokenizer.bpe.pairs();
-    let has_equals = pairs.iter().any(|&(_, _, equal)| equal);
     let mut out = MAGIC.to_vec();
     out.push(VERSION);
-    out.push(
-        u8::from(options.unk_token.is_some())
-            | u8::from(options.fuse_unk) << 1
-            | u8::from(options.byte_fallback) << 2
-            | u8::from(options.ignore_merges) << 3
-            | u8::from(has_equals) << 4,
-    );
-    if let Some(id) = options.unk_token {
-        put_varint(&mut out, id);
-    }
-
-    // A token is derived if a merge makes it before another merge needs it.
-    let mut is_base = vec![!derive; vocab.len()];
-    let mut is_derived = vec![false; vocab.len()];
-    let mut derived: Vec<u32> = Vec::new();
-    if derive {
-        for &(left, right, _) in &pairs {
-            for part in [left, right] {
-                is_base[part as usize] |= !is_derived[part as usize];
+    match &tokenizer.model {
+        Model::Bpe(bpe) => {
+            let mut compact = Vec::new();
+            write_bpe(&mut compact, bpe, true);
+            let text: usize = bpe.vocab.iter().map(|(_, token)| token.len()).sum();
+            if text > EXPANSION_LIMIT * compact.len() {
+                compact.clear();
+                write_bpe(&mut compact, bpe, false);
             }
-            if let Some(merged) = tokenizer.bpe.merged(left, right)
-                && !is_base[merged as usize]
-                && !std::mem::replace(&mut is_derived[merged as usize], true)
-            {
-                derived.push(merged);
-            }
+            out.extend(compact);
         }
+        Model::WordPiece(word_piece) => write_word_piece(&mut out, word_piece),
     }
-    let base: Vec<_> = vocab.iter().filter(|(id, _)| !is_derived[*id as usize]).collect();
-    put_varint(&mut out, base.len() as u32);
-    let mut next = 0;
-    for (id, token) in base {
-        put_varint(&mut out, id - next);
-        put_text(&mut out, token);
-        next = id + 1;
-    }
-
-    let bits = u32::BITS - (vocab.len() as u32).leading_zeros();
-    put_varint(&mut out, pairs.len() as u32);
-    out.push(bits as u8);
-    pack(&mut out, bits, pairs.iter().flat_map(|&(left, right, _)| [left, right]));
-    if has_equals {
-        pack(&mut out, 1, pairs.iter().map(|&(_, _, equal)| u32::from(equal)));
-    }
-
-    let runs: Vec<&[u32]> = derived.chunk_by(|a, b| a + 1 == *b).collect();
-    put_varint(&mut out, runs.len() as u32);
-    for run in runs {
-        put_varint(&mut out, run[0]);
-        put_varint(&mut out, run.len() as u32);
-    }
-
     let added = tokenizer.added.tokens();
     put_varint(&mut out, added.len() as u32);
     for token in added {
-        let in_vocab = vocab.id(&token.content) == Some(token.id);
+        let in_vocab = tokenizer.model.vocab().id(&token.content) == Some(token.id);
         put_varint(&mut out, token.id);
         out.push(
             u8::from(token.single_word)
@@ -211,6 +174,93 @@ fn write_with(tokenizer: &Tokenizer, derive: bool) -> Vec<u8> {
     out
 }
 
+/// Bits that the ids of `vocab` take.
+fn id_bits(vocab: &Vocab) -> u32 {
+    u32::BITS - (vocab.len() as u32).leading_zeros()
+}
+
+/// Appends flags, options and vocabulary of a `WordPiece` model.
+fn write_word_piece(out: &mut Vec<u8>, model: &WordPiece) {
+    let WordPiece { vocab, unk_token, continuing_subword_prefix, max_input_chars_per_word } = model;
+    out.push(WORD_PIECE | 1);
+    put_varint(out, *unk_token);
+    put_text(out, continuing_subword_prefix);
+    put_varint(out, *max_input_chars_per_word as u32);
+    let mut tokens: Vec<(&str, u32)> = vocab.iter().map(|(id, token)| (token, id)).collect();
+    tokens.sort_unstable();
+    let bits = id_bits(vocab);
+    put_varint(out, tokens.len() as u32);
+    out.push(bits as u8);
+    pack(out, bits, tokens.iter().map(|&(_, id)| id));
+    let mut before = "";
+    for (token, _) in tokens {
+        let same = before.bytes().zip(token.bytes()).take_while(|(a, b)| a == b).count();
+        let shared = same.min(SHARED_LIMIT);
+        put_varint(out, shared as u32);
+        put_varint(out, (token.len() - shared) as u32);
+        out.extend(&token.as_bytes()[shared..]);
+        before = token;
+    }
+}
+
+/// Appends flags, options, vocabulary and merges of a BPE model, with tokens derived from merges or all of them as text.
+fn write_bpe(out: &mut Vec<u8>, bpe: &Bpe, derive: bool) {
+    let Bpe { vocab, options, .. } = bpe;
+    let pairs = bpe.pairs();
+    let has_equals = pairs.iter().any(|&(_, _, equal)| equal);
+    out.push(
+        u8::from(options.unk_token.is_some())
+            | u8::from(options.fuse_unk) << 1
+            | u8::from(options.byte_fallback) << 2
+            | u8::from(options.ignore_merges) << 3
+            | u8::from(has_equals) << 4,
+    );
+    if let Some(id) = options.unk_token {
+        put_varint(out, id);
+    }
+
+    // A token is derived if a merge makes it before another merge needs it.
+    let mut is_base = vec![!derive; vocab.len()];
+    let mut is_derived = vec![false; vocab.len()];
+    let mut derived: Vec<u32> = Vec::new();
+    if derive {
+        for &(left, right, _) in &pairs {
+            for part in [left, right] {
+                is_base[part as usize] |= !is_derived[part as usize];
+            }
+            if let Some(merged) = bpe.merged(left, right)
+                && !is_base[merged as usize]
+                && !std::mem::replace(&mut is_derived[merged as usize], true)
+            {
+                derived.push(merged);
+            }
+        }
+    }
+    let base: Vec<_> = vocab.iter().filter(|(id, _)| !is_derived[*id as usize]).collect();
+    put_varint(out, base.len() as u32);
+    let mut next = 0;
+    for (id, token) in base {
+        put_varint(out, id - next);
+        put_text(out, token);
+        next = id + 1;
+    }
+
+    let bits = id_bits(vocab);
+    put_varint(out, pairs.len() as u32);
+    out.push(bits as u8);
+    pack(out, bits, pairs.iter().flat_map(|&(left, right, _)| [left, right]));
+    if has_equals {
+        pack(out, 1, pairs.iter().map(|&(_, _, equal)| u32::from(equal)));
+    }
+
+    let runs: Vec<&[u32]> = derived.chunk_by(|a, b| a + 1 == *b).collect();
+    put_varint(out, runs.len() as u32);
+    for run in runs {
+        put_varint(out, run[0]);
+        put_varint(out, run.len() as u32);
+    }
+}
+
 /// Reads the compact form.
 pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
     let mut reader = Reader { rest: bytes };
@@ -225,11 +275,90 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
         ));
     }
     let flags = reader.byte("flags")?;
-    if flags > 0x1f {
+    if flags > 0x1f && flags != WORD_PIECE | 1 {
         return Err(TokenizerError::invalid("flags", format!("{flags:#x} has unknown bits")));
     }
     let unk_token = if flags & 1 != 0 { Some(reader.varint("unk_token")?) } else { None };
 
+    let model = match unk_token {
+        Some(unk_token) if flags & WORD_PIECE != 0 => {
+            Model::WordPiece(read_word_piece(&mut reader, unk_token)?)
+        }
+        _ => Model::Bpe(read_bpe(&mut reader, flags, unk_token, EXPANSION_LIMIT * bytes.len())?),
+    };
+
+    let count = reader.count(2, "added tokens")?;
+    let mut added = Vec::with_capacity(count);
+    for _ in 0..count {
+        let id = reader.varint("added tokens")?;
+        let flags = reader.byte("added tokens")?;
+        let content = if flags & 1 << 5 != 0 {
+            model.vocab().token(id).ok_or_else(|| {
+                TokenizerError::invalid("added tokens", format!("id {id} is not in the vocabulary"))
+            })?
+        } else {
+            reader.text("added tokens")?
+        };
+        added.push(AddedToken {
+            id,
+            content: content.to_owned(),
+            single_word: flags & 1 != 0,
+            lstrip: flags & 1 << 1 != 0,
+            rstrip: flags & 1 << 2 != 0,
+            normalized: flags & 1 << 3 != 0,
+            special: flags & 1 << 4 != 0,
+        });
+    }
+    let components = reader.text("components")?;
+    if !reader.rest.is_empty() {
+        return Err(TokenizerError::invalid(
+            "components",
+            format!("{} bytes follow them", reader.rest.len()),
+        ));
+    }
+    let mut components = serde_json::from_str(components)
+        .map_err(|error| TokenizerError::invalid("components", error.to_string()))?;
+    let components = Components::read(&mut components)?;
+    Tokenizer::new(model, added, components)
+}
+
+/// Reads what [`write_word_piece`] writes behind the unknown token.
+fn read_word_piece(reader: &mut Reader, unk_token: u32) -> Result<WordPiece, TokenizerError> {
+    let prefix = reader.text("continuing_subword_prefix")?.to_owned();
+    let longest = reader.varint("max_input_chars_per_word")? as usize;
+    let count = reader.count(2, "vocabulary")?;
+    let bits = u32::from(reader.byte("vocabulary")?);
+    if !(1..=32).contains(&bits) {
+        return Err(TokenizerError::invalid("vocabulary", format!("{bits} bits per id")));
+    }
+    let ids = reader.packed(count as u64, bits, "vocabulary")?;
+    let mut tokens: Vec<Vec<u8>> = Vec::with_capacity(count);
+    for at in 0..count {
+        let shared = reader.varint("vocabulary")? as usize;
+        let before = tokens.last().map_or(&[][..], Vec::as_slice);
+        let start = before.get(..shared).filter(|_| shared <= SHARED_LIMIT).ok_or_else(|| {
+            TokenizerError::invalid("vocabulary", format!("token {at} shares {shared} bytes"))
+        })?;
+        let rest = reader.varint("vocabulary")? as usize;
+        let token = [start, reader.take(rest, "vocabulary")?].concat();
+        tokens.push(token);
+    }
+    let tokens: Vec<String> = tokens
+        .into_iter()
+        .map(String::from_utf8)
+        .collect::<Result<_, _>>()
+        .map_err(|error| TokenizerError::invalid("vocabulary", error.to_string()))?;
+    let vocab = Vocab::new(ids.into_iter().zip(tokens.iter().map(String::as_str)).collect())?;
+    WordPiece::new(vocab, unk_token, prefix, longest)
+}
+
+/// Reads what [`write_bpe`] writes behind the unknown token. Tokens that merges make may take `budget` bytes together.
+fn read_bpe(
+    reader: &mut Reader,
+    flags: u8,
+    unk_token: Option<u32>,
+    mut budget: usize,
+) -> Result<Bpe, TokenizerError> {
     let count = reader.count(2, "base tokens")?;
     let mut tokens: HashMap<u32, String> = HashMap::with_capacity(count);
     let mut ids: HashMap<String, u32> = HashMap::with_capacity(count);
@@ -264,7 +393,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
         runs.push(first..first.saturating_add(reader.varint("ids of merged tokens")?));
     }
     let mut derived = runs.into_iter().flatten();
-    let mut budget = EXPANSION_LIMIT * bytes.len();
     for (rank, (left, right)) in pairs.iter().enumerate() {
         let part = |id| {
             tokens.get(id).ok_or_else(|| {
@@ -289,44 +417,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
         return Err(TokenizerError::invalid("ids of merged tokens", "more than merges make".to_owned()));
     }
     let vocab = Vocab::new(tokens.iter().map(|(&id, token)| (id, token.as_str())).collect())?;
-
-    let count = reader.count(2, "added tokens")?;
-    let mut added = Vec::with_capacity(count);
-    for _ in 0..count {
-        let id = reader.varint("added tokens")?;
-        let flags = reader.byte("added tokens")?;
-        let content = if flags & 1 << 5 != 0 {
-            vocab.token(id).ok_or_else(|| {
-                TokenizerError::invalid("added tokens", format!("id {id} is not in the vocabulary"))
-            })?
-        } else {
-            reader.text("added tokens")?
-        };
-        added.push(AddedToken {
-            id,
-            content: content.to_owned(),
-            single_word: flags & 1 != 0,
-            lstrip: flags & 1 << 1 != 0,
-            rstrip: flags & 1 << 2 != 0,
-            normalized: flags & 1 << 3 != 0,
-            special: flags & 1 << 4 != 0,
-        });
-    }
-    let components = reader.text("components")?;
-    if !reader.rest.is_empty() {
-        return Err(TokenizerError::invalid(
-            "components",
-            format!("{} bytes follow them", reader.rest.len()),
-        ));
-    }
-    let mut components = serde_json::from_str(components)
-        .map_err(|error| TokenizerError::invalid("components", error.to_string()))?;
-    let components = Components::read(&mut components)?;
     let options = BpeOptions {
         unk_token,
         fuse_unk: flags & 1 << 1 != 0,
         byte_fallback: flags & 1 << 2 != 0,
         ignore_merges: flags & 1 << 3 != 0,
     };
-    Tokenizer::new(Bpe::new(vocab, &pairs, &equals, options)?, added, components)
+    Bpe::new(vocab, &pairs, &equals, options)
 }

@@ -30,6 +30,9 @@ pub(super) enum Decoder {
     Strip { content: char, start: usize, stop: usize },
     /// A visible character stands for a space.
     Metaspace(Metaspace),
+    /// Words are put together with spaces, pieces that begin with `prefix` without; `cleanup` takes spaces away that
+    /// English does not have.
+    WordPiece { prefix: String, cleanup: bool },
     /// One after the other.
     Sequence { decoders: Vec<Decoder> },
 }
@@ -37,7 +40,7 @@ pub(super) enum Decoder {
 impl Decoder {
     /// The names that are supported, as `tokenizer.json` writes them.
     pub(super) const NAMES: &[&str] =
-        &["ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "Sequence"];
+        &["ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "WordPiece", "Sequence"];
 
     /// The steps of this decoder, sequences taken apart.
     fn flatten<'a>(&'a self, steps: &mut Vec<&'a Self>) {
@@ -73,6 +76,7 @@ impl Decoder {
                 None => token.to_owned(),
             },
             Self::Metaspace(metaspace) => metaspace_token(metaspace, token, true),
+            Self::WordPiece { prefix, cleanup } => word_piece(prefix, *cleanup, token, true),
             Self::Fuse | Self::Sequence { .. } => token.to_owned(),
         })
     }
@@ -95,6 +99,33 @@ fn metaspace_token(metaspace: &Metaspace, token: &str, first: bool) -> String {
     token.replace(metaspace.replacement, with)
 }
 
+/// A token as part of a text: the first, a word behind a space, or the rest of a word.
+fn word_piece(prefix: &str, cleanup: bool, token: &str, first: bool) -> String {
+    /// As Hugging Face tokenizers has them.
+    const CLEANUP: [(&str, &str); 11] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" do not", " don't"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    let text = match token.strip_prefix(prefix) {
+        _ if first => token.to_owned(),
+        Some(rest) => rest.to_owned(),
+        None => format!(" {token}"),
+    };
+    if !cleanup {
+        return text;
+    }
+    CLEANUP.iter().fold(text, |text, (from, to)| text.replace(from, to))
+}
+
 /// What a step remembers between tokens.
 #[derive(Debug, Clone)]
 enum Step {
@@ -110,6 +141,8 @@ enum Step {
     Strip(usize),
     /// Whether this is the first token.
     Metaspace(bool),
+    /// Likewise.
+    WordPiece(bool),
     /// Parts of one token that can only be decoded whole.
     Whole(String),
     /// Spaces between tokens, where there is no decoder: whether this is the first token.
@@ -139,6 +172,7 @@ impl DecodeStream {
                 Decoder::ByteFallback if !fused => Step::Run(Vec::new()),
                 Decoder::Metaspace(_) if !fused => Step::Metaspace(true),
                 Decoder::Metaspace(_) => Step::Each,
+                Decoder::WordPiece { .. } if !fused => Step::WordPiece(true),
                 Decoder::Strip { start, stop: 0, .. } if fused => Step::Strip(*start),
                 Decoder::Fuse => Step::Fuse,
                 Decoder::Replace { pattern: Pattern::Literal(literal), .. }
@@ -247,6 +281,9 @@ fn feed(
         }
         (Step::Metaspace(first), Decoder::Metaspace(metaspace)) => {
             metaspace_token(metaspace, &token, std::mem::take(first))
+        }
+        (Step::WordPiece(first), Decoder::WordPiece { prefix, cleanup }) => {
+            word_piece(prefix, *cleanup, &token, std::mem::take(first))
         }
         (Step::Whole(whole), _) => {
             whole.push_str(&token);

@@ -16,7 +16,8 @@ use super::normalizer::Normalizer;
 use super::post_processor::PostProcessor;
 use super::pre_tokenizer::PreTokenizer;
 use super::scores;
-use super::{Tokenizer, TokenizerError};
+use super::wordpiece::WordPiece;
+use super::{Model, Tokenizer, TokenizerError};
 
 /// The steps around the model, as `tokenizer.json` writes them.
 #[derive(Debug, Clone, Serialize)]
@@ -145,6 +146,26 @@ impl RawModel {
     }
 }
 
+/// The fields of a `WordPiece` model.
+#[derive(Deserialize)]
+struct RawWordPiece {
+    unk_token: String,
+    continuing_subword_prefix: String,
+    max_input_chars_per_word: usize,
+    vocab: HashMap<String, u32>,
+}
+
+impl RawWordPiece {
+    fn build(self) -> Result<WordPiece, TokenizerError> {
+        let vocab = Vocab::new(self.vocab.iter().map(|(token, &id)| (id, token.as_str())).collect())?;
+        let unk_token = vocab.id(&self.unk_token).ok_or_else(|| {
+            let reason = format!("{:?} is not in the vocabulary", self.unk_token);
+            TokenizerError::invalid("model.unk_token", reason)
+        })?;
+        WordPiece::new(vocab, unk_token, self.continuing_subword_prefix, self.max_input_chars_per_word)
+    }
+}
+
 /// Reads a `tokenizer.json`.
 pub(super) fn read(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
     let mut file: Value =
@@ -154,35 +175,40 @@ pub(super) fn read(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
     }
     let model = file["model"].take();
     // Files from before `type` was written are BPE if they have merges.
-    match model["type"].as_str() {
-        Some("BPE") => {}
-        None if model["merges"].is_array() => {}
+    let model = match model["type"].as_str() {
+        Some("BPE") => Model::Bpe(typed::<RawModel>(model, "model")?.build()?),
+        None if model["merges"].is_array() => Model::Bpe(typed::<RawModel>(model, "model")?.build()?),
+        Some("WordPiece") => Model::WordPiece(typed::<RawWordPiece>(model, "model")?.build()?),
         name => {
             let name = name.unwrap_or_default().to_owned();
             return Err(TokenizerError::Unsupported { field: "model", name });
         }
-    }
-    let bpe = typed::<RawModel>(model, "model")?.build()?;
+    };
     let mut added = match file["added_tokens"].take() {
         Value::Null => Vec::new(),
         tokens => typed::<Vec<AddedToken>>(tokens, "added_tokens")?,
     };
     for token in &mut added {
         // A token of the vocabulary keeps its id there.
-        if let Some(id) = bpe.vocab.id(&token.content) {
+        if let Some(id) = model.vocab().id(&token.content) {
             token.id = id;
         }
     }
-    Tokenizer::new(bpe, added, Components::read(&mut file)?)
+    Tokenizer::new(model, added, Components::read(&mut file)?)
 }
 
 /// Writes a `tokenizer.json`.
 pub(super) fn write(tokenizer: &Tokenizer) -> Value {
-    let bpe = &tokenizer.bpe;
-    let token = |id| bpe.vocab.token(id).unwrap_or_default();
-    let merges: Vec<[&str; 2]> =
-        bpe.pairs().into_iter().map(|(left, right, _)| [token(left), token(right)]).collect();
-    let vocab: BTreeMap<&str, u32> = bpe.vocab.iter().map(|(id, token)| (token, id)).collect();
+    let model = match &tokenizer.model {
+        Model::Bpe(bpe) => write_bpe(bpe),
+        Model::WordPiece(word_piece) => json!({
+            "type": "WordPiece",
+            "unk_token": word_piece.vocab.token(word_piece.unk_token).unwrap_or_default(),
+            "continuing_subword_prefix": word_piece.continuing_subword_prefix,
+            "max_input_chars_per_word": word_piece.max_input_chars_per_word,
+            "vocab": write_vocab(&word_piece.vocab),
+        }),
+    };
     json!({
         "version": "1.0",
         "truncation": null,
@@ -192,17 +218,28 @@ pub(super) fn write(tokenizer: &Tokenizer) -> Value {
         "pre_tokenizer": tokenizer.components.pre_tokenizer,
         "post_processor": tokenizer.components.post_processor,
         "decoder": tokenizer.components.decoder,
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": bpe.options.unk_token.map(token),
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": bpe.options.fuse_unk,
-            "byte_fallback": bpe.options.byte_fallback,
-            "ignore_merges": bpe.options.ignore_merges,
-            "vocab": vocab,
-            "merges": merges,
-        },
+        "model": model,
+    })
+}
+
+fn write_vocab(vocab: &Vocab) -> BTreeMap<&str, u32> {
+    vocab.iter().map(|(id, token)| (token, id)).collect()
+}
+
+fn write_bpe(bpe: &Bpe) -> Value {
+    let token = |id| bpe.vocab.token(id).unwrap_or_default();
+    let merges: Vec<[&str; 2]> =
+        bpe.pairs().into_iter().map(|(left, right, _)| [token(left), token(right)]).collect();
+    json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": bpe.options.unk_token.map(token),
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": bpe.options.fuse_unk,
+        "byte_fallback": bpe.options.byte_fallback,
+        "ignore_merges": bpe.options.ignore_merges,
+        "vocab": write_vocab(&bpe.vocab),
+        "merges": merges,
     })
 }

@@ -1,10 +1,11 @@
-//! Text to token ids and back: byte-pair encoding as `tokenizer.json` of Hugging Face tokenizers describes it.
+//! Text to token ids and back, as `tokenizer.json` of Hugging Face tokenizers describes it.
 //!
-//! Byte-level BPE (GPT-2, Llama 3, Qwen, `SmolLM2`) and `SentencePiece`-style BPE with byte fallback (Llama 2, Mistral,
-//! `TinyLlama`) give the ids that Hugging Face tokenizers gives. A component that is not supported is an error that
+//! Byte-level BPE (GPT-2, Llama 3, Qwen, `SmolLM2`), `SentencePiece`-style BPE with byte fallback (Llama 2, Mistral,
+//! `TinyLlama`) and `WordPiece` (BERT) give the ids that Hugging Face tokenizers gives. A component that is not supported is an error that
 //! names it, never a different tokenization.
 
 mod added;
+mod bert;
 mod bpe;
 mod byte_level;
 mod compact;
@@ -15,12 +16,14 @@ mod pattern;
 mod post_processor;
 mod pre_tokenizer;
 mod scores;
+mod wordpiece;
 
 use added::{AddedToken, AddedTokens, Segment};
-use bpe::Bpe;
+use bpe::{Bpe, Vocab};
 pub use decoder::DecodeStream;
 use json::Components;
 use pre_tokenizer::Piece;
+use wordpiece::WordPiece;
 
 /// Why a tokenizer cannot be read, or a text not be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,18 +72,49 @@ impl TokenizerError {
     }
 }
 
-/// A byte-pair tokenizer with its special tokens.
+/// What cuts words into tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Model {
+    Bpe(Bpe),
+    WordPiece(WordPiece),
+}
+
+impl Model {
+    fn vocab(&self) -> &Vocab {
+        match self {
+            Self::Bpe(bpe) => &bpe.vocab,
+            Self::WordPiece(word_piece) => &word_piece.vocab,
+        }
+    }
+
+    fn unk_token(&self) -> Option<u32> {
+        match self {
+            Self::Bpe(bpe) => bpe.options.unk_token,
+            Self::WordPiece(word_piece) => Some(word_piece.unk_token),
+        }
+    }
+
+    /// Appends the ids of `word`.
+    fn encode(&self, word: &str, ids: &mut Vec<u32>) {
+        match self {
+            Self::Bpe(bpe) => bpe.encode(word, ids),
+            Self::WordPiece(word_piece) => word_piece.encode(word, ids),
+        }
+    }
+}
+
+/// A tokenizer with its special tokens.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    bpe: Bpe,
+    model: Model,
     added: AddedTokens,
     components: Components,
 }
 
 impl Tokenizer {
-    fn new(bpe: Bpe, added: Vec<AddedToken>, components: Components) -> Result<Self, TokenizerError> {
-        if let Some(id) = bpe.options.unk_token
-            && bpe.vocab.token(id).is_none()
+    fn new(model: Model, added: Vec<AddedToken>, components: Components) -> Result<Self, TokenizerError> {
+        if let Some(id) = model.unk_token()
+            && model.vocab().token(id).is_none()
         {
             return Err(TokenizerError::invalid(
                 "model.unk_token",
@@ -88,13 +122,13 @@ impl Tokenizer {
             ));
         }
         for token in &added {
-            if bpe.vocab.token(token.id).is_some_and(|text| text != token.content) {
+            if model.vocab().token(token.id).is_some_and(|text| text != token.content) {
                 let reason = format!("id {} of {:?} is another token's", token.id, token.content);
                 return Err(TokenizerError::invalid("added_tokens", reason));
             }
         }
         let added = AddedTokens::new(added, components.normalizer.as_ref())?;
-        Ok(Self { bpe, added, components })
+        Ok(Self { model, added, components })
     }
 
     /// Reads a `tokenizer.json`.
@@ -140,7 +174,7 @@ impl Tokenizer {
                         pieces = pre_tokenizer.pre_tokenize(pieces)?;
                     }
                     for piece in &pieces {
-                        self.bpe.encode(&piece.text, &mut ids);
+                        self.model.encode(&piece.text, &mut ids);
                     }
                 }
             }
@@ -148,6 +182,21 @@ impl Tokenizer {
         match &self.components.post_processor {
             Some(post_processor) if add_special => post_processor.process(ids),
             _ => Ok(ids),
+        }
+    }
+
+    /// The ids of `text` with the special tokens around it, at most `max_tokens`: the end of a longer text is left out, the
+    /// special tokens stay.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_truncated(&self, text: &str, max_tokens: usize) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.encode(text, false)?;
+        let around = self.encode("", true)?.len();
+        ids.truncate(max_tokens.saturating_sub(around));
+        match &self.components.post_processor {
+            Some(post_processor) => post_processor.process(ids),
+            None => Ok(ids),
         }
     }
 
@@ -188,18 +237,18 @@ impl Tokenizer {
     /// One more than the highest id: the rows an embedding needs.
     pub fn vocab_size(&self) -> usize {
         let added = self.added.tokens().iter().map(|token| token.id as usize + 1).max();
-        self.bpe.vocab.len().max(added.unwrap_or(0))
+        self.model.vocab().len().max(added.unwrap_or(0))
     }
 
     /// The id of a token, as it is written in the vocabulary or the added tokens.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         let added = self.added.tokens().iter().find(|added| added.content == token);
-        added.map(|added| added.id).or_else(|| self.bpe.vocab.id(token))
+        added.map(|added| added.id).or_else(|| self.model.vocab().id(token))
     }
 
     /// The token with this id, as it is written in the added tokens or the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<&str> {
-        self.added.get(id).map(|token| token.content.as_str()).or_else(|| self.bpe.vocab.token(id))
+        self.added.get(id).map(|token| token.content.as_str()).or_else(|| self.model.vocab().token(id))
     }
 
     /// The special tokens and their ids, in the order in which they are listed.
@@ -221,7 +270,7 @@ impl DecodeStream {
         if self.skip_special && tokenizer.added.get(id).is_some_and(|token| token.special) {
             return Ok(String::new());
         }
-        match tokenizer.added.written(id).or_else(|| tokenizer.bpe.vocab.token(id)) {
+        match tokenizer.added.written(id).or_else(|| tokenizer.model.vocab().token(id)) {
             Some(token) => self.push_token(tokenizer.components.decoder.as_ref(), token),
             None => Ok(String::new()),
         }

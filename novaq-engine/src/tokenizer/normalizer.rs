@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use super::TokenizerError;
+use super::bert::BertNormalizer;
 use super::pattern::Pattern;
 
 /// One normalizer of `tokenizer.json`.
@@ -30,14 +31,26 @@ pub(super) enum Normalizer {
     Lowercase,
     /// Removes white space at the ends.
     Strip { strip_left: bool, strip_right: bool },
+    /// BERT's.
+    BertNormalizer(BertNormalizer),
     /// One after the other.
     Sequence { normalizers: Vec<Normalizer> },
 }
 
 impl Normalizer {
     /// The names that are supported, as `tokenizer.json` writes them.
-    pub(super) const NAMES: &[&str] =
-        &["Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Sequence"];
+    pub(super) const NAMES: &[&str] = &[
+        "Prepend",
+        "Replace",
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Lowercase",
+        "Strip",
+        "BertNormalizer",
+        "Sequence",
+    ];
 
     /// The normalized form of `text`.
     pub(super) fn normalize(&self, text: &str) -> Result<String, TokenizerError> {
@@ -54,6 +67,7 @@ impl Normalizer {
                 let text = if *strip_left { text.trim_start() } else { text };
                 if *strip_right { text.trim_end() } else { text }.to_owned()
             }
+            Self::BertNormalizer(bert) => bert.normalize(text)?,
             Self::Sequence { normalizers } => {
                 let mut text = text.to_owned();
                 for normalizer in normalizers {

@@ -33,6 +33,8 @@ pub(super) enum PostProcessor {
         pair: Vec<TemplatePart>,
         special_tokens: BTreeMap<String, TemplateToken>,
     },
+    /// BERT's: a token and its id behind the text, and one before it.
+    BertProcessing { sep: (String, u32), cls: (String, u32) },
     /// Changes offsets only, which are not computed here.
     ByteLevel {
         #[serde(default)]
@@ -48,7 +50,7 @@ pub(super) enum PostProcessor {
 
 impl PostProcessor {
     /// The names that are supported, as `tokenizer.json` writes them.
-    pub(super) const NAMES: &[&str] = &["TemplateProcessing", "ByteLevel", "Sequence"];
+    pub(super) const NAMES: &[&str] = &["TemplateProcessing", "BertProcessing", "ByteLevel", "Sequence"];
 
     /// The ids of a text with the special tokens around it.
     pub(super) fn process(&self, ids: Vec<u32>) -> Result<Vec<u32>, TokenizerError> {
@@ -73,6 +75,7 @@ impl PostProcessor {
                 }
                 Ok(processed)
             }
+            Self::BertProcessing { sep, cls } => Ok([&[cls.1], &ids[..], &[sep.1]].concat()),
             Self::ByteLevel { .. } => Ok(ids),
             Self::Sequence { processors } => processors.iter().try_fold(ids, |ids, step| step.process(ids)),
         }

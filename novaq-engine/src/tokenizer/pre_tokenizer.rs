@@ -1,8 +1,9 @@
-//! Pre-tokenizers: they cut normalized text into the words within which BPE merges.
+//! Pre-tokenizers: they cut normalized text into the words that the model cuts into tokens.
 
 use serde::{Deserialize, Serialize};
 
 use super::TokenizerError;
+use super::bert;
 use super::byte_level;
 use super::pattern::{Behavior, Pattern, find_chars};
 
@@ -73,6 +74,9 @@ pub(super) enum PreTokenizer {
         #[serde(default)]
         individual_digits: bool,
     },
+    /// BERT's: cuts at white space and at punctuation.
+    #[serde(rename = "BertPreTokenizer")]
+    Bert,
     /// `SentencePiece`'s: spaces become a visible character.
     Metaspace(Metaspace),
     /// One after the other.
@@ -83,7 +87,7 @@ fn yes() -> bool {
     true
 }
 
-/// A piece of text on its way to BPE.
+/// A piece of text on its way to the model.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     /// The text of the piece, never empty.
@@ -104,7 +108,8 @@ impl Piece {
 
 impl PreTokenizer {
     /// The names that are supported, as `tokenizer.json` writes them.
-    pub(super) const NAMES: &[&str] = &["ByteLevel", "Split", "Digits", "Metaspace", "Sequence"];
+    pub(super) const NAMES: &[&str] =
+        &["ByteLevel", "Split", "Digits", "BertPreTokenizer", "Metaspace", "Sequence"];
 
     /// Cuts every piece; no piece of the result is empty.
     pub(super) fn pre_tokenize(&self, pieces: Vec<Piece>) -> Result<Vec<Piece>, TokenizerError> {
@@ -142,6 +147,7 @@ impl PreTokenizer {
                     let behavior = if *individual_digits { Behavior::Isolated } else { Behavior::Contiguous };
                     cut.extend(piece.cut(behavior.pieces(find_chars(&piece.text, char::is_numeric))));
                 }
+                Self::Bert => cut.extend(piece.cut(bert::words(&piece.text)?)),
                 Self::Metaspace(Metaspace { replacement, prepend_scheme, split }) => {
                     piece.text = piece.text.replace(' ', replacement.encode_utf8(&mut [0; 4]));
                     let wanted = match prepend_scheme {
