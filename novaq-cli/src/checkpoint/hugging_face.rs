@@ -6,7 +6,13 @@ use super::{CheckpointError, Opened, Source, config, read, safetensors};
 
 /// What is beside the tensors in the folder.
 #[derive(Debug)]
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+}
 
 /// Opens the checkpoint in `directory`.
 pub(super) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
@@ -14,7 +20,7 @@ pub(super) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
     let config = config::parse(&read(&path)?, &path)?;
     config.validate()?;
     let tensors = safetensors::open(directory)?;
-    Ok(Opened { config, tensors, source: Box::new(Folder(directory.to_owned())) })
+    Ok(Opened { config, tensors, source: Box::new(Folder::new(directory)) })
 }
 
 impl Source for Folder {

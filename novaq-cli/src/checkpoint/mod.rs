@@ -4,6 +4,7 @@
 //! the names of Hugging Face's checkpoints. Files are mapped, not read: a tensor costs memory only while it is used.
 
 mod config;
+mod encoder;
 mod gguf;
 mod hugging_face;
 mod llama2c;
@@ -18,13 +19,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use half::f16;
 use ndarray::Array2;
 use novaq_engine::artifact::SourceFile;
 use novaq_engine::codec::{CodecError, DenseMatrix, Matrix};
 use novaq_engine::model::{Config, Model, ModelError, TensorSource};
 use sha2::{Digest, Sha256};
 
+pub use encoder::{EncoderCheckpoint, encoder_layer_name};
 use tensors::Tensors;
 
 /// Why a checkpoint can't be read.
@@ -250,15 +251,7 @@ impl Checkpoint {
     /// If it is missing, no matrix, or holds a value that is not finite.
     pub fn matrix(&self, name: &str) -> Result<Array2<f32>, CheckpointError> {
         let name = if name == EMBEDDING_NAMES[0] { self.embedding_name() } else { name };
-        let (shape, values) = self.tensors.read(name)?;
-        let &[rows, columns] = shape else {
-            return Err(CheckpointError::Tensor {
-                name: name.into(),
-                reason: format!("has shape {shape:?}, no matrix"),
-            });
-        };
-        Array2::from_shape_vec((rows, columns), values)
-            .map_err(|e| CheckpointError::Tensor { name: name.into(), reason: e.to_string() })
+        self.tensors.matrix(name)
     }
 
     /// The vector `name`, rounded to the 16 bits that an artifact keeps of it.
@@ -266,15 +259,7 @@ impl Checkpoint {
     /// # Errors
     /// If it is missing or holds a value that is not finite in 16 bits.
     pub fn vector(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        let mut values = self.tensors.read(name)?.1;
-        for value in &mut values {
-            *value = f16::from_f32(*value).to_f32();
-            if !value.is_finite() {
-                let reason = "holds a value beyond the range of 16-bit floats".to_owned();
-                return Err(CheckpointError::Tensor { name: name.into(), reason });
-            }
-        }
-        Ok(values)
+        self.tensors.half_vector(name)
     }
 
     /// The model in 32-bit floats.
@@ -309,13 +294,7 @@ impl Checkpoint {
     /// # Errors
     /// If one can't be read.
     pub fn source_files(&self) -> Result<Vec<SourceFile>, CheckpointError> {
-        self.source_names()
-            .into_iter()
-            .map(|path| {
-                let (bytes, sha256) = hash(&self.directory().join(&path))?;
-                Ok(SourceFile { path, bytes, sha256 })
-            })
-            .collect()
+        sources(self.directory(), self.source_names())
     }
 
     /// The same with hashes of zeros: reads no file.
@@ -323,13 +302,7 @@ impl Checkpoint {
     /// # Errors
     /// If the system does not say how long a file is.
     pub fn source_lengths(&self) -> Result<Vec<SourceFile>, CheckpointError> {
-        let length = |path: String| {
-            let full = self.directory().join(&path);
-            let metadata = std::fs::metadata(&full);
-            let bytes = metadata.map_err(|source| CheckpointError::Io { path: full, source })?.len();
-            Ok(SourceFile { path, bytes, sha256: [0; 32] })
-        };
-        self.source_names().into_iter().map(length).collect()
+        lengths(self.directory(), self.source_names())
     }
 
     /// Names of the files that the artifact is made from.
@@ -390,6 +363,26 @@ fn folder_of(file: &Path) -> &Path {
 
 fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
+}
+
+/// The files `names` in `directory`, with length and hash.
+fn sources(directory: &Path, names: Vec<String>) -> Result<Vec<SourceFile>, CheckpointError> {
+    let file = |path: String| {
+        let (bytes, sha256) = hash(&directory.join(&path))?;
+        Ok(SourceFile { path, bytes, sha256 })
+    };
+    names.into_iter().map(file).collect()
+}
+
+/// The files `names` in `directory`, with length and a hash of zeros.
+fn lengths(directory: &Path, names: Vec<String>) -> Result<Vec<SourceFile>, CheckpointError> {
+    let file = |path: String| {
+        let full = directory.join(&path);
+        let metadata = std::fs::metadata(&full);
+        let bytes = metadata.map_err(|source| CheckpointError::Io { path: full, source })?.len();
+        Ok(SourceFile { path, bytes, sha256: [0; 32] })
+    };
+    names.into_iter().map(file).collect()
 }
 
 /// Length and SHA-256 of a file.

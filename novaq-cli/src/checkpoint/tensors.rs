@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use half::f16;
 use memmap2::Mmap;
+use ndarray::Array2;
 
 use super::CheckpointError;
 use super::storage::Storage;
@@ -145,6 +147,27 @@ impl Tensors {
             values = halves(&values, head, columns);
         }
         Ok((&stored.shape, values))
+    }
+
+    /// The matrix `name`, `[rows, columns]`.
+    pub(super) fn matrix(&self, name: &str) -> Result<Array2<f32>, CheckpointError> {
+        let (shape, values) = self.read(name)?;
+        let fail = |reason| CheckpointError::Tensor { name: name.to_owned(), reason };
+        let &[rows, columns] = shape else { return Err(fail(format!("has shape {shape:?}, no matrix"))) };
+        Array2::from_shape_vec((rows, columns), values).map_err(|e| fail(e.to_string()))
+    }
+
+    /// The vector `name`, rounded to 16-bit floats.
+    pub(super) fn half_vector(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let mut values = self.read(name)?.1;
+        for value in &mut values {
+            *value = f16::from_f32(*value).to_f32();
+            if !value.is_finite() {
+                let reason = "holds a value beyond the range of 16-bit floats".to_owned();
+                return Err(CheckpointError::Tensor { name: name.to_owned(), reason });
+            }
+        }
+        Ok(values)
     }
 }
 

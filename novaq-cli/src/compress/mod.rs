@@ -620,7 +620,7 @@ impl Run<'_> {
             tracing::debug!(layer, input = names[0], "captured");
             // o_proj and down_proj write to the residual stream.
             let adds = index % 2 == 1;
-            for (codec, names) in plan.groups(layer, index) {
+            for (codec, names) in plan.groups(self.checkpoint, layer, index) {
                 let mut weights = self.layer_weights(layer, &names)?;
                 let MatrixCodec::Aq(codec) = codec else {
                     for (name, weights) in names.iter().zip(weights.drain(..)) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pattern::Override;
 
-use crate::checkpoint::{Checkpoint, layer_name};
+use crate::checkpoint::{Checkpoint, EncoderCheckpoint, encoder_layer_name, layer_name};
 use crate::quantize::beam::MAX_BOOKS;
 
 /// AQ(M, d): `M` codebooks of 16 codewords over vectors of `d` weights, written as in `4x16@8`.
@@ -157,44 +157,19 @@ pub(super) const HEAD: &str = "lm_head.weight";
 /// A matrix or a vector of the model, in the order in which an artifact holds them: that in which the forward pass
 /// needs them.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub(super) name: String,
+pub struct Part {
+    /// Name in the artifact.
+    pub name: String,
     /// `[rows, columns]` of a matrix, `[length]` of a vector.
-    pub(super) shape: Vec<usize>,
+    pub shape: Vec<usize>,
     /// Layer and linear input of a layer's matrix.
-    pub(super) input: Option<(usize, usize)>,
+    pub input: Option<(usize, usize)>,
 }
 
 impl Part {
-    /// All parts of `checkpoint`.
-    pub(super) fn all(checkpoint: &Checkpoint) -> Vec<Self> {
-        let config = checkpoint.config();
-        let vocabulary = |name: &str| Self {
-            name: name.to_owned(),
-            shape: vec![config.vocab_size, config.hidden_size],
-            input: None,
-        };
-        let mut parts = vec![vocabulary(EMBEDDING)];
-        for layer in 0..config.num_hidden_layers {
-            parts.extend(checkpoint.layer_vectors().into_iter().map(|name| Self {
-                name: layer_name(layer, name),
-                shape: vec![checkpoint.layer_vector_len(name)],
-                input: None,
-            }));
-            for (input, names) in Checkpoint::LAYER_MATRICES.iter().enumerate() {
-                parts.extend(names.iter().map(|name| Self {
-                    name: layer_name(layer, name),
-                    shape: checkpoint.layer_matrix_shape(name).to_vec(),
-                    input: Some((layer, input)),
-                }));
-            }
-        }
-        let norm = vec![config.hidden_size];
-        parts.push(Self { name: "model.norm.weight".to_owned(), shape: norm, input: None });
-        if !config.tie_word_embeddings {
-            parts.push(vocabulary(HEAD));
-        }
-        parts
+    /// All parts of a model.
+    pub(super) fn all(layout: &dyn Layout) -> Vec<Self> {
+        layout.parts()
     }
 
     /// The shape of a matrix.
@@ -208,19 +183,114 @@ impl Part {
     }
 }
 
+/// What codecs and sizes follow from: the tensors of a model, without their values.
+pub trait Layout {
+    /// Number of layers.
+    fn layers(&self) -> usize;
+
+    /// The matrices of one layer by the input they read, under their names without the layer's prefix.
+    fn layer_matrices(&self) -> [&'static [&'static str]; 4];
+
+    /// Full name of a layer's tensor.
+    fn layer_name(&self, layer: usize, name: &str) -> String;
+
+    /// Shape of a layer's matrix by its name without the prefix.
+    fn layer_matrix_shape(&self, name: &str) -> [usize; 2];
+
+    /// All tensors, in the order of the forward pass.
+    fn parts(&self) -> Vec<Part>;
+}
+
+impl Layout for Checkpoint {
+    fn layers(&self) -> usize {
+        self.config().num_hidden_layers
+    }
+
+    fn layer_matrices(&self) -> [&'static [&'static str]; 4] {
+        Self::LAYER_MATRICES
+    }
+
+    fn layer_name(&self, layer: usize, name: &str) -> String {
+        layer_name(layer, name)
+    }
+
+    fn layer_matrix_shape(&self, name: &str) -> [usize; 2] {
+        self.layer_matrix_shape(name)
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let config = self.config();
+        let vocabulary = |name: &str| Part {
+            name: name.to_owned(),
+            shape: vec![config.vocab_size, config.hidden_size],
+            input: None,
+        };
+        let mut parts = vec![vocabulary(EMBEDDING)];
+        for layer in 0..config.num_hidden_layers {
+            parts.extend(self.layer_vectors().into_iter().map(|name| Part {
+                name: layer_name(layer, name),
+                shape: vec![self.layer_vector_len(name)],
+                input: None,
+            }));
+            for (input, names) in Self::LAYER_MATRICES.iter().enumerate() {
+                parts.extend(names.iter().map(|name| Part {
+                    name: layer_name(layer, name),
+                    shape: self.layer_matrix_shape(name).to_vec(),
+                    input: Some((layer, input)),
+                }));
+            }
+        }
+        let norm = vec![config.hidden_size];
+        parts.push(Part { name: "model.norm.weight".to_owned(), shape: norm, input: None });
+        if !config.tie_word_embeddings {
+            parts.push(vocabulary(HEAD));
+        }
+        parts
+    }
+}
+
+impl Layout for EncoderCheckpoint {
+    fn layers(&self) -> usize {
+        self.config().num_hidden_layers
+    }
+
+    fn layer_matrices(&self) -> [&'static [&'static str]; 4] {
+        Self::LAYER_MATRICES
+    }
+
+    fn layer_name(&self, layer: usize, name: &str) -> String {
+        encoder_layer_name(layer, name)
+    }
+
+    fn layer_matrix_shape(&self, name: &str) -> [usize; 2] {
+        self.layer_matrix_shape(name)
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let inputs: BTreeMap<String, (usize, usize)> = (0..self.layers())
+            .flat_map(|layer| Self::LAYER_MATRICES.into_iter().zip(0..).map(move |at| (layer, at)))
+            .flat_map(|(layer, (names, input))| {
+                names.iter().map(move |name| (encoder_layer_name(layer, name), (layer, input)))
+            })
+            .collect();
+        let part = |(name, shape): (String, Vec<usize>)| {
+            let input = inputs.get(&name).copied();
+            Part { name, shape, input }
+        };
+        self.shapes().into_iter().map(part).collect()
+    }
+}
+
 /// Codecs of single matrices, by name.
 pub type Named = BTreeMap<String, MatrixCodec>;
 
-/// The matrices of `checkpoint` that `overrides` name, each with the codec of the first pattern that it matches.
+/// The matrices of a model that `overrides` name, each with the codec of the first pattern that it matches.
 ///
 /// # Errors
 /// The first pattern that matches no matrix.
-pub(super) fn named(checkpoint: &Checkpoint, overrides: &[Override]) -> Result<Named, String> {
-    let names: Vec<String> = Part::all(checkpoint)
-        .into_iter()
-        .filter(|part| part.matrix().is_some())
-        .map(|part| part.name)
-        .collect();
+pub(super) fn named(layout: &dyn Layout, overrides: &[Override]) -> Result<Named, String> {
+    let names: Vec<String> =
+        Part::all(layout).into_iter().filter(|part| part.matrix().is_some()).map(|part| part.name).collect();
     let idle = overrides.iter().find(|o| !names.iter().any(|name| o.pattern.matches(name)));
     if let Some(idle) = idle {
         return Err(format!("`{}` matches no matrix of the model", idle.pattern));
@@ -257,8 +327,8 @@ pub struct TooSmall {
 
 impl Plan {
     /// The same codec for every layer.
-    pub fn uniform(checkpoint: &Checkpoint, body: Additive, embedding: MatrixCodec, named: Named) -> Self {
-        let layers = vec![[MatrixCodec::Aq(body); 4]; checkpoint.config().num_hidden_layers];
+    pub fn uniform(layout: &dyn Layout, body: Additive, embedding: MatrixCodec, named: Named) -> Self {
+        let layers = vec![[MatrixCodec::Aq(body); 4]; layout.layers()];
         Self { layers, embedding, named }
     }
 
@@ -267,13 +337,13 @@ impl Plan {
     /// `noise` says per layer and linear input how large the relative error of the output is expected to be if
     /// vectors are quantized with an error of one. Matrices in `named` are left out of the count.
     pub fn within_bits(
-        checkpoint: &Checkpoint,
+        layout: &dyn Layout,
         bits: f64,
         noise: &[[f64; 4]],
         embedding: MatrixCodec,
         named: Named,
     ) -> Self {
-        let weights = input_weights(checkpoint, &named);
+        let weights = input_weights(layout, &named);
         let total = weights.iter().flatten().sum::<u64>();
         let least = Additive { books: 2, dim: 8 };
         let mut books = vec![[least.books; 4]; noise.len()];
@@ -308,13 +378,13 @@ impl Plan {
     /// # Errors
     /// [`TooSmall`] if the smallest plan does not fit, or what `size` says.
     pub fn within_bytes<E: From<TooSmall>>(
-        checkpoint: &Checkpoint,
+        layout: &dyn Layout,
         target: u64,
         embedding: Option<MatrixCodec>,
         named: Named,
         mut size: impl FnMut(&Self) -> Result<u64, E>,
     ) -> Result<Self, E> {
-        let layers = checkpoint.config().num_hidden_layers;
+        let layers = layout.layers();
         let fewest = LADDER[0].0;
         let mut plan =
             Self { layers: vec![[fewest; 4]; layers], embedding: embedding.unwrap_or(fewest), named };
@@ -340,7 +410,7 @@ impl Plan {
                     let rung = LADDER.iter().position(|&(codec, _)| codec == before)?;
                     let &(after, error) = LADDER.get(rung + 1)?;
                     let weight = if unit.is_empty() { inputs } else { unit.len() as f64 };
-                    let [now, then] = [before, after].map(|codec| plan.unit_bytes(checkpoint, unit, codec));
+                    let [now, then] = [before, after].map(|codec| plan.unit_bytes(layout, unit, codec));
                     // Padding can make more bits smaller; a unit whose matrices are all named has no bytes to gain.
                     let bytes = then.saturating_sub(now).max(1);
                     (then > 0).then(|| (after, weight * (LADDER[rung].1 - error) / bytes as f64))
@@ -382,10 +452,15 @@ impl Plan {
 
     /// The matrices of `layer` that read `input`, by codec, under their names without the layer's prefix: those with
     /// the same additive codec share a codebook set.
-    pub(super) fn groups(&self, layer: usize, input: usize) -> Vec<(MatrixCodec, Vec<&'static str>)> {
+    pub(super) fn groups(
+        &self,
+        layout: &dyn Layout,
+        layer: usize,
+        input: usize,
+    ) -> Vec<(MatrixCodec, Vec<&'static str>)> {
         let mut groups: Vec<(MatrixCodec, Vec<&'static str>)> = Vec::new();
-        for &name in Checkpoint::LAYER_MATRICES[input] {
-            let named = self.named.get(&layer_name(layer, name)).copied();
+        for &name in layout.layer_matrices()[input] {
+            let named = self.named.get(&layout.layer_name(layer, name)).copied();
             let codec = named.unwrap_or(self.layers[layer][input]);
             match groups.iter_mut().find(|(known, _)| *known == codec) {
                 Some((_, names)) => names.push(name),
@@ -397,33 +472,32 @@ impl Plan {
 
     /// Bytes in `codec` of what the linear inputs `unit`, or with none the embedding and the head, hold beside the
     /// named matrices; codebooks included.
-    fn unit_bytes(&self, checkpoint: &Checkpoint, unit: &[(usize, usize)], codec: MatrixCodec) -> u64 {
+    fn unit_bytes(&self, layout: &dyn Layout, unit: &[(usize, usize)], codec: MatrixCodec) -> u64 {
         let set = |shapes: Vec<[usize; 2]>| -> u64 {
             let codebooks = if shapes.is_empty() { 0 } else { codec.codebook_bytes() };
             codebooks + shapes.into_iter().map(|shape| codec.matrix_bytes(shape)).sum::<u64>()
         };
         if unit.is_empty() {
-            let config = checkpoint.config();
-            let names: &[&str] = if config.tie_word_embeddings { &[EMBEDDING] } else { &[EMBEDDING, HEAD] };
-            let free = names.iter().filter(|&&name| !self.named.contains_key(name));
-            return free.map(|_| set(vec![[config.vocab_size, config.hidden_size]])).sum();
+            let parts = Part::all(layout).into_iter().filter(|part| part.input.is_none());
+            let free = parts.filter(|part| !self.named.contains_key(&part.name));
+            return free.filter_map(|part| part.matrix()).map(|shape| set(vec![shape])).sum();
         }
         let of_input = |&(layer, input): &(usize, usize)| {
-            let names = Checkpoint::LAYER_MATRICES[input].iter();
-            let free = names.filter(|name| !self.named.contains_key(&layer_name(layer, name)));
-            set(free.map(|name| checkpoint.layer_matrix_shape(name)).collect())
+            let names = layout.layer_matrices()[input].iter();
+            let free = names.filter(|name| !self.named.contains_key(&layout.layer_name(layer, name)));
+            set(free.map(|name| layout.layer_matrix_shape(name)).collect())
         };
         unit.iter().map(of_input).sum()
     }
 }
 
 /// Weights per layer and linear input, those of `named` matrices not counted.
-fn input_weights(checkpoint: &Checkpoint, named: &Named) -> Vec<[u64; 4]> {
+fn input_weights(layout: &dyn Layout, named: &Named) -> Vec<[u64; 4]> {
     let layer = |layer: usize| {
-        Checkpoint::LAYER_MATRICES.map(|names| {
-            let free = names.iter().filter(|name| !named.contains_key(&layer_name(layer, name)));
-            free.map(|name| checkpoint.layer_matrix_shape(name).iter().product::<usize>() as u64).sum()
+        layout.layer_matrices().map(|names| {
+            let free = names.iter().filter(|name| !named.contains_key(&layout.layer_name(layer, name)));
+            free.map(|name| layout.layer_matrix_shape(name).iter().product::<usize>() as u64).sum()
         })
     };
-    (0..checkpoint.config().num_hidden_layers).map(layer).collect()
+    (0..layout.layers()).map(layer).collect()
 }
