@@ -1,7 +1,7 @@
 //! The demo itself on a small synthetic artifact: `novaq upload` and `novaq models activate` against the model canister, an
 //! agent from the factory, and the same tokens natively.
 
-use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
 use serde_json::Value;
@@ -30,6 +30,7 @@ fn the_main_job_ends_with_equal_tokens() {
         mlp_bias: false,
         bos_token_id: Some(0),
         eos_token_ids: vec![0],
+        variant: Variant::default(),
     };
     let body = Format::Aq { codebooks: 3, dimension: 8 };
     let synthetic =

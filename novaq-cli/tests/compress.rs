@@ -150,7 +150,7 @@ fn bad_checkpoints_are_refused_by_name() {
     assert!(error.contains("tokenizer.json` can't be read"), "{error}");
     let error = refused(|model| change_config(model, "LlamaForCausalLM", "MambaForCausalLM"));
     assert!(
-        error.contains("`architectures` is `MambaForCausalLM`; supported is `LlamaForCausalLM`"),
+        error.contains("`architectures` is `MambaForCausalLM`; supported are `LlamaForCausalLM`, `Mistral"),
         "{error}"
     );
     let error =

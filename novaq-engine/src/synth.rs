@@ -88,21 +88,19 @@ impl Synthetic {
     pub fn write(&self, sink: &mut dyn ShardSink) -> Result<Manifest, ArtifactError> {
         let config = &self.config;
         config.validate()?;
-        if config.attention_bias || config.mlp_bias {
-            return Err(ModelError::config("attention_bias", "synthetic models have no biases").into());
-        }
         let mut random = Random(ChaCha8Rng::seed_from_u64(self.seed));
         let mut writer = Writer::new(sink);
         writer.tokenizer(&self.tokenizer)?;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (query, key) = (config.query_width(), config.key_value_width());
-        let norm = |writer: &mut Writer<'_>, random: &mut Random, name: &str| {
-            let weights: Vec<f32> = (0..hidden).map(|_| 1.0 + 0.3 * random.uniform()).collect();
-            writer.vector(name, &weights, VectorPrecision::F16)
+        let vector = |writer: &mut Writer<'_>, random: &mut Random, name: &str, length: usize| {
+            let mean = if name.rsplit('.').next() == Some("bias") { 0.0 } else { 1.0 };
+            let values: Vec<f32> = (0..length).map(|_| mean + 0.3 * random.uniform()).collect();
+            writer.vector(name, &values, VectorPrecision::F16)
         };
         let embedding = random.codebooks(self.embedding)?;
         let mut heap_bytes = 0;
-        let mut instructions = config.attention_work(Estimates::CONTEXT) * config.num_hidden_layers as u64;
+        let mut instructions = config.attention_work(Estimates::CONTEXT);
         let mut matrix = |writer: &mut Writer<'_>,
                           random: &mut Random,
                           name: &str,
@@ -120,7 +118,15 @@ impl Synthetic {
         matrix(&mut writer, &mut random, "model.embed_tokens.weight", vocabulary, embedding.as_ref())?;
         for layer in 0..config.num_hidden_layers {
             let prefix = format!("model.layers.{layer}");
-            norm(&mut writer, &mut random, &format!("{prefix}.input_layernorm.weight"))?;
+            let vectors = config.layer_vectors();
+            // The first is the norm before attention; the others are needed before the feed-forward layers end.
+            let (first, others) = vectors.split_at(1);
+            let put = |writer: &mut Writer<'_>, random: &mut Random, vectors: &[(&str, usize)]| {
+                vectors.iter().try_for_each(|&(name, length)| {
+                    vector(writer, random, &format!("{prefix}.{name}"), length)
+                })
+            };
+            put(&mut writer, &mut random, first)?;
             let groups: [&[(&str, [usize; 2])]; 4] = [
                 &[
                     ("self_attn.q_proj", [query, hidden]),
@@ -133,7 +139,7 @@ impl Synthetic {
             ];
             for (i, group) in groups.iter().enumerate() {
                 if i == 2 {
-                    norm(&mut writer, &mut random, &format!("{prefix}.post_attention_layernorm.weight"))?;
+                    put(&mut writer, &mut random, others)?;
                 }
                 let set = random.codebooks(self.body)?;
                 for (name, shape) in *group {
@@ -147,7 +153,7 @@ impl Synthetic {
                 }
             }
         }
-        norm(&mut writer, &mut random, "model.norm.weight")?;
+        vector(&mut writer, &mut random, "model.norm.weight", hidden)?;
         if !config.tie_word_embeddings {
             matrix(&mut writer, &mut random, "lm_head.weight", vocabulary, embedding.as_ref())?;
         }

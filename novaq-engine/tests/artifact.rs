@@ -6,7 +6,7 @@ use common::{artifact, config};
 use novaq_engine::artifact::{
     ArtifactError, Loader, MAX_SHARD_BYTES, Manifest, ShardSource, Shards, verify_shard,
 };
-use novaq_engine::model::Config;
+use novaq_engine::model::{Config, LayerType, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -86,7 +86,13 @@ fn sections_begin_where_the_manifest_says() {
 
 #[test]
 fn hostile_manifests_are_refused_by_field() {
-    let (manifest, _) = artifact(config(), 1);
+    // A variant that can be damaged: layers of both types, scales and frequencies of their own.
+    let variant =
+        Variant { query_pre_attn_scalar: Some(20.0), rope_local_base_freq: Some(50.0), ..Variant::default() };
+    let layer_types =
+        vec![LayerType::SlidingAttention, LayerType::FullAttention, LayerType::SlidingAttention];
+    let config = Config { variant: variant.with_windows(9, layer_types), ..config() };
+    let (manifest, _) = artifact(config, 1);
     let huge = json!(9_007_199_254_740_991u64);
     for (pointer, value, expected) in [
         ("/format_version", json!(2), "format_version"),
@@ -94,6 +100,7 @@ fn hostile_manifests_are_refused_by_field() {
         ("/name", json!("a\u{7}"), "name"),
         ("/version", json!("one"), "version"),
         ("/architecture", json!("gpt2"), "architecture"),
+        ("/architecture", json!("llama"), "`llama` is not what `config` is: mistral"),
         ("/shards", json!([]), "shards"),
         ("/shards/0/bytes", json!(MAX_SHARD_BYTES + 1), "shards[0].bytes"),
         ("/shards/0/bytes", json!(24), "shards[0].bytes"),
@@ -116,6 +123,14 @@ fn hostile_manifests_are_refused_by_field() {
         ("/config/head_dim", json!(15), "head_dim"),
         ("/config/rope_theta", json!(-1), "rope_theta"),
         ("/config/eos_token_ids", json!([257]), "257"),
+        ("/config/variant", json!({"soft_cap": 30}), "soft_cap"),
+        ("/config/variant", json!({"sliding_window": 0}), "sliding_window"),
+        ("/config/variant/sliding_window", Value::Null, "sliding_window"),
+        ("/config/variant/layer_types", json!(["full_attention"]), "layer_types"),
+        ("/config/variant/layer_types", json!(vec!["full_attention"; 3]), "layer_types"),
+        ("/config/variant/layer_types/0", json!("chunked_attention"), "layer_types"),
+        ("/config/variant/query_pre_attn_scalar", json!(0), "query_pre_attn_scalar"),
+        ("/config/variant/rope_local_base_freq", json!(1), "rope_local_base_freq"),
     ] {
         let error = parse_with(&manifest, pointer, value).expect_err(pointer).to_string();
         assert!(error.contains(expected), "{pointer}: `{error}` does not name `{expected}`");

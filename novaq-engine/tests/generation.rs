@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{config, model};
+use common::{config, configs, model};
 use novaq_engine::codec::{DenseMatrix, Matrix};
 use novaq_engine::generate::{Event, FinishReason, Generation, GenerationError, Request};
 use novaq_engine::kernel::Backend;
 use novaq_engine::model::{
-    Budget, CachePrecision, Config, KvCache, LogitsFor, Model, ModelError, Pass, Progress, TensorSource,
+    Budget, CachePrecision, Config, KvCache, LayerType, LogitsFor, Model, ModelError, Pass, Progress,
+    TensorSource, Variant,
 };
 use novaq_engine::sampler::SamplingParams;
 use proptest::prelude::*;
@@ -42,16 +43,17 @@ fn run(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn cuts_kernels_and_interruptions_change_nothing(
+        config in configs(),
         seed: u64,
         prompt in prop::collection::vec(0u32..256, 1..50),
         max_tokens in 1usize..30,
         interruptions in prop::collection::vec(0u32..60, 40),
     ) {
-        let reference = model(config(), seed).model.with_backend(Backend::Scalar);
+        let reference = model(config, seed).model.with_backend(Backend::Scalar);
         let request = request(&prompt, max_tokens, seed);
         let expected = run(&reference, &request, u64::MAX, || false);
         for backend in Backend::available() {
@@ -64,15 +66,76 @@ proptest! {
     }
 }
 
-#[test]
-fn logits_do_not_depend_on_how_a_text_is_cut() {
-    let model = model(config(), 5).model;
-    let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 256).collect();
-    for precision in [CachePrecision::Int8, CachePrecision::F32] {
-        let whole = model.forward(&tokens, precision, 40, None).unwrap();
-        for chunk in [1, 3, 16] {
-            assert_eq!(model.forward(&tokens, precision, chunk, None).unwrap(), whole, "chunks of {chunk}");
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn logits_do_not_depend_on_how_a_text_is_cut(config in configs(), seed: u64, chunk in 1usize..20) {
+        let reference = model(config, seed).model.with_backend(Backend::Scalar);
+        let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 256).collect();
+        for precision in [CachePrecision::Int8, CachePrecision::F32] {
+            let whole = reference.forward(&tokens, precision, 40, None).unwrap();
+            prop_assert!(whole.iter().all(|logit| logit.is_finite()));
+            for backend in Backend::available() {
+                let model = reference.clone().with_backend(backend);
+                let logits = model.forward(&tokens, precision, chunk, None).unwrap();
+                prop_assert!(logits == whole, "{backend:?}, chunks of {chunk}");
+            }
         }
+    }
+
+    /// With one layer, what a position reads ends at the window: two more positions count with two layers.
+    #[test]
+    fn a_token_counts_as_far_as_the_windows_reach(
+        config in configs(),
+        seed: u64,
+        window in 1usize..12,
+        layers in 1usize..3,
+    ) {
+        let variant = Variant { layer_types: Vec::new(), sliding_window: Some(window), ..config.variant };
+        let model = model(Config { num_hidden_layers: layers, variant, ..config }, seed).model;
+        let reach = layers * (window - 1);
+        let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 256).collect();
+        let last = |tokens: &[u32]| {
+            let logits = model.forward(tokens, CachePrecision::F32, 16, None).unwrap();
+            logits[logits.len() - model.config().vocab_size..].to_vec()
+        };
+        let expected = last(&tokens);
+        for (distance, changes) in [(reach + 1, false), (reach, true)] {
+            let mut other = tokens.clone();
+            let position = tokens.len() - 1 - distance;
+            other[position] = (other[position] + 100) % 256;
+            prop_assert_eq!(last(&other) != expected, changes, "{} positions before", distance);
+        }
+    }
+}
+
+#[test]
+fn a_window_costs_no_more_than_it_reads() {
+    let sliding = Variant { sliding_window: Some(10), ..Variant::default() };
+    let layer_types =
+        vec![LayerType::SlidingAttention, LayerType::FullAttention, LayerType::SlidingAttention];
+    let mixed = Config { variant: sliding.clone().with_windows(10, layer_types), ..config() };
+    let all = Config { variant: sliding, ..config() };
+    assert_eq!(config().attention_work(64), 3 * config().layer_attention_work(0, 64));
+    assert_eq!(all.attention_work(64), config().attention_work(10));
+    assert_eq!(all.attention_work(4), config().attention_work(4));
+    let work = config().layer_attention_work(0, 64) + 2 * config().layer_attention_work(0, 10);
+    assert_eq!(mixed.attention_work(64), work);
+}
+
+/// One layer of a model is a model that computes the same.
+#[test]
+fn a_single_layer_keeps_its_type() {
+    let layer_types =
+        vec![LayerType::SlidingAttention, LayerType::FullAttention, LayerType::SlidingAttention];
+    let local = Variant { rope_local_base_freq: Some(50.0), ..Variant::default() };
+    let mixed = Config { variant: local.with_windows(10, layer_types.clone()), ..config() };
+    for (layer, layer_type) in layer_types.into_iter().enumerate() {
+        let single = mixed.single_layer(layer);
+        single.validate().unwrap();
+        assert_eq!((single.num_hidden_layers, single.layer_type(0)), (1, layer_type));
+        assert_eq!(single.window(0), mixed.window(layer));
     }
 }
 
@@ -83,35 +146,44 @@ fn complete(model: &Model, mut pass: Pass, caches: &mut [KvCache]) -> Pass {
     pass
 }
 
-#[test]
-fn sequences_of_a_batch_do_not_see_each_other() {
-    let model = model(config(), 5).model;
-    let texts: Vec<Vec<u32>> =
-        (1..=5u32).map(|text| (0..12).map(|i| (i * 7 * text + text) % 256).collect()).collect();
-    for precision in [CachePrecision::Int8, CachePrecision::F32] {
-        let expected: Vec<f32> =
-            texts.iter().flat_map(|tokens| model.forward(tokens, precision, 12, None).unwrap()).collect();
-        // Eight positions of each sequence, then one by one.
-        let mut caches = vec![model.cache(precision, 12).unwrap(); texts.len()];
-        let mut found = vec![Vec::new(); texts.len()];
-        for (at, end) in [(0, 8), (8, 9), (9, 10), (10, 11), (11, 12)] {
-            let tokens: Vec<u32> = texts.iter().flat_map(|text| &text[at..end]).copied().collect();
-            let pass = model.begin_batch(&mut caches, &tokens, LogitsFor::All, None).unwrap();
-            let pass = complete(&model, pass, &mut caches);
-            for (found, logits) in found.iter_mut().zip(pass.logits().chunks_exact((end - at) * 257)) {
-                found.extend_from_slice(logits);
-            }
-        }
-        assert!(found.concat() == expected, "{precision:?}");
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
-        let tokens = texts.concat();
-        let mut caches = vec![model.cache(precision, 12).unwrap(); texts.len()];
-        let pass = model.begin_batch(&mut caches, &tokens, LogitsFor::Last, None).unwrap();
-        let last = complete(&model, pass, &mut caches).logits().to_vec();
-        let ends: Vec<f32> =
-            expected.chunks_exact(12 * 257).flat_map(|text| &text[11 * 257..]).copied().collect();
-        assert!(last == ends, "{precision:?}");
+    #[test]
+    fn sequences_of_a_batch_do_not_see_each_other(config in configs()) {
+        let model = model(config, 5).model;
+        let texts: Vec<Vec<u32>> =
+            (1..=5u32).map(|text| (0..12).map(|i| (i * 7 * text + text) % 256).collect()).collect();
+        for precision in [CachePrecision::Int8, CachePrecision::F32] {
+            let expected: Vec<f32> =
+                texts.iter().flat_map(|tokens| model.forward(tokens, precision, 12, None).unwrap()).collect();
+            // Eight positions of each sequence, then one by one.
+            let mut caches = vec![model.cache(precision, 12).unwrap(); texts.len()];
+            let mut found = vec![Vec::new(); texts.len()];
+            for (at, end) in [(0, 8), (8, 9), (9, 10), (10, 11), (11, 12)] {
+                let tokens: Vec<u32> = texts.iter().flat_map(|text| &text[at..end]).copied().collect();
+                let pass = model.begin_batch(&mut caches, &tokens, LogitsFor::All, None).unwrap();
+                let pass = complete(&model, pass, &mut caches);
+                for (found, logits) in found.iter_mut().zip(pass.logits().chunks_exact((end - at) * 257)) {
+                    found.extend_from_slice(logits);
+                }
+            }
+            assert!(found.concat() == expected, "{precision:?}");
+
+            let tokens = texts.concat();
+            let mut caches = vec![model.cache(precision, 12).unwrap(); texts.len()];
+            let pass = model.begin_batch(&mut caches, &tokens, LogitsFor::Last, None).unwrap();
+            let last = complete(&model, pass, &mut caches).logits().to_vec();
+            let ends: Vec<f32> =
+                expected.chunks_exact(12 * 257).flat_map(|text| &text[11 * 257..]).copied().collect();
+            assert!(last == ends, "{precision:?}");
+        }
     }
+}
+
+#[test]
+fn sequences_that_are_not_alike_make_no_batch() {
+    let model = model(config(), 5).model;
     let refused = |caches: &mut [KvCache], tokens: &[u32]| {
         model.begin_batch(caches, tokens, LogitsFor::None, None).map(|_| ()).unwrap_err()
     };
@@ -148,34 +220,39 @@ impl TensorSource for Noise {
         Ok(DenseMatrix::new(rows, columns, values.take(rows * columns).collect()).ok().map(Matrix::Dense))
     }
 
-    fn vector(&mut self, _: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        Ok(Some(vec![1.0; self.0.hidden_size]))
+    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let vectors = self.0.layer_vectors();
+        let length = vectors.iter().find(|(short, _)| name.ends_with(short)).map(|(_, length)| *length);
+        Ok(Some(vec![1.0; length.unwrap_or(self.0.hidden_size)]))
     }
 }
 
-#[test]
-fn parts_of_a_model_give_what_the_whole_does() {
-    let config = config();
-    let layers = config.num_hidden_layers;
-    let load = |range| Model::load_part(config.clone(), range, &mut Noise(config.clone())).unwrap();
-    let tokens: Vec<u32> = (0..20).map(|i| i * 11 % 256).collect();
-    let whole = load(0..layers).forward(&tokens, CachePrecision::F32, 20, None).unwrap();
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
-    let vocabulary = load(0..0);
-    let mut nothing = vocabulary.cache(CachePrecision::F32, 20).unwrap();
-    let pass = vocabulary.begin(&mut nothing, &tokens, LogitsFor::None, None).unwrap();
-    let mut hidden = pass.hidden().to_vec();
-    for part in [0..1, 1..layers] {
-        let part = load(part);
-        let mut cache = [part.cache(CachePrecision::F32, 20).unwrap()];
-        let pass = part.begin_with_hidden(&mut cache[0], &hidden, LogitsFor::None, None).unwrap();
-        hidden = complete(&part, pass, &mut cache).hidden().to_vec();
+    #[test]
+    fn parts_of_a_model_give_what_the_whole_does(config in configs()) {
+        let layers = config.num_hidden_layers;
+        let load = |range| Model::load_part(config.clone(), range, &mut Noise(config.clone())).unwrap();
+        let tokens: Vec<u32> = (0..20).map(|i| i * 11 % 256).collect();
+        let whole = load(0..layers).forward(&tokens, CachePrecision::F32, 20, None).unwrap();
+
+        let vocabulary = load(0..0);
+        let mut nothing = vocabulary.cache(CachePrecision::F32, 20).unwrap();
+        let pass = vocabulary.begin(&mut nothing, &tokens, LogitsFor::None, None).unwrap();
+        let mut hidden = pass.hidden().to_vec();
+        for part in [0..1, 1..layers] {
+            let part = load(part);
+            let mut cache = [part.cache(CachePrecision::F32, 20).unwrap()];
+            let pass = part.begin_with_hidden(&mut cache[0], &hidden, LogitsFor::None, None).unwrap();
+            hidden = complete(&part, pass, &mut cache).hidden().to_vec();
+        }
+        let pass = vocabulary.begin_with_hidden(&mut nothing, &hidden, LogitsFor::All, None).unwrap();
+        assert!(complete(&vocabulary, pass, std::slice::from_mut(&mut nothing)).logits() == whole);
+
+        let none = Model::load_part(config.clone(), 0..layers + 1, &mut Noise(config.clone()));
+        assert!(matches!(none, Err(ModelError::Config { field: "num_hidden_layers", .. })));
     }
-    let pass = vocabulary.begin_with_hidden(&mut nothing, &hidden, LogitsFor::All, None).unwrap();
-    assert!(complete(&vocabulary, pass, std::slice::from_mut(&mut nothing)).logits() == whole);
-
-    let none = Model::load_part(config.clone(), 2..layers + 1, &mut Noise(config.clone()));
-    assert!(matches!(none, Err(ModelError::Config { field: "num_hidden_layers", .. })));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards};
 use novaq_engine::generate::{Event, Generation, Request};
-use novaq_engine::model::{Budget, Config, RopeScaling};
+use novaq_engine::model::{Budget, Config, RopeScaling, Variant};
 use novaq_engine::sampler::SamplingParams;
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
@@ -72,6 +72,7 @@ impl Artifact {
             mlp_bias: false,
             bos_token_id: None,
             eos_token_ids: Vec::new(),
+            variant: Variant::default(),
         };
         let body = Format::Int8;
         let synthetic =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ic_stable_structures::DefaultMemoryImpl;
 use novaq_engine::artifact::{Manifest, Shards};
-use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
 use proptest::prelude::*;
@@ -44,6 +44,7 @@ fn artifact() -> Artifact {
         mlp_bias: false,
         eos_token_ids: vec![],
         bos_token_id: None,
+        variant: Variant::default(),
     };
     let mut shards = Vec::new();
     let synthetic = Synthetic {

@@ -401,7 +401,7 @@ fn convention(tensors: &Tensors) -> Convention {
     let norm = EncoderCheckpoint::EMBEDDING_VECTORS[0];
     let names: [fn(&str) -> String; 4] = [str::to_owned, prefixed, first, first_prefixed];
     let name = names.into_iter().find(|name| tensors.contains(&name(norm))).unwrap_or(str::to_owned);
-    Convention { name, interleaved_head: None }
+    Convention { name, ..Convention::HUGGING_FACE }
 }
 
 /// Hands the tensors to the engine. The engine's error type knows no files, so the real error is kept here.

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckpointError, Opened, Source, config, read, safetensors};
+use super::tensors::{Convention, Tensors};
+use super::{CheckpointError, Opened, Source, config, read, safetensors, stored_norm_offset};
 
 /// What is beside the tensors in the folder.
 #[derive(Debug)]
@@ -20,7 +21,23 @@ pub(super) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
     let config = config::parse(&read(&path)?, &path)?;
     config.validate()?;
     let tensors = safetensors::open(directory)?;
+    let name = names(&tensors);
+    let norm_offset = stored_norm_offset(&config);
+    let tensors = tensors.with_convention(Convention { name, norm_offset, ..Convention::HUGGING_FACE });
     Ok(Opened { config, tensors, source: Box::new(Folder::new(directory)) })
+}
+
+/// The names of `tensors`: as usual, or those of a text model inside one that sees images too, as older and newer
+/// versions of transformers have them.
+fn names(tensors: &Tensors) -> fn(&str) -> String {
+    let older = |name: &str| format!("language_model.{name}");
+    let newer = |name: &str| match name.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None => name.to_owned(),
+    };
+    let names: [fn(&str) -> String; 2] = [older, newer];
+    let holds = |name: &fn(&str) -> String| tensors.contains(&name("model.norm.weight"));
+    names.into_iter().find(holds).unwrap_or(str::to_owned)
 }
 
 impl Source for Folder {
@@ -49,8 +66,13 @@ impl Source for Folder {
         ["config.json", "tokenizer.json"].map(str::to_owned).to_vec()
     }
 
-    /// Older checkpoints have buffers among their weights, and tied ones sometimes a head.
-    fn tolerates(&self, _tensor: &str) -> bool {
-        true
+    /// Older checkpoints have buffers among their weights, tied ones sometimes a head, and models that see images the
+    /// weights for that.
+    fn tolerates(&self, tensor: &str) -> bool {
+        const PARTS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+        let tensor = tensor.strip_prefix("model.").unwrap_or(tensor);
+        tensor.ends_with(".rotary_emb.inv_freq")
+            || tensor.ends_with("lm_head.weight")
+            || PARTS.iter().any(|part| tensor.starts_with(part))
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::model::{Config, RopeScaling, Variant};
 
 use super::sentencepiece::{self, Kind, Piece};
 use super::storage::Storage;
@@ -42,7 +42,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, CheckpointError> {
     let config = config(&file)?;
     config.validate()?;
     let index = index(&file, &config)?;
-    let convention = Convention { name: str::to_owned, interleaved_head: Some(config.head_dim) };
+    let convention = Convention { interleaved_head: Some(config.head_dim), ..Convention::HUGGING_FACE };
     let source = Tokenizer { file: tokenizer_file(path)?, vocab_size: config.vocab_size };
     let tensors = Tensors::new(vec![file], index).with_convention(convention);
     Ok(Opened { config, tensors, source: Box::new(source) })
@@ -86,6 +86,7 @@ fn config(file: &Mapped) -> Result<Config, CheckpointError> {
         mlp_bias: false,
         bos_token_id: Some(BOS),
         eos_token_ids: vec![BOS, EOS],
+        variant: Variant::default(),
     })
 }
 

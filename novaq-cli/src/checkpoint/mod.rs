@@ -25,6 +25,7 @@ use novaq_engine::codec::{CodecError, DenseMatrix, Matrix};
 use novaq_engine::model::{Config, Model, ModelError, TensorSource};
 use sha2::{Digest, Sha256};
 
+pub use config::{eos_json, to_json as config_json};
 pub use encoder::{EncoderCheckpoint, encoder_layer_name};
 use tensors::Tensors;
 
@@ -160,20 +161,7 @@ impl Checkpoint {
     /// The vectors of one layer, in the order of the forward pass, without the prefix: norms, and the biases that the
     /// configuration has.
     pub fn layer_vectors(&self) -> Vec<&'static str> {
-        let mut names = vec!["input_layernorm.weight"];
-        if self.config.attention_bias {
-            names.extend([
-                "self_attn.q_proj.bias",
-                "self_attn.k_proj.bias",
-                "self_attn.v_proj.bias",
-                "self_attn.o_proj.bias",
-            ]);
-        }
-        names.push("post_attention_layernorm.weight");
-        if self.config.mlp_bias {
-            names.extend(["mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias"]);
-        }
-        names
+        self.config.layer_vectors().into_iter().map(|(name, _)| name).collect()
     }
 
     /// Shape of a layer's matrix by its name without the prefix.
@@ -185,14 +173,6 @@ impl Checkpoint {
             Some("o_proj") => [c.hidden_size, c.query_width()],
             Some("gate_proj" | "up_proj") => [c.intermediate_size, c.hidden_size],
             _ => [c.hidden_size, c.intermediate_size],
-        }
-    }
-
-    /// Length of a layer's vector by its name without the prefix.
-    pub fn layer_vector_len(&self, name: &str) -> usize {
-        match name.strip_suffix(".bias") {
-            Some(linear) => self.layer_matrix_shape(&format!("{linear}.weight"))[0],
-            None => self.config.hidden_size,
         }
     }
 
@@ -208,8 +188,8 @@ impl Checkpoint {
             for name in Self::LAYER_MATRICES.iter().copied().flatten() {
                 check(&layer_name(layer, name), &self.layer_matrix_shape(name))?;
             }
-            for name in self.layer_vectors() {
-                check(&layer_name(layer, name), &[self.layer_vector_len(name)])?;
+            for (name, length) in self.config.layer_vectors() {
+                check(&layer_name(layer, name), &[length])?;
             }
         }
         check("model.norm.weight", &[self.config.hidden_size])?;
@@ -237,7 +217,7 @@ impl Checkpoint {
     pub fn parameters(&self) -> u64 {
         let c = &self.config;
         let matrices = Self::LAYER_MATRICES.iter().copied().flatten().map(|n| self.layer_matrix_shape(n));
-        let vectors = self.layer_vectors().into_iter().map(|n| self.layer_vector_len(n) as u64);
+        let vectors = c.layer_vectors().into_iter().map(|(_, length)| length as u64);
         let layer = matrices.map(|[n, k]| (n * k) as u64).sum::<u64>() + vectors.sum::<u64>();
         let embeddings = if c.tie_word_embeddings { 1 } else { 2 };
         layer * c.num_hidden_layers as u64
@@ -316,6 +296,15 @@ impl Checkpoint {
 /// Full name of a layer's tensor.
 pub fn layer_name(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
+}
+
+/// How the names of norms end.
+pub const NORM_SUFFIX: &str = "norm.weight";
+
+/// What Hugging Face's checkpoints of `config`'s architecture leave out in the weights of norms: Gemma stores them less
+/// one. The engine and its artifacts have whole weights.
+pub fn stored_norm_offset(config: &Config) -> f32 {
+    if config.variant.post_norms { 1.0 } else { 0.0 }
 }
 
 /// A dense matrix for the engine.

@@ -10,8 +10,8 @@ use half::f16;
 use memmap2::Mmap;
 use ndarray::Array2;
 
-use super::CheckpointError;
 use super::storage::Storage;
+use super::{CheckpointError, NORM_SUFFIX};
 
 /// One mapped file.
 #[derive(Debug)]
@@ -61,6 +61,14 @@ pub(super) struct Convention {
     /// The width of a head, where the rows of the query and key projections are stored in the order of rotary
     /// embeddings on neighbours, (x₀, x₁), (x₂, x₃), …; Hugging Face's rotate (x₀, x₍d/2₎), (x₁, x₍d/2₊₁₎), …
     pub(super) interleaved_head: Option<usize>,
+    /// What has to be added to the weights of norms.
+    pub(super) norm_offset: f32,
+}
+
+impl Convention {
+    /// Hugging Face's checkpoints.
+    pub(super) const HUGGING_FACE: Self =
+        Self { name: str::to_owned, interleaved_head: None, norm_offset: 0.0 };
 }
 
 /// The tensors of all files of a checkpoint.
@@ -75,8 +83,7 @@ pub(super) struct Tensors {
 impl Tensors {
     /// The tensors that `index` lists, with the names and the order of Hugging Face's checkpoints.
     pub(super) fn new(files: Vec<Mapped>, index: BTreeMap<String, Stored>) -> Self {
-        let convention = Convention { name: str::to_owned, interleaved_head: None };
-        Self { files, index, convention }
+        Self { files, index, convention: Convention::HUGGING_FACE }
     }
 
     /// The same tensors, whose names and order are those of `convention`.
@@ -129,6 +136,7 @@ impl Tensors {
     /// Shape and values of tensor `name`.
     pub(super) fn read(&self, name: &str) -> Result<(&[usize], Vec<f32>), CheckpointError> {
         let is_rotated = ["q_proj", "k_proj"].iter().any(|part| name.split('.').any(|p| p == *part));
+        let is_norm = name.ends_with(NORM_SUFFIX);
         let (stored, name) = self.stored(name)?;
         let storage = match &stored.storage {
             Ok(storage) => storage,
@@ -145,6 +153,11 @@ impl Tensors {
         {
             let columns = stored.shape.get(1).copied().unwrap_or(1);
             values = halves(&values, head, columns);
+        }
+        if is_norm {
+            for weight in &mut values {
+                *weight += self.convention.norm_offset;
+            }
         }
         Ok((&stored.shape, values))
     }

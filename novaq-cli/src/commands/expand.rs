@@ -7,13 +7,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use novaq_engine::artifact::{LoadedModel, Loader, Manifest};
-use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::model::Config;
 use novaq_engine::tokenizer::Tokenizer;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use crate::artifact_dir::ArtifactDir;
+use crate::checkpoint::{NORM_SUFFIX, config_json, eos_json, stored_norm_offset};
 use crate::output::{self, HintExt};
 use crate::say;
 
@@ -44,11 +45,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .hint(|| "name another folder with `-o`, or remove this one".to_owned());
     }
     let LoadedModel { tokenizer, .. } = artifact.load()?;
-    fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
     let manifest = artifact.manifest();
-    let bytes = write_weights(&artifact, out)?;
     let config = manifest.decoder()?;
-    write_json(out, "config.json", &config_json(config))?;
+    let config_json = config_json(config)?;
+    fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
+    let bytes = write_weights(&artifact, stored_norm_offset(config), out)?;
+    write_json(out, "config.json", &config_json)?;
     write_json(out, "generation_config.json", &generation_config_json(config))?;
     write_json(out, "tokenizer.json", &tokenizer.to_json())?;
     write_json(out, "tokenizer_config.json", &tokenizer_config_json(config, manifest, &tokenizer))?;
@@ -64,8 +66,8 @@ fn write_json(folder: &Path, name: &str, value: &Value) -> anyhow::Result<()> {
 }
 
 /// Writes the tensors as `model.safetensors`, or as several files and an index where they are larger than
-/// [`MAX_FILE_BYTES`]; returns their bytes.
-fn write_weights(artifact: &ArtifactDir, out: &Path) -> anyhow::Result<u64> {
+/// [`MAX_FILE_BYTES`]; returns their bytes. `norm_offset` is taken from the weights of norms.
+fn write_weights(artifact: &ArtifactDir, norm_offset: f32, out: &Path) -> anyhow::Result<u64> {
     let manifest = artifact.manifest();
     let size = |shape: &[usize]| shape.iter().product::<usize>() * 4;
     let mut files: Vec<Vec<usize>> = vec![Vec::new()];
@@ -92,7 +94,12 @@ fn write_weights(artifact: &ArtifactDir, out: &Path) -> anyhow::Result<u64> {
         };
         let mut values = Vec::with_capacity(indices.len());
         for &index in &indices {
-            let floats = loader.decode(index, artifact).map_err(|error| artifact.load_error(error))?;
+            let mut floats = loader.decode(index, artifact).map_err(|error| artifact.load_error(error))?;
+            if manifest.tensors[index].name.ends_with(NORM_SUFFIX) {
+                for weight in &mut floats {
+                    *weight -= norm_offset;
+                }
+            }
             values.push(floats.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
             bar.inc(1);
         }
@@ -114,59 +121,6 @@ fn write_weights(artifact: &ArtifactDir, out: &Path) -> anyhow::Result<u64> {
     }
     bar.finish_and_clear();
     Ok(total)
-}
-
-/// `config.json` in the form that transformers 4 and 5 both read.
-fn config_json(config: &Config) -> Value {
-    let rope_scaling = match config.rope_scaling {
-        RopeScaling::Default => Value::Null,
-        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        } => {
-            json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor,
-                "original_max_position_embeddings": original_max_position_embeddings,
-            })
-        }
-    };
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": rope_scaling,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.mlp_bias,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": eos_json(config),
-        "torch_dtype": "float32",
-    })
-}
-
-/// One id, a list of several, or null.
-fn eos_json(config: &Config) -> Value {
-    match config.eos_token_ids[..] {
-        [] => Value::Null,
-        [id] => id.into(),
-        _ => json!(config.eos_token_ids),
-    }
 }
 
 fn generation_config_json(config: &Config) -> Value {

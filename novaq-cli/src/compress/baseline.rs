@@ -24,7 +24,7 @@ pub fn gptq(
     bits: u32,
     group: usize,
 ) -> anyhow::Result<Model> {
-    let mut streams = Streams::embed(sequences, embedding);
+    let mut streams = Streams::embed(checkpoint.config(), sequences, embedding);
     let mut matrices = BTreeMap::from([(EMBEDDING.to_owned(), embedding.clone())]);
     for layer in 0..checkpoint.config().num_hidden_layers {
         let mut done = BTreeMap::new();

@@ -9,7 +9,7 @@ use ndarray::Array2;
 use novaq_engine::codec::{DenseMatrix, Matrix};
 use novaq_engine::model::{
     Budget, CachePrecision, Config, KvCache, LinearInput, LogitsFor, Model, ModelError, Observer,
-    TensorSource,
+    TensorSource, embed,
 };
 use rayon::prelude::*;
 
@@ -55,16 +55,16 @@ pub(super) struct Streams(Vec<Vec<f32>>);
 
 impl Streams {
     /// The streams before the first layer.
-    pub(super) fn embed(sequences: &[Vec<u32>], embedding: &Matrix) -> Self {
+    pub(super) fn embed(config: &Config, sequences: &[Vec<u32>], embedding: &Matrix) -> Self {
         let width = embedding.columns();
-        let embed = |tokens: &Vec<u32>| {
+        let of_sequence = |tokens: &Vec<u32>| {
             let mut hidden = vec![0.0; tokens.len() * width];
             for (&token, hidden) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
-                embedding.decode_row(token as usize, hidden);
+                embed(config, embedding, token, hidden);
             }
             hidden
         };
-        Self(sequences.par_iter().map(embed).collect())
+        Self(sequences.par_iter().map(of_sequence).collect())
     }
 
     /// Runs the one-layer `model` up to the linear layers that read `which` and returns what they read.
@@ -166,12 +166,11 @@ pub(super) fn layer_model(
     replaced: &BTreeMap<String, Matrix>,
 ) -> Result<Model, CheckpointError> {
     let config = Config {
-        num_hidden_layers: 1,
         vocab_size: 1,
         tie_word_embeddings: true,
         bos_token_id: None,
         eos_token_ids: Vec::new(),
-        ..checkpoint.config().clone()
+        ..checkpoint.config().single_layer(layer)
     };
     let mut source = LayerTensors { checkpoint, layer, replaced, error: None };
     Model::load(config, &mut source).map_err(|e| source.error.take().unwrap_or(e.into()))

@@ -438,11 +438,12 @@ impl Run<'_> {
     /// All matrices of the model in their codecs, by full name.
     fn quantize(&self, sequences: &[Vec<u32>]) -> anyhow::Result<Unit> {
         let checkpoint = self.checkpoint;
-        let layers = checkpoint.config().num_hidden_layers;
+        let config = checkpoint.config();
+        let layers = config.num_hidden_layers;
         let bar = progress(layers as u64 * 4 + 1, "Quantizing", "steps");
         let original_embedding = checkpoint.matrix(EMBEDDING)?;
         let dense_embedding = dense(&original_embedding)?;
-        let plan = self.plan(&Streams::embed(sequences, &dense_embedding), &bar)?;
+        let plan = self.plan(&Streams::embed(config, sequences, &dense_embedding), &bar)?;
         let mut quantizer =
             Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
 
@@ -450,8 +451,8 @@ impl Run<'_> {
         // Activations are needed only as far as something is left to be quantized.
         let open = (0..layers).rfind(|&layer| !self.job.has(&unit_name(layer)));
         let needed = open.map_or(0, |layer| layer + 1);
-        let mut original = Streams::embed(sequences, &dense_embedding);
-        let mut quantized = Streams::embed(sequences, &all.matrices[EMBEDDING]);
+        let mut original = Streams::embed(config, sequences, &dense_embedding);
+        let mut quantized = Streams::embed(config, sequences, &all.matrices[EMBEDDING]);
         for layer in 0..layers {
             let unit = if self.job.has(&unit_name(layer)) {
                 let unit = self.job.load(&unit_name(layer), &layer_shapes(checkpoint))?;
@@ -618,8 +619,8 @@ impl Run<'_> {
             let model = layer_model(self.checkpoint, layer, &unit.matrices)?;
             let inputs = quantized.capture(&model, LAYER_INPUTS[index])?;
             tracing::debug!(layer, input = names[0], "captured");
-            // o_proj and down_proj write to the residual stream.
-            let adds = index % 2 == 1;
+            // o_proj and down_proj write to the residual stream, unless a norm is between them.
+            let adds = index % 2 == 1 && !self.checkpoint.config().variant.post_norms;
             for (codec, names) in plan.groups(self.checkpoint, layer, index) {
                 let mut weights = self.layer_weights(layer, &names)?;
                 let MatrixCodec::Aq(codec) = codec else {

@@ -227,9 +227,9 @@ impl Layout for Checkpoint {
         };
         let mut parts = vec![vocabulary(EMBEDDING)];
         for layer in 0..config.num_hidden_layers {
-            parts.extend(self.layer_vectors().into_iter().map(|name| Part {
+            parts.extend(config.layer_vectors().into_iter().map(|(name, length)| Part {
                 name: layer_name(layer, name),
-                shape: vec![self.layer_vector_len(name)],
+                shape: vec![length],
                 input: None,
             }));
             for (input, names) in Self::LAYER_MATRICES.iter().enumerate() {

@@ -42,7 +42,7 @@ fn estimates(checkpoint: &Checkpoint, plan: &Plan, parts: &[Part]) -> Estimates 
             instructions += form.work(rows, columns);
         }
     }
-    let attention = config.attention_work(Estimates::CONTEXT) * config.num_hidden_layers as u64;
+    let attention = config.attention_work(Estimates::CONTEXT);
     Estimates {
         heap_bytes,
         cache_bytes_per_token: KvCache::bytes_per_position(config, CachePrecision::Int8) as u64,

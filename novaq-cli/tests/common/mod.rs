@@ -5,7 +5,7 @@ use std::path::Path;
 
 use novaq_cli::artifact_dir::{MANIFEST_FILE, shard_file};
 use novaq_engine::artifact::Manifest;
-use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
 
@@ -40,6 +40,7 @@ pub fn write_artifact(folder: &Path, hidden: usize) -> Manifest {
         mlp_bias: false,
         bos_token_id: Some(500),
         eos_token_ids: vec![501],
+        variant: Variant::default(),
     };
     let synthetic = Synthetic {
         config,

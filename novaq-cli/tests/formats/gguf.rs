@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use novaq_cli::checkpoint::{Checkpoint, CheckpointError, layer_name};
-use novaq_engine::model::{Config, RopeScaling};
+use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::tokenizer::Tokenizer;
 use serde_json::Value;
 
@@ -100,18 +100,22 @@ impl File {
     }
 }
 
-/// The name of a layer's tensor in GGUF files.
-fn written(name: &str) -> String {
+/// The name of a layer's tensor in the GGUF files of `config`'s architecture.
+fn written(config: &Config, name: &str) -> String {
     let (part, end) = name.rsplit_once('.').unwrap();
     let part = match part {
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
         "self_attn.o_proj" => "attn_output",
         "mlp.gate_proj" => "ffn_gate",
         "mlp.up_proj" => "ffn_up",
         "mlp.down_proj" => "ffn_down",
         "input_layernorm" => "attn_norm",
+        "post_attention_layernorm" if config.variant.post_norms => "post_attention_norm",
+        "post_feedforward_layernorm" => "post_ffw_norm",
         _ => "ffn_norm",
     };
     format!("{part}.{end}")
@@ -119,26 +123,46 @@ fn written(name: &str) -> String {
 
 /// Hyper-parameters of `config`.
 fn put_config(file: &mut File, config: &Config) {
-    file.put("general.architecture", TEXT, text("llama"));
-    file.number("llama.embedding_length", config.hidden_size);
-    file.number("llama.feed_forward_length", config.intermediate_size);
-    file.number("llama.block_count", config.num_hidden_layers);
-    file.number("llama.context_length", config.max_position_embeddings);
-    file.number("llama.attention.head_count", config.num_attention_heads);
-    file.number("llama.attention.head_count_kv", config.num_key_value_heads);
-    file.number("llama.attention.key_length", config.head_dim);
-    file.number("llama.rope.dimension_count", config.head_dim);
-    file.put(
-        "llama.attention.layer_norm_rms_epsilon",
-        F32,
-        (config.rms_norm_eps as f32).to_le_bytes().to_vec(),
-    );
-    file.put("llama.rope.freq_base", F32, (config.rope_theta as f32).to_le_bytes().to_vec());
+    let architecture = match config.architecture() {
+        "mistral" => "llama",
+        "gemma3_text" => "gemma3",
+        other => other,
+    };
+    let key = |name: &str| format!("{architecture}.{name}");
+    file.put("general.architecture", TEXT, text(architecture));
+    for (name, number) in [
+        ("embedding_length", config.hidden_size),
+        ("feed_forward_length", config.intermediate_size),
+        ("block_count", config.num_hidden_layers),
+        ("context_length", config.max_position_embeddings),
+        ("attention.head_count", config.num_attention_heads),
+        ("attention.head_count_kv", config.num_key_value_heads),
+        ("attention.key_length", config.head_dim),
+        ("rope.dimension_count", config.head_dim),
+    ] {
+        file.number(&key(name), number);
+    }
+    let float = |value: f64| (value as f32).to_le_bytes().to_vec();
+    file.put(&key("attention.layer_norm_rms_epsilon"), F32, float(config.rms_norm_eps));
+    file.put(&key("rope.freq_base"), F32, float(config.rope_theta));
+    // Of Qwen's windows the converter writes none.
+    if architecture != "qwen2"
+        && let Some(window) = config.variant.sliding_window
+    {
+        file.number(&key("attention.sliding_window"), window);
+        if architecture == "gemma3" {
+            // Every second layer reads all positions.
+            file.number(&key("attention.sliding_window_pattern"), 2);
+        }
+    }
+    if let Some(base) = config.variant.rope_local_base_freq {
+        file.put(&key("rope.freq_base_swa"), F32, float(base));
+    }
     match config.rope_scaling {
         RopeScaling::Default => {}
         RopeScaling::Linear { factor } => {
-            file.put("llama.rope.scaling.type", TEXT, text("linear"));
-            file.put("llama.rope.scaling.factor", F32, (factor as f32).to_le_bytes().to_vec());
+            file.put(&key("rope.scaling.type"), TEXT, text("linear"));
+            file.put(&key("rope.scaling.factor"), F32, float(factor));
         }
         RopeScaling::Llama3 {
             factor,
@@ -146,7 +170,7 @@ fn put_config(file: &mut File, config: &Config) {
             high_freq_factor: high,
             original_max_position_embeddings: original,
         } => {
-            file.number("llama.rope.scaling.original_context_length", original);
+            file.number(&key("rope.scaling.original_context_length"), original);
             // As llama.cpp's converter writes them.
             let factors: Vec<f32> = (0..config.head_dim / 2)
                 .map(|i| {
@@ -216,7 +240,7 @@ fn converted(name: &str) -> (Checkpoint, File) {
     for layer in 0..config.num_hidden_layers {
         let matrices = Checkpoint::LAYER_MATRICES.iter().copied().flatten().copied();
         for name in matrices.chain(checkpoint.layer_vectors()) {
-            add(format!("blk.{layer}.{}", written(name)), &layer_name(layer, name));
+            add(format!("blk.{layer}.{}", written(config, name)), &layer_name(layer, name));
         }
     }
     (checkpoint, file)
@@ -224,13 +248,20 @@ fn converted(name: &str) -> (Checkpoint, File) {
 
 #[test]
 fn a_converted_model_is_the_same_model() {
-    for name in ["gqa-default", "mqa-linear-bias", "mha-llama3"] {
+    for name in ["gqa-default", "mqa-linear-bias", "mha-llama3", "mistral", "qwen2", "qwen3", "gemma3"] {
         let folder = tempfile::tempdir().unwrap();
         let (original, mut file) = converted(name);
+        let config = original.config();
+        // What the format has no field for.
+        let variant = match name {
+            "qwen2" => config.variant.clone().with_windows(0, Vec::new()),
+            _ => Variant { query_pre_attn_scalar: None, ..config.variant.clone() },
+        };
+        let config = Config { variant, ..config.clone() };
         for version in [2, 3] {
             file.version = version;
             let read = Checkpoint::open(&file.write(folder.path())).unwrap();
-            assert_eq!(read.config(), original.config(), "{name}");
+            assert_eq!(*read.config(), config, "{name}");
             assert_same_tensors(&read, &original);
             assert_eq!(read.chat_template().as_deref(), Some("{{ messages }}"));
             assert_eq!(read.license().as_deref(), Some("mit"));
@@ -291,11 +322,22 @@ fn refused(change: impl FnOnce(&mut File)) -> String {
 #[test]
 fn bad_files_are_refused_by_name() {
     type Damage = Box<dyn FnOnce(&mut File)>;
-    let cases: [(&str, Damage); 22] = [
+    let cases: [(&str, Damage); 24] = [
+        (
+            "`llama.final_logit_softcapping` is 30, which is not supported",
+            Box::new(|f| f.put("llama.final_logit_softcapping", F32, 30f32.to_le_bytes().to_vec())),
+        ),
+        (
+            "`llama.attention.sliding_window_pattern` is 0",
+            Box::new(|f| {
+                f.number("llama.attention.sliding_window", 8);
+                f.number("llama.attention.sliding_window_pattern", 0);
+            }),
+        ),
         ("version 1 is not supported", Box::new(|f| f.version = 1)),
         (
-            "model.gguf`: `general.architecture` is `qwen2`; supported is `llama`",
-            Box::new(|f| f.put("general.architecture", TEXT, text("qwen2"))),
+            "model.gguf`: `general.architecture` is `phi3`; supported are `llama`, `qwen2`, `qwen3`, `gemma3`",
+            Box::new(|f| f.put("general.architecture", TEXT, text("phi3"))),
         ),
         (
             "`llama.block_count` is missing",

@@ -69,15 +69,29 @@ fn interleaved(values: &[f32], head: usize, columns: usize) -> Vec<f32> {
     written
 }
 
-/// Shape and values of tensor `name` as formats with interleaved rotary embeddings store them.
+/// Shape and values of tensor `name` as other formats store them: for Llama with interleaved rotary embeddings, for
+/// Gemma with the whole weights of norms.
 fn stored(checkpoint: &Checkpoint, name: &str) -> (Vec<usize>, Vec<f32>) {
     let bytes = fs::read(checkpoint.path().join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor(name).unwrap();
-    assert_eq!(tensor.dtype(), Dtype::F32);
-    let values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    let mut values: Vec<f32> = match tensor.dtype() {
+        Dtype::F32 => tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Dtype::BF16 => {
+            let upper = |&b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16);
+            tensor.data().as_chunks().0.iter().map(upper).collect()
+        }
+        other => panic!("{name} is of the type {other:?}"),
+    };
     let shape = tensor.shape().to_vec();
-    if name.contains("q_proj") || name.contains("k_proj") {
+    let architecture = checkpoint.config().architecture();
+    if architecture == "gemma3_text" && name.ends_with("norm.weight") {
+        for weight in &mut values {
+            *weight += 1.0;
+        }
+    }
+    let is_rotated = name.contains("q_proj") || name.contains("k_proj");
+    if is_rotated && ["llama", "mistral"].contains(&architecture) {
         let columns = shape.get(1).copied().unwrap_or(1);
         let values = interleaved(&values, checkpoint.config().head_dim, columns);
         return (shape, values);

@@ -1,4 +1,5 @@
 //! Small random checkpoints, and the command on them.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
 use std::fs;

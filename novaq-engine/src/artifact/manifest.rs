@@ -215,7 +215,7 @@ pub struct Manifest {
     pub license: String,
     /// Where the model comes from.
     pub origin: Origin,
-    /// Family of the architecture: `llama`, or `bert` for an encoder.
+    /// Architecture of the model: [`Config::architecture`] of a decoder, `bert` for an encoder.
     pub architecture: String,
     /// Hyper-parameters of a decoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -251,8 +251,7 @@ impl Estimates {
     pub const CONTEXT: usize = 256;
 }
 
-/// Families of architectures.
-const DECODER: &str = "llama";
+/// The architecture of encoders.
 const ENCODER: &str = "bert";
 
 impl Manifest {
@@ -261,7 +260,7 @@ impl Manifest {
         architecture: Architecture,
     ) -> (String, Option<Config>, Option<BertConfig>) {
         match architecture {
-            Architecture::Decoder(config) => (DECODER.to_string(), Some(config), None),
+            Architecture::Decoder(config) => (config.architecture().to_string(), Some(config), None),
             Architecture::Encoder(config) => (ENCODER.to_string(), None, Some(config)),
         }
     }
@@ -359,8 +358,16 @@ impl Manifest {
             ));
         }
         match self.architecture.as_str() {
-            DECODER => self.decoder()?.validate()?,
             ENCODER => self.encoder()?.validate()?,
+            name if Config::ARCHITECTURES.contains(&name) => {
+                let config = self.decoder()?;
+                config.validate()?;
+                let architecture = config.architecture();
+                if name != architecture {
+                    let reason = format!("`{name}` is not what `config` is: {architecture}");
+                    return Err(ArtifactError::field("architecture", reason));
+                }
+            }
             other => {
                 return Err(ArtifactError::field("architecture", format!("`{other}` is not supported")));
             }

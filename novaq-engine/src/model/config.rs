@@ -28,7 +28,86 @@ pub enum RopeScaling {
     },
 }
 
-/// Hyper-parameters of a model of the Llama family.
+/// The activation function of the feed-forward layers, as `hidden_act` names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    #[default]
+    Silu,
+    /// GELU (Hendrycks and Gimpel, 2016) by its approximation with tanh.
+    GeluPytorchTanh,
+}
+
+/// Which positions the attention of a layer reads, as `layer_types` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LayerType {
+    /// All positions so far.
+    FullAttention,
+    /// The last [`Variant::sliding_window`] positions, the current one included.
+    SlidingAttention,
+}
+
+/// In what an architecture departs from Llama's; the default is Llama's own. Fields that have their default are not
+/// written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "an architecture has any of these features or not")]
+pub struct Variant {
+    /// Whether q, k and v have biases although `attention_bias` says that o has none (Qwen2).
+    #[serde(skip_serializing_if = "is_default")]
+    pub qkv_bias: bool,
+    /// Whether each head of q and k is normalised before its rotation (Qwen3, Gemma 3).
+    #[serde(skip_serializing_if = "is_default")]
+    pub qk_norm: bool,
+    /// Whether what attention and feed-forward add to the residual stream is normalised before (Gemma 3).
+    #[serde(skip_serializing_if = "is_default")]
+    pub post_norms: bool,
+    /// Whether embeddings are multiplied by the square root of `hidden_size` (Gemma 3).
+    #[serde(skip_serializing_if = "is_default")]
+    pub scale_embeddings: bool,
+    /// Activation function of the feed-forward layers.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hidden_act: Activation,
+    /// Products of queries and keys are divided by the square root of this; by that of `head_dim` if it is not set.
+    #[serde(skip_serializing_if = "is_default")]
+    pub query_pre_attn_scalar: Option<f64>,
+    /// Positions that sliding attention reads.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sliding_window: Option<usize>,
+    /// The attention of each layer where it is not the same in all: else it slides if there is a window.
+    #[serde(skip_serializing_if = "is_default")]
+    pub layer_types: Vec<LayerType>,
+    /// Base of the rotary frequencies, not stretched, in layers whose attention slides; if it is not set, their
+    /// frequencies are those of the others.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rope_local_base_freq: Option<f64>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Variant {
+    /// The same with attention that slides over `window` positions in the layers of that type.
+    #[must_use]
+    pub fn with_windows(self, window: usize, layer_types: Vec<LayerType>) -> Self {
+        let slides = |t: &LayerType| *t == LayerType::SlidingAttention;
+        if !layer_types.iter().any(slides) {
+            Self { sliding_window: None, layer_types: Vec::new(), rope_local_base_freq: None, ..self }
+        } else if layer_types.iter().all(slides) {
+            Self { sliding_window: Some(window), layer_types: Vec::new(), ..self }
+        } else {
+            Self { sliding_window: Some(window), layer_types, ..self }
+        }
+    }
+}
+
+/// Hyper-parameters of a decoder: Llama, or an architecture that is the same but for its [`Variant`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -65,9 +144,15 @@ pub struct Config {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// In what the architecture departs from Llama's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub variant: Variant,
 }
 
 impl Config {
+    /// What [`Self::architecture`] may give.
+    pub const ARCHITECTURES: [&'static str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"];
+
     /// Checks that the numbers make a model whose arithmetic is exact where the kernels rely on it.
     ///
     /// # Errors
@@ -138,7 +223,117 @@ impl Config {
         {
             return Err(ModelError::Token { token: *token, vocab_size: self.vocab_size });
         }
+        self.validate_variant()
+    }
+
+    fn validate_variant(&self) -> Result<(), ModelError> {
+        let Variant { query_pre_attn_scalar, sliding_window, layer_types, rope_local_base_freq, .. } =
+            &self.variant;
+        if self.variant.qkv_bias && self.attention_bias {
+            return Err(ModelError::config("qkv_bias", "`attention_bias` says so already"));
+        }
+        if let Some(scalar) = query_pre_attn_scalar
+            && !(*scalar > 0.0 && scalar.is_finite())
+        {
+            return Err(ModelError::config("query_pre_attn_scalar", format!("{scalar} is not above 0")));
+        }
+        if *sliding_window == Some(0) {
+            return Err(ModelError::config("sliding_window", "0 positions"));
+        }
+        if !layer_types.is_empty() {
+            let slides = layer_types.iter().filter(|t| **t == LayerType::SlidingAttention).count();
+            if layer_types.len() != self.num_hidden_layers {
+                let reason = format!("{} for {} layers", layer_types.len(), self.num_hidden_layers);
+                return Err(ModelError::config("layer_types", reason));
+            }
+            if slides == 0 || slides == layer_types.len() {
+                return Err(ModelError::config("layer_types", "all layers are of one type"));
+            }
+            if sliding_window.is_none() {
+                return Err(ModelError::config("sliding_window", "is missing, but `layer_types` needs one"));
+            }
+        }
+        if let Some(base) = rope_local_base_freq
+            && !(*base > 1.0 && base.is_finite())
+        {
+            return Err(ModelError::config("rope_local_base_freq", format!("{base} is not above 1")));
+        }
         Ok(())
+    }
+
+    /// The first of transformers' architectures that computes what this model does, by its `model_type`. One that
+    /// differs from an earlier one in the names alone, such as Mistral without a window, goes by the earlier name.
+    pub fn architecture(&self) -> &'static str {
+        let Variant { qkv_bias, qk_norm, post_norms, sliding_window, .. } = self.variant;
+        let [llama, mistral, qwen2, qwen3, gemma3] = Self::ARCHITECTURES;
+        if post_norms {
+            gemma3
+        } else if qk_norm {
+            qwen3
+        } else if qkv_bias {
+            qwen2
+        } else if sliding_window.is_some() {
+            mistral
+        } else {
+            llama
+        }
+    }
+
+    /// The type of layer `layer`.
+    pub fn layer_type(&self, layer: usize) -> LayerType {
+        let Variant { sliding_window, layer_types, .. } = &self.variant;
+        match layer_types.get(layer) {
+            Some(layer_type) => *layer_type,
+            None if sliding_window.is_some() => LayerType::SlidingAttention,
+            None => LayerType::FullAttention,
+        }
+    }
+
+    /// Positions that the attention of layer `layer` reads; `None` for all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        match self.layer_type(layer) {
+            LayerType::SlidingAttention => self.variant.sliding_window,
+            LayerType::FullAttention => None,
+        }
+    }
+
+    /// The hyper-parameters of a model that has only layer `layer` of this one.
+    #[must_use]
+    pub fn single_layer(&self, layer: usize) -> Self {
+        let variant = self.variant.clone();
+        let window = self.window(layer).unwrap_or_default();
+        let variant = variant.with_windows(window, vec![self.layer_type(layer)]);
+        Self { num_hidden_layers: 1, variant, ..self.clone() }
+    }
+
+    /// What products of queries and keys are multiplied by.
+    pub fn attention_scale(&self) -> f32 {
+        let scalar = self.variant.query_pre_attn_scalar.unwrap_or(self.head_dim as f64);
+        1.0 / (scalar as f32).sqrt()
+    }
+
+    /// Names and lengths of the vectors of a layer, norms and biases, in the order of the forward pass; the names
+    /// are those of the checkpoints behind `model.layers.N.`.
+    pub fn layer_vectors(&self) -> Vec<(&'static str, usize)> {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let (query, key) = (self.query_width(), self.key_value_width());
+        let Variant { qkv_bias, qk_norm, post_norms, .. } = self.variant;
+        let vectors = [
+            ("input_layernorm.weight", hidden, true),
+            ("self_attn.q_proj.bias", query, qkv_bias || self.attention_bias),
+            ("self_attn.k_proj.bias", key, qkv_bias || self.attention_bias),
+            ("self_attn.v_proj.bias", key, qkv_bias || self.attention_bias),
+            ("self_attn.q_norm.weight", self.head_dim, qk_norm),
+            ("self_attn.k_norm.weight", self.head_dim, qk_norm),
+            ("self_attn.o_proj.bias", hidden, self.attention_bias),
+            ("post_attention_layernorm.weight", hidden, true),
+            ("pre_feedforward_layernorm.weight", hidden, post_norms),
+            ("mlp.gate_proj.bias", inner, self.mlp_bias),
+            ("mlp.up_proj.bias", inner, self.mlp_bias),
+            ("mlp.down_proj.bias", hidden, self.mlp_bias),
+            ("post_feedforward_layernorm.weight", hidden, post_norms),
+        ];
+        vectors.into_iter().filter(|(.., has)| *has).map(|(name, length, _)| (name, length)).collect()
     }
 
     /// Width of all query heads together.
@@ -151,9 +346,16 @@ impl Config {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Estimated instructions of one layer's attention for one position after `context` others, fitted to the bundled
-    /// model (`docs/BENCHMARKS.md`): 6 per element of the query, 400 per head for the exponential and the short loops.
+    /// Estimated instructions of the attention of layer `layer` for one position after `context` others, fitted to the
+    /// bundled model (`docs/BENCHMARKS.md`): 6 per element of the query, 400 per head for the exponential and the short
+    /// loops, for each position that it reads.
+    pub fn layer_attention_work(&self, layer: usize, context: usize) -> u64 {
+        let read = self.window(layer).map_or(context, |window| window.min(context));
+        (self.query_width() * 6 + self.num_attention_heads * 400) as u64 * read as u64
+    }
+
+    /// The same for all layers together.
     pub fn attention_work(&self, context: usize) -> u64 {
-        (self.query_width() * 6 + self.num_attention_heads * 400) as u64 * context as u64
+        (0..self.num_hidden_layers).map(|layer| self.layer_attention_work(layer, context)).sum()
     }
 }

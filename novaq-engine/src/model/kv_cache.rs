@@ -3,6 +3,7 @@
 use super::{Config, ModelError};
 use crate::kernel::{Backend, quantize_i8, quantize_i16};
 use std::collections::TryReserveError;
+use std::ops::Range;
 
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct KvCache {
     layers: Vec<Layer>,
     heads: usize,
     head_dim: usize,
+    /// What products of queries and keys are multiplied by.
+    scale: f32,
     capacity: usize,
     /// Positions that every layer holds.
     len: usize,
@@ -116,7 +119,8 @@ impl KvCache {
             Ok(store)
         };
         let layers = (0..layers).map(|_| Ok(Layer { keys: store()?, values: store()? }));
-        Ok(Self { layers: layers.collect::<Result<_, ModelError>>()?, heads, head_dim, capacity, len: 0 })
+        let layers = layers.collect::<Result<_, ModelError>>()?;
+        Ok(Self { layers, heads, head_dim, scale: config.attention_scale(), capacity, len: 0 })
     }
 
     /// Positions held.
@@ -163,36 +167,36 @@ impl KvCache {
         values.push(value, self.head_dim);
     }
 
-    /// Attention of one query head over positions `0..positions`: softmax of the scaled products with the keys,
-    /// then the weighted sum of the values, positions in ascending order throughout.
+    /// Attention of one query head over `positions`: softmax of the scaled products with the keys, then the weighted
+    /// sum of the values, positions in ascending order throughout.
     ///
     /// `query` and `output` are `[head_dim]`; `head` is the key/value head; `scratch` holds the weights.
     pub(super) fn attend(
         &self,
         backend: Backend,
         (layer, head): (usize, usize),
-        positions: usize,
+        positions: Range<usize>,
         query: &[f32],
         scratch: &mut Scratch,
         output: &mut [f32],
     ) {
         let Layer { keys, values } = &self.layers[layer];
-        let (width, dim) = (self.heads * self.head_dim, self.head_dim);
-        let scale = 1.0 / (dim as f32).sqrt();
+        let (width, dim, scale) = (self.heads * self.head_dim, self.head_dim, self.scale);
+        let first = positions.start;
         let Scratch { weights, query: quantized } = scratch;
         weights.clear();
         match keys {
             Store::Int8(keys, scales) => {
                 quantized.resize(dim, 0);
                 let scale = quantize_i16(query, quantized) * scale;
-                let keys = keys.chunks_exact(width).zip(scales.chunks_exact(self.heads)).take(positions);
-                weights.extend(keys.map(|(key, scales)| {
+                let keys = keys.chunks_exact(width).zip(scales.chunks_exact(self.heads));
+                weights.extend(keys.skip(first).take(positions.len()).map(|(key, scales)| {
                     let product = backend.dot_i8_i16(&key[head * dim..][..dim], quantized);
                     product as f32 * (scales[head] * scale)
                 }));
             }
             Store::F32(keys) => {
-                let keys = keys.chunks_exact(width).take(positions);
+                let keys = keys.chunks_exact(width).skip(first).take(positions.len());
                 weights.extend(keys.map(|key| backend.dot_f32(&key[head * dim..][..dim], query) * scale));
             }
         }
@@ -201,12 +205,12 @@ impl KvCache {
         match values {
             Store::Int8(values, scales) => {
                 let values = values.chunks_exact(width).zip(scales.chunks_exact(self.heads));
-                for ((value, scales), weight) in values.zip(weights) {
+                for ((value, scales), weight) in values.skip(first).zip(weights) {
                     backend.add_scaled_i8(output, *weight * scales[head], &value[head * dim..][..dim]);
                 }
             }
             Store::F32(values) => {
-                for (value, weight) in values.chunks_exact(width).zip(weights) {
+                for (value, weight) in values.chunks_exact(width).skip(first).zip(weights) {
                     for (o, v) in output.iter_mut().zip(&value[head * dim..]) {
                         *o += *weight * v;
                     }

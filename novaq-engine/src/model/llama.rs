@@ -1,9 +1,13 @@
-//! Llama (Touvron et al., 2023) and its relatives: RMSNorm, rotary embedding, grouped-query attention, SwiGLU.
-//! Names are those of the checkpoints.
+//! Llama (Touvron et al., 2023) and its relatives: RMSNorm, rotary embedding, grouped-query attention, gated
+//! feed-forward layers. Names are those of the checkpoints.
+//!
+//! Mistral (Jiang et al., 2023) adds attention over a window, Qwen2 (Yang et al., 2024) biases of q, k and v, Qwen3
+//! (Yang et al., 2025) norms of the heads of q and k, and Gemma 3 (Gemma Team, 2025) norms of what is added to the
+//! residual stream, layers of two types, and scaled embeddings. [`Variant`](super::Variant) says which a model has.
 
 use super::kv_cache::{CachePrecision, KvCache, Scratch};
-use super::rope::{Rope, rotate};
-use super::{Config, ModelError};
+use super::rope::{Angles, Rope};
+use super::{Activation, Config, ModelError, RopeScaling};
 use crate::codec::{Input, Matrix};
 use crate::kernel::Backend;
 use std::ops::{ControlFlow, Range};
@@ -91,39 +95,69 @@ pub(super) fn load_vector(
 /// One decoder layer.
 #[derive(Clone, Debug)]
 struct Layer {
+    /// Positions that its attention reads, if not all.
+    window: Option<usize>,
     input_layernorm: Vec<f32>,
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
+    /// Norms of one head of q and k.
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
     o_proj: Linear,
-    post_attention_layernorm: Vec<f32>,
+    /// Norm of the attention's output.
+    post_attention_norm: Option<Vec<f32>>,
+    /// Norm of the input of the feed-forward layers.
+    pre_feedforward_norm: Vec<f32>,
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
+    /// Norm of the output of the feed-forward layers.
+    post_feedforward_norm: Option<Vec<f32>>,
 }
 
 impl Layer {
     fn load(source: &mut dyn TensorSource, config: &Config, index: usize) -> Result<Self, ModelError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.query_width(), config.key_value_width());
+        let variant = &config.variant;
         let prefix = format!("model.layers.{index}");
         let attention = format!("{prefix}.self_attn");
         let mlp = format!("{prefix}.mlp");
-        let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+        let (o_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+        let qkv_bias = o_bias || variant.qkv_bias;
+        let norm = |source: &mut dyn TensorSource, name: &str| {
+            load_vector(source, &format!("{prefix}.{name}.weight"), hidden)
+        };
+        let head_norm = |source: &mut dyn TensorSource, name: &str| {
+            let name = format!("{attention}.{name}.weight");
+            variant.qk_norm.then(|| load_vector(source, &name, config.head_dim)).transpose()
+        };
+        let input_layernorm = norm(source, "input_layernorm")?;
+        // Llama names the norm before the feed-forward layers by what it comes after; Gemma has both.
+        let post_attention_layernorm = norm(source, "post_attention_layernorm")?;
+        let (post_attention_norm, pre_feedforward_norm, post_feedforward_norm) = if variant.post_norms {
+            let post_feedforward = norm(source, "post_feedforward_layernorm")?;
+            let pre_feedforward = norm(source, "pre_feedforward_layernorm")?;
+            (Some(post_attention_layernorm), pre_feedforward, Some(post_feedforward))
+        } else {
+            (None, post_attention_layernorm, None)
+        };
         Ok(Self {
-            input_layernorm: load_vector(source, &format!("{prefix}.input_layernorm.weight"), hidden)?,
-            q_proj: Linear::load(source, &format!("{attention}.q_proj"), [q, hidden], attention_bias)?,
-            k_proj: Linear::load(source, &format!("{attention}.k_proj"), [kv, hidden], attention_bias)?,
-            v_proj: Linear::load(source, &format!("{attention}.v_proj"), [kv, hidden], attention_bias)?,
-            o_proj: Linear::load(source, &format!("{attention}.o_proj"), [hidden, q], attention_bias)?,
-            post_attention_layernorm: load_vector(
-                source,
-                &format!("{prefix}.post_attention_layernorm.weight"),
-                hidden,
-            )?,
+            window: config.window(index),
+            input_layernorm,
+            q_proj: Linear::load(source, &format!("{attention}.q_proj"), [q, hidden], qkv_bias)?,
+            k_proj: Linear::load(source, &format!("{attention}.k_proj"), [kv, hidden], qkv_bias)?,
+            v_proj: Linear::load(source, &format!("{attention}.v_proj"), [kv, hidden], qkv_bias)?,
+            q_norm: head_norm(source, "q_norm")?,
+            k_norm: head_norm(source, "k_norm")?,
+            o_proj: Linear::load(source, &format!("{attention}.o_proj"), [hidden, q], o_bias)?,
+            post_attention_norm,
+            pre_feedforward_norm,
             gate_proj: Linear::load(source, &format!("{mlp}.gate_proj"), [inner, hidden], mlp_bias)?,
             up_proj: Linear::load(source, &format!("{mlp}.up_proj"), [inner, hidden], mlp_bias)?,
             down_proj: Linear::load(source, &format!("{mlp}.down_proj"), [hidden, inner], mlp_bias)?,
+            post_feedforward_norm,
         })
     }
 
@@ -221,8 +255,9 @@ pub struct Pass {
     /// Layers done.
     layer: usize,
     hidden: Vec<f32>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    angles: Angles,
+    /// Those of layers whose attention slides, where they have their own.
+    local_angles: Angles,
     logits: Vec<f32>,
     buffers: Buffers,
 }
@@ -259,6 +294,8 @@ pub struct Model {
     config: Config,
     backend: Backend,
     rope: Rope,
+    /// That of layers whose attention slides, where they have their own.
+    local_rope: Option<Rope>,
     embed_tokens: Matrix,
     /// Number of the first of `layers`.
     first_layer: usize,
@@ -308,11 +345,14 @@ impl Model {
         } else {
             Some(load_matrix(source, "lm_head.weight", shape)?)
         };
-        let rope = Rope::new(&config);
+        let rope = Rope::new(config.head_dim, config.rope_theta, &config.rope_scaling);
+        let local_base = config.variant.rope_local_base_freq;
+        let local_rope = local_base.map(|base| Rope::new(config.head_dim, base, &RopeScaling::Default));
         Ok(Self {
             config,
             backend: Backend::detect(),
             rope,
+            local_rope,
             embed_tokens,
             first_layer,
             layers,
@@ -364,8 +404,10 @@ impl Model {
 
     /// Work of decoding one token with a context of `context` tokens, in estimated instructions.
     pub fn work_per_token(&self, context: usize) -> u64 {
-        let attention = self.config.attention_work(context) * self.layers.len() as u64;
-        self.layers.iter().map(Self::layer_work).sum::<u64>() + attention + self.head().work()
+        let layers = (self.first_layer..)
+            .zip(&self.layers)
+            .map(|(index, layer)| Self::layer_work(layer) + self.config.layer_attention_work(index, context));
+        layers.sum::<u64>() + self.head().work()
     }
 
     /// Begins a pass over `tokens` at the positions after those in `cache`, reusing the buffers of `spare`.
@@ -400,7 +442,7 @@ impl Model {
         }
         let mut pass = self.begin_empty(caches, tokens.len(), logits_for, spare)?;
         for (&token, hidden) in tokens.iter().zip(pass.hidden.chunks_exact_mut(hidden_size)) {
-            self.embed_tokens.decode_row(token as usize, hidden);
+            embed(&self.config, &self.embed_tokens, token, hidden);
         }
         Ok(pass)
     }
@@ -461,7 +503,9 @@ impl Model {
             return Err(ModelError::Context { positions: start + positions, context: capacity });
         }
         // An abandoned pass may have left positions in the first layers.
-        caches.iter_mut().for_each(|cache| cache.truncate(start));
+        for cache in caches {
+            cache.truncate(start);
+        }
         let mut pass = match spare {
             Some(pass) => Pass { start, positions, sequences, logits_for, layer: 0, ..pass },
             None => Pass {
@@ -471,18 +515,17 @@ impl Model {
                 logits_for,
                 layer: 0,
                 hidden: Vec::new(),
-                cos: Vec::new(),
-                sin: Vec::new(),
+                angles: Angles::default(),
+                local_angles: Angles::default(),
                 logits: Vec::new(),
                 buffers: Buffers::default(),
             },
         };
         pass.logits.clear();
         pass.hidden.resize(rows * self.config.hidden_size, 0.0);
-        pass.cos.clear();
-        pass.sin.clear();
-        for position in start..start + positions {
-            self.rope.angles(position, &mut pass.cos, &mut pass.sin);
+        pass.angles.set(&self.rope, start..start + positions);
+        if let Some(rope) = &self.local_rope {
+            pass.local_angles.set(rope, start..start + positions);
         }
         Ok(pass)
     }
@@ -518,7 +561,8 @@ impl Model {
                 return Progress::Stopped;
             }
             let context = pass.start + pass.positions;
-            budget.spent += (Self::layer_work(layer) + self.config.attention_work(context)) * rows as u64;
+            let attention = self.config.layer_attention_work(self.first_layer + pass.layer, context);
+            budget.spent += (Self::layer_work(layer) + attention) * rows as u64;
             pass.layer += 1;
         }
         if pass.layer == self.layers.len() {
@@ -536,7 +580,9 @@ impl Model {
                 }
                 budget.spent += self.head().work() * (positions * pass.sequences) as u64;
             }
-            caches.iter_mut().for_each(|cache| cache.set_len(pass.start + pass.positions));
+            for cache in caches.iter_mut() {
+                cache.set_len(pass.start + pass.positions);
+            }
             pass.layer += 1;
         }
         Progress::Complete
@@ -550,10 +596,12 @@ impl Model {
         caches: &mut [KvCache],
         observer: &mut Option<&mut dyn Observer>,
     ) -> ControlFlow<()> {
-        let Pass { start, positions: each, sequences, layer: index, hidden, cos, sin, buffers, .. } = pass;
+        let Pass { start, positions: each, sequences, layer: index, hidden, buffers, .. } = pass;
         let (index, each, positions) = (*index, *each, *each * *sequences);
         let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
+        let is_local = self.local_rope.is_some() && layer.window.is_some();
+        let angles = if is_local { &pass.local_angles } else { &pass.angles };
         let (query_width, key_width) = (self.config.query_width(), self.config.key_value_width());
         let queries_per_key = self.config.num_attention_heads / self.config.num_key_value_heads;
         let mut observe = |which, input: &Input, residual: &[f32]| match observer {
@@ -568,37 +616,53 @@ impl Model {
         layer.q_proj.forward(self.backend, input, q, positions);
         layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
-        let angles = cos.chunks_exact(head_dim / 2).zip(sin.chunks_exact(head_dim / 2)).cycle();
         let rows = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
-        for (row, (((q, k), v), (cos, sin))) in rows.zip(v.chunks_exact(key_width)).zip(angles).enumerate() {
+        for (row, ((q, k), v)) in rows.zip(v.chunks_exact(key_width)).enumerate() {
+            if let Some(norm) = &layer.q_norm {
+                self.rms_norm_in_place(q, norm);
+            }
+            if let Some(norm) = &layer.k_norm {
+                self.rms_norm_in_place(k, norm);
+            }
             for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
-                rotate(head, cos, sin);
+                angles.rotate(row % each, head);
             }
             caches[row / each].push(index, k, v);
         }
         let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
         for (row, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
-            let (cache, seen) = (&caches[row / each], *start + row % each + 1);
+            let (cache, end) = (&caches[row / each], *start + row % each + 1);
             let heads = q.chunks_exact(head_dim).zip(attended.chunks_exact_mut(head_dim));
+            let first = layer.window.map_or(0, |window| end.saturating_sub(window));
             for (head, (q, attended)) in heads.enumerate() {
                 let at = (index, head / queries_per_key);
-                cache.attend(self.backend, at, seen, q, attention, attended);
+                cache.attend(self.backend, at, first..end, q, attention, attended);
             }
         }
         observe(LinearInput::O, input, hidden)?;
         layer.o_proj.forward(self.backend, input, projected, positions);
+        if let Some(norm) = &layer.post_attention_norm {
+            self.rms_norm_in_place(projected, norm);
+        }
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
 
-        self.rms_norm(hidden, &layer.post_attention_layernorm, input.reset(positions, hidden_size));
+        self.rms_norm(hidden, &layer.pre_feedforward_norm, input.reset(positions, hidden_size));
         observe(LinearInput::GateUp, input, hidden)?;
         layer.gate_proj.forward(self.backend, input, gate, positions);
         layer.up_proj.forward(self.backend, input, up, positions);
+        let activation = match self.config.variant.hidden_act {
+            Activation::Silu => silu,
+            Activation::GeluPytorchTanh => gelu_tanh,
+        };
         let gated = input.reset(positions, intermediate_size);
         for ((x, g), u) in gated.iter_mut().zip(&*gate).zip(&*up) {
-            *x = silu(*g) * u;
+            *x = activation(*g) * u;
         }
         observe(LinearInput::Down, input, hidden)?;
         layer.down_proj.forward(self.backend, input, projected, positions);
+        if let Some(norm) = &layer.post_feedforward_norm {
+            self.rms_norm_in_place(projected, norm);
+        }
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
         ControlFlow::Continue(())
     }
@@ -632,12 +696,26 @@ impl Model {
     fn rms_norm(&self, hidden: &[f32], weight: &[f32], output: &mut [f32]) {
         let width = weight.len();
         for (x, y) in hidden.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
-            let mean_square = self.backend.dot_f32(x, x) / width as f32;
-            let factor = 1.0 / (mean_square + self.config.rms_norm_eps as f32).sqrt();
+            let factor = self.rms_factor(x);
             for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
                 *y = x * factor * w;
             }
         }
+    }
+
+    /// The same of each vector of as many values as `weight` has, in place.
+    fn rms_norm_in_place(&self, values: &mut [f32], weight: &[f32]) {
+        for x in values.chunks_exact_mut(weight.len()) {
+            let factor = self.rms_factor(x);
+            for (x, w) in x.iter_mut().zip(weight) {
+                *x = *x * factor * w;
+            }
+        }
+    }
+
+    fn rms_factor(&self, values: &[f32]) -> f32 {
+        let mean_square = self.backend.dot_f32(values, values) / values.len() as f32;
+        1.0 / (mean_square + self.config.rms_norm_eps as f32).sqrt()
     }
 
     /// Runs `tokens` through the model in passes of at most `chunk` positions and returns the logits of all,
@@ -672,4 +750,26 @@ impl Model {
 /// `x · sigmoid(x)`.
 fn silu(x: f32) -> f32 {
     x / (1.0 + libm::expf(-x))
+}
+
+/// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`: torch's `gelu(approximate="tanh")`.
+fn gelu_tanh(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    0.5 * x * (1.0 + libm::tanhf(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+}
+
+/// Writes what the residual stream of `config`'s model begins with at `token`, `[hidden_size]`, to `hidden`.
+///
+/// Gemma's factor is rounded to 32 bits, as transformers does it with 32-bit weights.
+///
+/// # Panics
+/// If `token` or the length of `hidden` does not fit the embedding `embed_tokens`.
+pub fn embed(config: &Config, embed_tokens: &Matrix, token: u32, hidden: &mut [f32]) {
+    embed_tokens.decode_row(token as usize, hidden);
+    if config.variant.scale_embeddings {
+        let factor = (config.hidden_size as f32).sqrt();
+        for h in hidden {
+            *h *= factor;
+        }
+    }
 }

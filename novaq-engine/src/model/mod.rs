@@ -7,9 +7,11 @@ mod llama;
 mod rope;
 
 pub use bert::{BertBuffers, BertConfig, BertEmbeddings, BertLayer, Encoder, EncoderPass, Pooling};
-pub use config::{Config, RopeScaling};
+pub use config::{Activation, Config, LayerType, RopeScaling, Variant};
 pub use kv_cache::{CachePrecision, KvCache};
-pub use llama::{Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource};
+pub use llama::{
+    Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource, embed,
+};
 
 use crate::codec::CodecError;
 

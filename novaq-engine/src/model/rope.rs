@@ -1,20 +1,22 @@
 //! Rotary position embedding (Su et al., 2021), the half-split form of Hugging Face checkpoints.
 
-use super::{Config, RopeScaling};
+use super::RopeScaling;
 use std::f64::consts::PI;
+use std::ops::Range;
 
-/// Inverse frequencies of a model's rotary embedding.
+/// Inverse frequencies of a rotary embedding.
 #[derive(Clone, Debug)]
 pub(super) struct Rope {
     inverse_frequencies: Vec<f32>,
 }
 
 impl Rope {
-    pub(super) fn new(config: &Config) -> Self {
-        let half = config.head_dim / 2;
+    /// That of heads of `head_dim`, with frequencies from 1 to almost `1 / theta` that `scaling` stretches.
+    pub(super) fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
+        let half = head_dim / 2;
         let frequency = |i: usize| {
-            let plain = 1.0 / libm::pow(config.rope_theta, (2 * i) as f64 / config.head_dim as f64);
-            match config.rope_scaling {
+            let plain = 1.0 / libm::pow(theta, (2 * i) as f64 / head_dim as f64);
+            match *scaling {
                 RopeScaling::Default => plain,
                 RopeScaling::Linear { factor } => plain / factor,
                 RopeScaling::Llama3 {
@@ -39,21 +41,36 @@ impl Rope {
         };
         Self { inverse_frequencies: (0..half).map(|i| frequency(i) as f32).collect() }
     }
-
-    /// Cosines and sines of `position`, `head_dim / 2` each.
-    pub(super) fn angles(&self, position: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
-        for &frequency in &self.inverse_frequencies {
-            let (s, c) = libm::sincosf(position as f32 * frequency);
-            cos.push(c);
-            sin.push(s);
-        }
-    }
 }
 
-/// Rotates one head: `(x[i], x[i + half])` by the angle of frequency `i`.
-pub(super) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (first, second) = head.split_at_mut(cos.len());
-    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+/// Cosines and sines of consecutive positions, `[positions, head_dim / 2]` each.
+#[derive(Debug, Default)]
+pub(super) struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Angles {
+    /// Takes those of `positions`.
+    pub(super) fn set(&mut self, rope: &Rope, positions: Range<usize>) {
+        self.cos.clear();
+        self.sin.clear();
+        for position in positions {
+            for &frequency in &rope.inverse_frequencies {
+                let (sin, cos) = libm::sincosf(position as f32 * frequency);
+                self.cos.push(cos);
+                self.sin.push(sin);
+            }
+        }
+    }
+
+    /// Rotates one head of the position at `index`: `(x[i], x[i + half])` by the angle of frequency `i`.
+    pub(super) fn rotate(&self, index: usize, head: &mut [f32]) {
+        let half = head.len() / 2;
+        let (first, second) = head.split_at_mut(half);
+        let angles = self.cos[index * half..].iter().zip(&self.sin[index * half..]);
+        for ((a, b), (c, s)) in first.iter_mut().zip(second).zip(angles) {
+            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        }
     }
 }
