@@ -95,6 +95,54 @@ fn every_embedding_codec_and_a_chosen_codec_work() {
 }
 
 #[test]
+fn plain_codecs_lose_what_their_precision_says() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "qwen3");
+    let mut before = 0.0;
+    // From the finest; a whole model in one of them, bits per weight with scales and padding.
+    for (codec, kl_at_most, bits) in [
+        ("f16", 0.002, 16.0..16.1),
+        ("int8", 0.01, 8.2..8.8),
+        ("fp8", 0.2, 8.5..9.0),
+        ("int4", 1.0, 4.5..7.5),
+    ] {
+        let args = ["compress", "model", "--codec", codec, "--embedding-bpw", codec];
+        let plan = json_of(folder.path(), &[&args[..], &["--dry-run", "--json"], &FEW_TOKENS].concat());
+        let summary = json_of(folder.path(), &[&args[..], &["-o", codec, "--json"], &FEW_TOKENS].concat());
+        let (bytes, most) = (summary["bytes"].as_u64().unwrap(), plan["bytes"].as_u64().unwrap());
+        assert!(
+            bytes <= most && most - plan["variable_bytes"].as_u64().unwrap() <= bytes,
+            "{codec}: {bytes}"
+        );
+        for part in ["bits_per_weight_body", "bits_per_weight_embedding"] {
+            assert!(bits.contains(&summary[part].as_f64().unwrap()), "{codec}: {}", summary[part]);
+        }
+        let args = ["eval", codec, "--against", "model", "--max-tokens", "512", "--json"];
+        let kl = json_of(folder.path(), &args)["kl"].as_f64().unwrap();
+        println!("{codec}: KL {kl:.5}");
+        assert!(kl > before && kl < kl_at_most, "{codec}: {kl} after {before}");
+        before = kl;
+        let listed = novaq(folder.path(), &["inspect", codec, "--tensors"]).unwrap();
+        assert!(listed.lines().any(|line| line.contains("up_proj") && line.contains(codec)), "{listed}");
+    }
+}
+
+#[test]
+fn stopped_work_in_plain_codecs_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "gqa-default");
+    let args = |out| {
+        let codecs = ["--tensor", "*.self_attn.*=int4", "--tensor", "*.0.mlp.*=fp8", "--tensor", "*=int8"];
+        [&["compress", "model", "-o", out][..], &codecs, &FEW_TOKENS].concat()
+    };
+    novaq(folder.path(), &args("whole")).unwrap();
+    novaq(folder.path(), &[&args("parts")[..], &["--stop-after", "1"]].concat()).unwrap_err();
+    novaq(folder.path(), &args("parts")).unwrap();
+    let (whole, parts) = (contents(&folder.path().join("whole")), contents(&folder.path().join("parts")));
+    assert!(whole == parts, "the artifacts differ");
+}
+
+#[test]
 fn calibration_text_is_read() {
     let folder = tempfile::tempdir().unwrap();
     checkpoint(folder.path(), "gqa-default");

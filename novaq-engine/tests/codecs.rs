@@ -1,6 +1,8 @@
 //! Products of stored matrices: equal to the last bit on all kernels, and close to the decoded matrix's.
 
-use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Input, Int8Matrix, Matrix, MatrixForm};
+use novaq_engine::codec::{
+    AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Input, Int4Matrix, Int8Matrix, Matrix, MatrixForm,
+};
 use novaq_engine::kernel::Backend;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -101,6 +103,46 @@ proptest! {
     }
 
     #[test]
+    fn int4_products_agree(seed: u64, rows in 1usize..80, columns in 1usize..400, positions in 1usize..4) {
+        let mut next = noise(seed);
+        let weights: Vec<f32> = (0..rows * columns).map(|_| next()).collect();
+        let matrix = Int4Matrix::quantize(rows, columns, &weights).unwrap();
+        let bytes = matrix.to_bytes();
+        let matrix = Matrix::Int4(Int4Matrix::from_bytes(rows, columns, &bytes).unwrap());
+        let decoded = matrix.decode();
+        for (row, weights) in decoded.chunks_exact(columns).zip(weights.chunks_exact(columns)) {
+            for (group, weights) in row.chunks(32).zip(weights.chunks(32)) {
+                let largest = weights.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+                // Half a step; a whole one at the end of the range that has no -(-8).
+                prop_assert!(group.iter().zip(weights).all(|(a, b)| (a - b).abs() <= largest * 0.126));
+            }
+        }
+        // Values of the codec are kept: it is ggml's Q4_0.
+        let again = Int4Matrix::quantize(rows, columns, &decoded).unwrap();
+        prop_assert_eq!(again.to_bytes(), bytes);
+        let ratio = check(&matrix, seed, positions);
+        prop_assert!(ratio < 1e-5, "noise-to-signal ratio {}", ratio);
+    }
+
+    #[test]
+    fn fp8_products_agree(seed: u64, rows in 1usize..60, columns in 1usize..400, positions in 1usize..4) {
+        let mut next = noise(seed);
+        let weights: Vec<f32> = (0..rows * columns).map(|_| next().powi(5)).collect();
+        let matrix = Fp8Matrix::quantize(rows, columns, &weights).unwrap();
+        let bytes = matrix.to_bytes();
+        let matrix = Matrix::Fp8(Fp8Matrix::from_bytes(rows, columns, &bytes).unwrap());
+        let decoded = matrix.decode();
+        for (row, weights) in decoded.chunks_exact(columns).zip(weights.chunks_exact(columns)) {
+            let largest = weights.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+            // Half of the last of four bits, or of the smallest value.
+            let bound = |w: f32| (w.abs() / 16.0).max(largest / 448.0 / 1024.0) * 1.000_01;
+            prop_assert!(row.iter().zip(weights).all(|(a, b)| (a - b).abs() <= bound(*b)));
+        }
+        let ratio = check(&matrix, seed, positions);
+        prop_assert!(ratio < 1e-6, "noise-to-signal ratio {}", ratio);
+    }
+
+    #[test]
     fn dense_products_agree(seed: u64, rows in 1usize..60, columns in 1usize..200, positions in 1usize..14) {
         let mut next = noise(seed);
         let weights: Vec<f32> = (0..rows * columns).map(|_| next()).collect();
@@ -114,9 +156,19 @@ proptest! {
         let aq = aq_matrix(1, rows, columns, (codebooks, dimension), false);
         let int8 = Int8Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap();
         let dense = DenseMatrix::new(rows, columns, vec![0.5; rows * columns]).unwrap();
-        let stored = [aq.to_bytes().len(), int8.to_bytes().len(), 4 * rows * columns];
-        let forms = [MatrixForm::Aq { codebooks, dimension }, MatrixForm::Int8, MatrixForm::F32];
-        let matrices = [Matrix::Aq(aq), Matrix::Int8(int8), Matrix::Dense(dense)];
+        let int4 = Int4Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap();
+        let fp8 = Fp8Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap();
+        let [four, eight] = [int4.to_bytes().len(), fp8.to_bytes().len()];
+        let stored = [aq.to_bytes().len(), int8.to_bytes().len(), 4 * rows * columns, four, eight];
+        let aq_form = MatrixForm::Aq { codebooks, dimension };
+        let forms = [aq_form, MatrixForm::Int8, MatrixForm::F32, MatrixForm::Int4, MatrixForm::Fp8];
+        let matrices = [
+            Matrix::Aq(aq),
+            Matrix::Int8(int8),
+            Matrix::Dense(dense),
+            Matrix::Int4(int4),
+            Matrix::Fp8(fp8),
+        ];
         for ((form, matrix), stored) in forms.into_iter().zip(&matrices).zip(stored) {
             prop_assert_eq!(form.stored_bytes(rows, columns), Some(stored));
             prop_assert_eq!(form.heap_bytes(rows, columns), matrix.heap_bytes());
@@ -135,6 +187,22 @@ proptest! {
         let mut infinite = bytes.clone();
         infinite[..2].copy_from_slice(&[0x00, 0x7c]);
         prop_assert!(AqMatrix::from_bytes(rows, columns, set, false, &infinite).is_err());
+
+        let int4 = Int4Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap().to_bytes();
+        let shorter = cut.min(int4.len());
+        prop_assert!(Int4Matrix::from_bytes(rows, columns, &int4[..int4.len() - shorter]).is_err());
+        prop_assert!(Int4Matrix::from_bytes(usize::MAX, usize::MAX, &int4).is_err());
+        let infinite = [&[0x00, 0x7c][..], &int4[2..]].concat();
+        prop_assert!(Int4Matrix::from_bytes(rows, columns, &infinite).is_err());
+        let mut fp8 = Fp8Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap().to_bytes();
+        let shorter = cut.min(fp8.len());
+        prop_assert!(Fp8Matrix::from_bytes(rows, columns, &fp8[..fp8.len() - shorter]).is_err());
+        prop_assert!(Fp8Matrix::from_bytes(usize::MAX, usize::MAX, &fp8).is_err());
+        let infinite = [&f32::INFINITY.to_le_bytes()[..], &fp8[4..]].concat();
+        prop_assert!(Fp8Matrix::from_bytes(rows, columns, &infinite).is_err());
+        let last = fp8.len() - 1;
+        fp8[last] = 0xff;
+        prop_assert!(Fp8Matrix::from_bytes(rows, columns, &fp8).is_err(), "the code of no number");
     }
 }
 
@@ -162,6 +230,7 @@ fn inputs_that_are_not_finite_are_not_hidden() {
     for matrix in [
         Matrix::Aq(aq_matrix(1, 32, 16, (4, 8), false)),
         Matrix::Int8(Int8Matrix::quantize(2, 16, &[0.5; 32]).unwrap()),
+        Matrix::Int4(Int4Matrix::quantize(2, 16, &[0.5; 32]).unwrap()),
     ] {
         let mut values = vec![1.0; 16];
         values[3] = f32::INFINITY;

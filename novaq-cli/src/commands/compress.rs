@@ -55,19 +55,20 @@ pub struct Args {
     #[arg(long, group = "budget")]
     preset: Option<Preset>,
 
-    /// Bits per weight of the embedding and the head: 1 to 4 in steps of 0.5, 8 (integers) or 16 (floats) [default: 4,
-    /// or what `--size`, `--ratio` or `--preset` leave].
-    #[arg(long, value_name = "BITS", value_parser = embedding_codec)]
+    /// Bits per weight of the embedding and the head: 1 to 4 in steps of 0.5, 8 (integers) or 16 (floats), or a codec
+    /// as in `--codec` [default: 4, or what `--size`, `--ratio` or `--preset` leave].
+    #[arg(long, value_name = "BITS")]
     embedding_bpw: Option<MatrixCodec>,
 
-    /// One codec for all layers in place of `--bpw`, as `2x16@4`: 2 codebooks of 16 over vectors of 4 weights.
+    /// One codec for all layers in place of `--bpw`: `int4` (integers, groups of 32), `int8`, `fp8` (E4M3), `f16`, or
+    /// codebooks as in `2x16@4`: 2 of 16 over vectors of 4 weights.
     #[arg(long, value_name = "CODEC", group = "budget")]
-    codec: Option<Additive>,
+    codec: Option<MatrixCodec>,
 
     /// Codec of the matrices whose names match a pattern, as `model.layers.0.*=3`; may be given several times.
     ///
     /// `*` stands for any characters, `?` for one. The codec is bits per weight (1 to 4 in steps of 0.5, 8, 16),
-    /// `int8`, `f16` or one as in `--codec`. The first pattern that a name matches counts. `--size` and `--ratio`
+    /// or one as in `--codec`. The first pattern that a name matches counts. `--size` and `--ratio`
     /// count these matrices, `--bpw` leaves them out.
     #[arg(long, value_name = "PATTERN=CODEC")]
     tensor: Vec<Override>,
@@ -182,10 +183,6 @@ fn bytes(text: &str) -> Result<u64, String> {
         }
     };
     bytes.filter(|&bytes| bytes > 0).ok_or_else(|| format!("`{text}` is no size that a file can have"))
-}
-
-fn embedding_codec(text: &str) -> Result<MatrixCodec, String> {
-    MatrixCodec::for_bits(text.parse().map_err(|_| format!("`{text}` is no number"))?)
 }
 
 impl Args {

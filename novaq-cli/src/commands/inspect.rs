@@ -76,6 +76,8 @@ fn codec_name(codec: &Codec) -> String {
         Codec::F32 => "f32".to_owned(),
         Codec::F16 => "f16".to_owned(),
         Codec::Int8 => "int8".to_owned(),
+        Codec::Int4 => "int4".to_owned(),
+        Codec::Fp8 => "fp8".to_owned(),
         Codec::Aq { codebooks, row_means } => {
             format!("aq {codebooks}{}", if *row_means { " + row means" } else { "" })
         }

@@ -99,7 +99,7 @@ impl Shape {
         let matrices = || parts.iter().filter(|part| part.matrix().is_some());
         let additive = |part: &Part| match plan.codec(part) {
             MatrixCodec::Aq(codec) => Some(codec),
-            MatrixCodec::Int8 | MatrixCodec::F16 => None,
+            MatrixCodec::Int4 | MatrixCodec::Int8 | MatrixCodec::Fp8 | MatrixCodec::F16 => None,
         };
         let effort = |codec: Additive| codec.bits() / SAMPLE.bits();
         let coded = matrices().filter_map(|part| Some(part.weights() as f64 * effort(additive(part)?)));

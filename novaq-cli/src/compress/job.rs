@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use half::f16;
 use novaq_engine::artifact::SourceFile;
-use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Int8Matrix, Matrix};
+use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix};
 use safetensors::tensor::{SafeTensors, TensorView};
 use safetensors::{Dtype, serialize};
 use serde::de::DeserializeOwned;
@@ -55,7 +55,9 @@ pub(super) struct Job {
 const SETTINGS: &str = "settings.json";
 
 /// What stands in place of a codebook set's number for matrices that have none.
+const INT4: &str = "int4";
 const INT8: &str = "int8";
+const FP8: &str = "fp8";
 const F16: &str = "f16";
 
 impl Job {
@@ -121,8 +123,16 @@ impl Job {
         for (name, matrix) in &unit.matrices {
             let matrix = match matrix {
                 Matrix::Aq(matrix) => matrix,
+                Matrix::Int4(matrix) => {
+                    sections.push((format!("{INT4}:{name}"), matrix.to_bytes()));
+                    continue;
+                }
                 Matrix::Int8(matrix) => {
                     sections.push((format!("{INT8}:{name}"), matrix.to_bytes()));
+                    continue;
+                }
+                Matrix::Fp8(matrix) => {
+                    sections.push((format!("{FP8}:{name}"), matrix.to_bytes()));
                     continue;
                 }
                 // Only the 16-bit codec gives dense matrices.
@@ -184,7 +194,9 @@ fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
         let (set, _) = found.with_context(|| format!("`{name}` is missing"))?;
         let bytes = sections.tensor(&format!("{set}:{name}"))?.data();
         let matrix = match *set {
+            INT4 => Matrix::Int4(Int4Matrix::from_bytes(*rows, *columns, bytes)?),
             INT8 => Matrix::Int8(Int8Matrix::from_bytes(*rows, *columns, bytes)?),
+            FP8 => Matrix::Fp8(Fp8Matrix::from_bytes(*rows, *columns, bytes)?),
             F16 => {
                 let halves = bytes.as_chunks().0.iter();
                 let values = halves.map(|&b| f16::from_le_bytes(b).to_f32()).collect();

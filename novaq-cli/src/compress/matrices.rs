@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context;
 use half::f16;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
-use novaq_engine::codec::{AqMatrix, Codebooks, CodecError, DenseMatrix, Int8Matrix, Matrix};
+use novaq_engine::codec::{
+    AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix,
+};
 
 use super::calibration::Captured;
-use super::plan::Additive;
+use super::plan::{Additive, MatrixCodec};
 use crate::quantize::additive::{Effort, Quantized, gaussian_codebooks, quantize};
 use crate::quantize::beam;
 use crate::quantize::hessian::{NotPositiveDefinite, corrected, damped, mean_product};
@@ -138,14 +141,26 @@ fn rows_of(
     AqMatrix::from_codes(rows, columns, Arc::clone(codebooks), codes, &scales, None)
 }
 
-/// `weights` in 8-bit integers.
-pub(super) fn int8(weights: Array2<f32>) -> Result<Matrix, CodecError> {
+/// The matrix `name` in a codec that rounds value by value; `None` for additive codes.
+pub(super) fn rounded(
+    codec: MatrixCodec,
+    name: &str,
+    weights: &Array2<f32>,
+) -> anyhow::Result<Option<Matrix>> {
     let (rows, columns) = weights.dim();
-    Ok(Matrix::Int8(Int8Matrix::quantize(rows, columns, &weights.into_raw_vec_and_offset().0)?))
+    let values: Vec<f32> = weights.iter().copied().collect();
+    let matrix = match codec {
+        MatrixCodec::Aq(_) => return Ok(None),
+        MatrixCodec::F16 => return half(name, weights).map(Some),
+        MatrixCodec::Int4 => Int4Matrix::quantize(rows, columns, &values).map(Matrix::Int4),
+        MatrixCodec::Int8 => Int8Matrix::quantize(rows, columns, &values).map(Matrix::Int8),
+        MatrixCodec::Fp8 => Fp8Matrix::quantize(rows, columns, &values).map(Matrix::Fp8),
+    };
+    matrix.map(Some).with_context(|| format!("`{name}` does not fit the codec {codec}"))
 }
 
 /// The matrix `name` rounded to 16-bit floats.
-pub(super) fn half(name: &str, weights: &Array2<f32>) -> anyhow::Result<Matrix> {
+fn half(name: &str, weights: &Array2<f32>) -> anyhow::Result<Matrix> {
     let (rows, columns) = weights.dim();
     let rounded: Vec<f32> = weights.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
     if rounded.iter().any(|v| !v.is_finite()) {

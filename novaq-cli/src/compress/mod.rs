@@ -80,7 +80,7 @@ pub enum Budget {
     /// Most bits of codes per weight of the layers, on average.
     Bits(f64),
     /// One codec for all layers.
-    Codec(Additive),
+    Codec(MatrixCodec),
     /// Most bytes of all files of the artifact.
     Bytes(u64),
     /// How many times smaller than the weights in 32-bit floats all files of the artifact are at least.
@@ -288,7 +288,7 @@ fn fixed_plan(
     let target = match options.budget {
         Budget::Codec(codec) => return uniform(codec),
         Budget::Bits(bits) if (bits * 2.0).fract() == 0.0 => {
-            return uniform(Additive { books: (bits * 2.0) as usize, dim: 8 });
+            return uniform(MatrixCodec::Aq(Additive { books: (bits * 2.0) as usize, dim: 8 }));
         }
         Budget::Bits(_) => return Ok(None),
         Budget::Bytes(bytes) => bytes,
@@ -591,11 +591,9 @@ impl Run<'_> {
                 unit.matrices.extend(shared.matrices.into_iter().map(|m| (name.to_owned(), m)));
                 self.job.store(name, &unit)?;
             }
-            MatrixCodec::Int8 => {
-                unit.matrices.insert(name.to_owned(), matrices::int8(weights)?);
-            }
-            MatrixCodec::F16 => {
-                unit.matrices.insert(name.to_owned(), matrices::half(name, &weights)?);
+            codec => {
+                let matrix = matrices::rounded(codec, name, &weights)?;
+                unit.matrices.extend(matrix.map(|matrix| (name.to_owned(), matrix)));
             }
         }
         Ok(unit)
@@ -622,14 +620,11 @@ impl Run<'_> {
             // o_proj and down_proj write to the residual stream, unless a norm is between them.
             let adds = index % 2 == 1 && !self.checkpoint.config().variant.post_norms;
             for (codec, names) in plan.groups(self.checkpoint, layer, index) {
-                let mut weights = self.layer_weights(layer, &names)?;
+                let weights = self.layer_weights(layer, &names)?;
                 let MatrixCodec::Aq(codec) = codec else {
-                    for (name, weights) in names.iter().zip(weights.drain(..)) {
-                        let matrix = match codec {
-                            MatrixCodec::Int8 => matrices::int8(weights)?,
-                            _ => matrices::half(&layer_name(layer, name), &weights)?,
-                        };
-                        unit.matrices.insert((*name).to_owned(), matrix);
+                    for (name, weights) in names.iter().zip(&weights) {
+                        let matrix = matrices::rounded(codec, &layer_name(layer, name), weights)?;
+                        unit.matrices.extend(matrix.map(|matrix| ((*name).to_owned(), matrix)));
                     }
                     continue;
                 };

@@ -99,7 +99,7 @@ mod tests {
             ("lm_head.weight", "is no override"),
             ("=3", "is no override"),
             ("*=5", "5 bits"),
-            ("*=int4", "`int4` is no codec"),
+            ("*=int3", "`int3` is no codec"),
             ("*=9x16@8", "`9x16@8` is no codec"),
         ] {
             let error = wrong.parse::<Override>().unwrap_err();

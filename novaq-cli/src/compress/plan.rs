@@ -58,6 +58,10 @@ pub enum MatrixCodec {
     Aq(Additive),
     /// 8-bit integers with a scale per row.
     Int8,
+    /// 4-bit integers with a scale per group of 32 columns.
+    Int4,
+    /// 8-bit floats with a scale per row.
+    Fp8,
     /// 16-bit floats.
     F16,
 }
@@ -90,6 +94,8 @@ impl MatrixCodec {
         match self {
             Self::Aq(Additive { books, dim }) => MatrixForm::Aq { codebooks: books, dimension: dim },
             Self::Int8 => MatrixForm::Int8,
+            Self::Int4 => MatrixForm::Int4,
+            Self::Fp8 => MatrixForm::Fp8,
             Self::F16 => MatrixForm::F16,
         }
     }
@@ -98,7 +104,7 @@ impl MatrixCodec {
     pub(super) fn codebook_bytes(self) -> u64 {
         match self {
             Self::Aq(codec) => Codebooks::stored_bytes(codec.books, codec.dim).unwrap_or(0) as u64,
-            Self::Int8 | Self::F16 => 0,
+            Self::Int8 | Self::Int4 | Self::Fp8 | Self::F16 => 0,
         }
     }
 
@@ -113,6 +119,8 @@ impl fmt::Display for MatrixCodec {
         match self {
             Self::Aq(codec) => codec.fmt(f),
             Self::Int8 => f.write_str("int8"),
+            Self::Int4 => f.write_str("int4"),
+            Self::Fp8 => f.write_str("fp8"),
             Self::F16 => f.write_str("f16"),
         }
     }
@@ -124,13 +132,15 @@ impl FromStr for MatrixCodec {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "int8" => Ok(Self::Int8),
+            "int4" => Ok(Self::Int4),
+            "fp8" => Ok(Self::Fp8),
             "f16" => Ok(Self::F16),
             _ if text.contains('x') => text.parse().map(Self::Aq),
             _ => match text.parse() {
                 Ok(bits) => Self::for_bits(bits),
-                Err(_) => {
-                    Err(format!("`{text}` is no codec: write bits per weight, `int8`, `f16` or `Mx16@D`"))
-                }
+                Err(_) => Err(format!(
+                    "`{text}` is no codec: write bits per weight, `int4`, `int8`, `fp8`, `f16` or `Mx16@D`"
+                )),
             },
         }
     }
@@ -327,8 +337,8 @@ pub struct TooSmall {
 
 impl Plan {
     /// The same codec for every layer.
-    pub fn uniform(layout: &dyn Layout, body: Additive, embedding: MatrixCodec, named: Named) -> Self {
-        let layers = vec![[MatrixCodec::Aq(body); 4]; layout.layers()];
+    pub fn uniform(layout: &dyn Layout, body: MatrixCodec, embedding: MatrixCodec, named: Named) -> Self {
+        let layers = vec![[body; 4]; layout.layers()];
         Self { layers, embedding, named }
     }
 

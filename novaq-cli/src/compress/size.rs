@@ -101,6 +101,8 @@ impl<'a> Sizes<'a> {
             let codec = plan.codec(part);
             let stored = match codec {
                 MatrixCodec::Int8 => Codec::Int8,
+                MatrixCodec::Int4 => Codec::Int4,
+                MatrixCodec::Fp8 => Codec::Fp8,
                 MatrixCodec::F16 => Codec::F16,
                 MatrixCodec::Aq(additive) => {
                     // Matrices of a layer that read one input share a set; embedding and head have their own.

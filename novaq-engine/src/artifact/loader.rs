@@ -2,7 +2,9 @@
 
 use super::manifest::{Codec, Manifest, Section, TensorEntry};
 use super::{ArtifactError, ShardHeader};
-use crate::codec::{AqMatrix, Codebooks, CodecError, DenseMatrix, Int8Matrix, Matrix, finite, read_f16};
+use crate::codec::{
+    AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix, finite, read_f16,
+};
 use crate::model::{Encoder, Model, ModelError, TensorSource};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
@@ -156,7 +158,7 @@ impl Loader {
                 let values = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
                 Some(finite(values, "values").map_err(fail)?)
             }
-            Codec::Int8 | Codec::Aq { .. } => None,
+            Codec::Int8 | Codec::Int4 | Codec::Fp8 | Codec::Aq { .. } => None,
         };
         let &[rows, columns] = entry.shape.as_slice() else {
             self.tensors.vectors.insert(name, floats.unwrap_or_default());
@@ -170,6 +172,8 @@ impl Loader {
                 };
                 AqMatrix::from_bytes(rows, columns, Arc::clone(set), *row_means, &bytes).map(Matrix::Aq)
             }
+            (Codec::Int4, None) => Int4Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Int4),
+            (Codec::Fp8, None) => Fp8Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Fp8),
             (_, None) => Int8Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Int8),
         };
         self.tensors.matrices.insert(name, matrix.map_err(fail)?);

@@ -1,7 +1,7 @@
 //! The manifest: canonical JSON that names everything in the artifact by hash.
 
 use super::{ArtifactError, FORMAT_VERSION, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, ShardHeader};
-use crate::codec::{AqMatrix, Codebooks, Int8Matrix};
+use crate::codec::{AqMatrix, Codebooks, Fp8Matrix, Int4Matrix, Int8Matrix};
 use crate::model::{Architecture, BertConfig, Config};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -44,6 +44,10 @@ pub enum Codec {
     F16,
     /// 8-bit integers, 16-bit scale per row.
     Int8,
+    /// 4-bit integers, 16-bit scale per group of 32 columns: see [`Int4Matrix`].
+    Int4,
+    /// 8-bit floats (E4M3), 32-bit scale per row: see [`Fp8Matrix`].
+    Fp8,
     /// Additive quantization: see [`AqMatrix`].
     Aq {
         /// Name of the codebook set.
@@ -464,6 +468,8 @@ impl Manifest {
                 Codec::F32 => rows.checked_mul(columns).and_then(|n| n.checked_mul(4)),
                 Codec::F16 => rows.checked_mul(columns).and_then(|n| n.checked_mul(2)),
                 Codec::Int8 => Int8Matrix::stored_bytes(rows, columns),
+                Codec::Int4 => Int4Matrix::stored_bytes(rows, columns),
+                Codec::Fp8 => Fp8Matrix::stored_bytes(rows, columns),
                 Codec::Aq { codebooks, row_means } => match sets.get(codebooks.as_str()) {
                     Some(set) => AqMatrix::stored_bytes(rows, columns, set, *row_means),
                     None => {

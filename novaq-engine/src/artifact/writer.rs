@@ -102,6 +102,8 @@ impl<'a> Writer<'a> {
                 (Codec::F32, values.collect())
             }
             Matrix::Int8(m) => (Codec::Int8, m.to_bytes()),
+            Matrix::Int4(m) => (Codec::Int4, m.to_bytes()),
+            Matrix::Fp8(m) => (Codec::Fp8, m.to_bytes()),
             Matrix::Aq(m) => {
                 let codebooks = self.codebook_set(m.codebooks())?;
                 (Codec::Aq { codebooks, row_means: m.has_row_means() }, m.to_bytes())

@@ -1,6 +1,6 @@
 //! What a matrix takes, from its codec and shape alone.
 
-use super::{Int8Matrix, aq};
+use super::{Fp8Matrix, Int4Matrix, Int8Matrix, aq};
 
 /// How a matrix is kept, without its weights: bytes and work follow from it and the shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub enum MatrixForm {
     F16,
     /// 8-bit integers with a scale per row.
     Int8,
+    /// 4-bit integers with a scale per group of 32 columns.
+    Int4,
+    /// 8-bit floats with a scale per row.
+    Fp8,
     /// Additive codes with a scale and no mean per row.
     Aq {
         /// Number of codebooks M.
@@ -28,6 +32,8 @@ impl MatrixForm {
             Self::F32 => rows.checked_mul(columns)?.checked_mul(4),
             Self::F16 => rows.checked_mul(columns)?.checked_mul(2),
             Self::Int8 => Int8Matrix::stored_bytes(rows, columns),
+            Self::Int4 => Int4Matrix::stored_bytes(rows, columns),
+            Self::Fp8 => Fp8Matrix::stored_bytes(rows, columns),
             Self::Aq { codebooks, dimension } => {
                 aq::tile_bytes(rows, columns, codebooks, dimension)?.checked_add(rows.checked_mul(2)?)
             }
@@ -38,7 +44,8 @@ impl MatrixForm {
     pub fn heap_bytes(self, rows: usize, columns: usize) -> usize {
         match self {
             Self::F32 | Self::F16 => rows * columns * 4,
-            Self::Int8 => rows * (columns + 4),
+            Self::Int8 | Self::Fp8 => rows * (columns + 4),
+            Self::Int4 => Int4Matrix::heap_bytes(rows, columns),
             Self::Aq { codebooks, dimension } => {
                 aq::tile_bytes(rows, columns, codebooks, dimension).unwrap_or(usize::MAX) + 4 * rows
             }
@@ -50,7 +57,9 @@ impl MatrixForm {
         let weights = (rows * columns) as u64;
         match self {
             Self::F32 | Self::F16 => weights * 5,
-            Self::Int8 => weights * 5 / 2,
+            Self::Int8 | Self::Int4 => weights * 5 / 2,
+            // Each is looked up before.
+            Self::Fp8 => weights * 9,
             Self::Aq { codebooks, dimension } => aq::work(rows, columns, codebooks, dimension),
         }
     }

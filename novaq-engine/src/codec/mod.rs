@@ -3,11 +3,15 @@
 mod aq;
 mod dense;
 mod form;
+mod fp8;
+mod int4;
 mod int8;
 
 pub use aq::{AqMatrix, Codebooks};
 pub use dense::DenseMatrix;
 pub use form::MatrixForm;
+pub use fp8::Fp8Matrix;
+pub use int4::Int4Matrix;
 pub use int8::Int8Matrix;
 
 use crate::kernel::{Backend, quantize_i16};
@@ -44,6 +48,10 @@ pub enum Matrix {
     Dense(DenseMatrix),
     /// 8-bit integers with a scale per row.
     Int8(Int8Matrix),
+    /// 4-bit integers with a scale per group of 32 columns.
+    Int4(Int4Matrix),
+    /// 8-bit floats with a scale per row.
+    Fp8(Fp8Matrix),
     /// Sums of codewords from 16-entry codebooks.
     Aq(AqMatrix),
 }
@@ -54,6 +62,8 @@ impl Matrix {
         match self {
             Self::Dense(m) => m.rows(),
             Self::Int8(m) => m.rows(),
+            Self::Int4(m) => m.rows(),
+            Self::Fp8(m) => m.rows(),
             Self::Aq(m) => m.rows(),
         }
     }
@@ -63,6 +73,8 @@ impl Matrix {
         match self {
             Self::Dense(m) => m.columns(),
             Self::Int8(m) => m.columns(),
+            Self::Int4(m) => m.columns(),
+            Self::Fp8(m) => m.columns(),
             Self::Aq(m) => m.columns(),
         }
     }
@@ -72,6 +84,8 @@ impl Matrix {
         match self {
             Self::Dense(m) => MatrixForm::F32.heap_bytes(m.rows(), m.columns()),
             Self::Int8(m) => MatrixForm::Int8.heap_bytes(m.rows(), m.columns()),
+            Self::Int4(m) => MatrixForm::Int4.heap_bytes(m.rows(), m.columns()),
+            Self::Fp8(m) => MatrixForm::Fp8.heap_bytes(m.rows(), m.columns()),
             Self::Aq(m) => m.heap_bytes(),
         }
     }
@@ -85,6 +99,8 @@ impl Matrix {
         match self {
             Self::Dense(m) => output.copy_from_slice(m.row(row)),
             Self::Int8(m) => m.decode_row(row, output),
+            Self::Int4(m) => m.decode_row(row, output),
+            Self::Fp8(m) => m.decode_row(row, output),
             Self::Aq(m) => m.decode_row(row, output),
         }
     }
@@ -104,6 +120,8 @@ impl Matrix {
         let form = match self {
             Self::Dense(_) => MatrixForm::F32,
             Self::Int8(_) => MatrixForm::Int8,
+            Self::Int4(_) => MatrixForm::Int4,
+            Self::Fp8(_) => MatrixForm::Fp8,
             Self::Aq(m) => {
                 MatrixForm::Aq { codebooks: m.codebooks().count(), dimension: m.codebooks().dimension() }
             }
@@ -122,6 +140,11 @@ impl Matrix {
         assert_eq!(output.len(), input.positions * self.rows(), "outputs of a product");
         match self {
             Self::Dense(m) => m.multiply(backend, &input.values, output),
+            Self::Fp8(m) => m.multiply(backend, &input.values, output),
+            Self::Int4(m) => {
+                input.quantize();
+                m.multiply(backend, &input.quantized, &input.scales, output);
+            }
             Self::Int8(m) => {
                 input.quantize();
                 m.multiply(backend, &input.quantized, &input.scales, output);

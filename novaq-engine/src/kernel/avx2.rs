@@ -27,6 +27,11 @@ pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
 }
 
 #[target_feature(enable = "avx2")]
+pub(super) fn dot_i4_i16(codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
+    scalar::dot_i4_i16(codes, scales, input)
+}
+
+#[target_feature(enable = "avx2")]
 pub(super) fn add_scaled_i8(output: &mut [f32], factor: f32, values: &[i8]) {
     scalar::add_scaled_i8(output, factor, values);
 }

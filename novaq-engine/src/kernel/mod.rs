@@ -30,6 +30,8 @@ pub const MAX_CODEBOOKS: usize = 8;
 /// Input columns of an INT8 matrix summed in 32 bits before the sum goes to a float:
 /// 512 · 127 · 32,767 is below 2³¹.
 pub const INT8_BLOCK_COLUMNS: usize = 512;
+/// Input columns of an INT4 matrix that share a scale: 32 · 8 · 32,767 is a whole number that a float holds.
+pub const INT4_GROUP: usize = 32;
 /// Adding 1.5 · 2²³ to a float of magnitude below 2²² leaves its nearest integer (ties to even) in the low bits.
 const ROUNDING: f32 = 12_582_912.0;
 
@@ -101,6 +103,21 @@ impl Backend {
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => simd128::dot_i8_i16(weights, input),
             Self::Scalar => scalar::dot_i8_i16(weights, input),
+        }
+    }
+
+    /// Dot product of a row of an INT4 matrix, in codes of `q + 8` as [`crate::codec::Int4Matrix`] keeps them, with int16
+    /// inputs: the exact sum of each group of [`INT4_GROUP`] columns times its scale, added up in ascending order.
+    pub(crate) fn dot_i4_i16(self, codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
+        let groups = input.len().div_ceil(INT4_GROUP);
+        assert!(codes.len() == groups * INT4_GROUP / 2 && scales.len() == groups, "int4 dot product");
+        match self {
+            // SAFETY: as in `dot_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::dot_i4_i16(codes, scales, input) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::dot_i4_i16(codes, scales, input),
+            Self::Scalar => scalar::dot_i4_i16(codes, scales, input),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The reference implementation: what each kernel means.
 
-use super::{CODEBOOK_ENTRIES, ROUNDING, TileShape, VECTOR_ROWS};
+use super::{CODEBOOK_ENTRIES, INT4_GROUP, ROUNDING, TileShape, VECTOR_ROWS};
 
 /// See [`super::Backend::dot_f32`].
 #[inline(always)]
@@ -55,6 +55,40 @@ fn joined([l0, l1, l2, l3, l4, l5, l6, l7]: [f32; 8]) -> f32 {
 #[inline(always)]
 pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
     weights.iter().zip(input).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum()
+}
+
+/// See [`super::Backend::dot_i4_i16`].
+#[inline(always)]
+pub(super) fn dot_i4_i16(codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
+    dot_of_groups(codes, scales, input, |codes, input| {
+        let (low, high) = input.split_at(INT4_GROUP / 2);
+        let products = codes.iter().zip(low).zip(high).map(|((&byte, &a), &b)| {
+            (i32::from(byte & 15) - 8) * i32::from(a) + (i32::from(byte >> 4) - 8) * i32::from(b)
+        });
+        products.sum()
+    })
+}
+
+/// The same with `group` for the sum of one group of columns.
+#[inline(always)]
+pub(super) fn dot_of_groups(
+    codes: &[u8],
+    scales: &[f32],
+    input: &[i16],
+    group: impl Fn(&[u8; INT4_GROUP / 2], &[i16; INT4_GROUP]) -> i32,
+) -> f32 {
+    let (inputs, tail) = input.as_chunks();
+    let codes = codes.as_chunks().0;
+    let mut sum = 0.0;
+    for ((codes, scale), input) in codes.iter().zip(scales).zip(inputs) {
+        sum += scale * group(codes, input) as f32;
+    }
+    if let (false, Some(codes), Some(scale)) = (tail.is_empty(), codes.last(), scales.last()) {
+        let mut filled = [0; INT4_GROUP];
+        filled[..tail.len()].copy_from_slice(tail);
+        sum += scale * group(codes, &filled) as f32;
+    }
+    sum
 }
 
 /// See [`super::Backend::add_scaled_i8`].

@@ -3,11 +3,11 @@
 
 use super::{CODEBOOK_ENTRIES, ROUNDING, TileShape, VECTOR_ROWS, scalar};
 use std::arch::wasm32::{
-    f32x4_add, f32x4_convert_i32x4, f32x4_mul, f32x4_splat, i8x16_narrow_i16x8, i8x16_swizzle, i16x8_add,
-    i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4, i16x8_splat,
-    i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8, i32x4_extract_lane,
-    i32x4_max, i32x4_min, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_shr, u8x16_splat, v128, v128_and,
-    v128_load, v128_load32_splat, v128_store,
+    f32x4_add, f32x4_convert_i32x4, f32x4_mul, f32x4_splat, i8x16_narrow_i16x8, i8x16_sub, i8x16_swizzle,
+    i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4,
+    i16x8_splat, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
+    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_shr, u8x16_splat,
+    v128, v128_and, v128_load, v128_load32_splat, v128_store,
 };
 
 /// See [`super::Backend::dot_i8_i16`].
@@ -23,6 +23,30 @@ pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
     let tail = scalar::dot_i8_i16(w_tail, x_tail);
     let pairs = i32x4_add(sums, i32x4_shuffle::<2, 3, 0, 1>(sums, sums));
     i32x4_extract_lane::<0>(pairs) + i32x4_extract_lane::<1>(pairs) + tail
+}
+
+/// See [`super::Backend::dot_i4_i16`].
+pub(super) fn dot_i4_i16(codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
+    scalar::dot_of_groups(codes, scales, input, |codes, input| {
+        let at = input.as_ptr().cast::<v128>();
+        // SAFETY: `codes` is sixteen bytes and `input` 32 int16: one and four vectors; loads need no alignment.
+        let (byte, inputs) =
+            unsafe { (v128_load(codes.as_ptr().cast()), [0, 1, 2, 3].map(|i| v128_load(at.add(i)))) };
+        let low = i8x16_sub(v128_and(byte, u8x16_splat(15)), u8x16_splat(8));
+        let high = i8x16_sub(u8x16_shr(byte, 4), u8x16_splat(8));
+        let sums = i32x4_add(
+            i32x4_add(
+                i32x4_dot_i16x8(i16x8_extend_low_i8x16(low), inputs[0]),
+                i32x4_dot_i16x8(i16x8_extend_high_i8x16(low), inputs[1]),
+            ),
+            i32x4_add(
+                i32x4_dot_i16x8(i16x8_extend_low_i8x16(high), inputs[2]),
+                i32x4_dot_i16x8(i16x8_extend_high_i8x16(high), inputs[3]),
+            ),
+        );
+        let pairs = i32x4_add(sums, i32x4_shuffle::<2, 3, 0, 1>(sums, sums));
+        i32x4_extract_lane::<0>(pairs) + i32x4_extract_lane::<1>(pairs)
+    })
 }
 
 /// See [`super::Backend::add_scaled_i8`].

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use ic_cdk::update;
-use novaq_engine::codec::{AqMatrix, Codebooks, CodecError, Input, Int8Matrix, Matrix};
+use novaq_engine::codec::{
+    AqMatrix, Codebooks, CodecError, Fp8Matrix, Input, Int4Matrix, Int8Matrix, Matrix,
+};
 use novaq_engine::kernel::Backend;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -42,12 +44,16 @@ impl Random {
     }
 
     fn matrix(&mut self) -> Result<Matrix, CodecError> {
-        let which = self.between(0, SETS.len());
+        let which = self.between(0, SETS.len() + 2);
         let rows = self.between(1, 300);
         let Some(&(count, dimension)) = SETS.get(which) else {
             let columns = self.between(1, 1_200);
             let weights = self.units(rows * columns);
-            return Int8Matrix::quantize(rows, columns, &weights).map(Matrix::Int8);
+            return match which - SETS.len() {
+                0 => Int8Matrix::quantize(rows, columns, &weights).map(Matrix::Int8),
+                1 => Int4Matrix::quantize(rows, columns, &weights).map(Matrix::Int4),
+                _ => Fp8Matrix::quantize(rows, columns, &weights).map(Matrix::Fp8),
+            };
         };
         let columns = self.between(1, 320);
         let codewords = self.units(count * 16 * dimension);
