@@ -11,7 +11,7 @@ use serde_json::Value;
 use small::{FEW_TOKENS, checkpoint, json_of, novaq};
 
 /// Compresses the model `name` with 4 bits in the layers, and checks what comes of it.
-fn check(name: &str, architecture: &str, class: &str) {
+fn check(name: &str, architecture: &str, class: &str, context: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     checkpoint(path, name);
@@ -26,7 +26,9 @@ fn check(name: &str, architecture: &str, class: &str) {
     let most = plan["bytes"].as_u64().unwrap();
     let bytes = manifest["compression"]["bytes"].as_u64().unwrap();
     assert!(bytes <= most && most - plan["variable_bytes"].as_u64().unwrap() <= bytes, "{bytes}: {plan}");
-    assert!(novaq(path, &["inspect", "out"]).unwrap().contains(&format!("Architecture: {architecture},")));
+    let inspected = novaq(path, &["inspect", "out"]).unwrap();
+    assert!(inspected.contains(&format!("Architecture: {architecture},")), "{inspected}");
+    assert!(inspected.contains(&format!("Context: 64 tokens{context}\n")), "{inspected}");
 
     let kl = |artifact: &str, against: &str| {
         let args = ["eval", artifact, "--against", against, "--max-tokens", "512", "--json"];
@@ -55,27 +57,29 @@ fn check(name: &str, architecture: &str, class: &str) {
 
 #[test]
 fn mistral() {
-    check("mistral", "mistral", "MistralForCausalLM");
+    check("mistral", "mistral", "MistralForCausalLM", ", attention over the last 7");
 }
 
 #[test]
 fn qwen2() {
-    check("qwen2", "qwen2", "Qwen2ForCausalLM");
+    check("qwen2", "qwen2", "Qwen2ForCausalLM", ", attention over the last 6 in 1 of 2 layers");
 }
 
 #[test]
 fn qwen3() {
-    check("qwen3", "qwen3", "Qwen3ForCausalLM");
+    check("qwen3", "qwen3", "Qwen3ForCausalLM", "");
 }
 
 #[test]
 fn gemma3() {
-    check("gemma3", "gemma3_text", "Gemma3ForCausalLM");
+    let context = ", attention over the last 5 in 2 of 3 layers, RoPE scaled linearly by 4";
+    check("gemma3", "gemma3_text", "Gemma3ForCausalLM", context);
 }
 
 #[test]
 fn gemma3_inside_a_model_that_sees_images() {
-    check("gemma3-multimodal", "gemma3_text", "Gemma3ForCausalLM");
+    let context = ", attention over the last 5 in 1 of 2 layers, RoPE scaled linearly by 4";
+    check("gemma3-multimodal", "gemma3_text", "Gemma3ForCausalLM", context);
 }
 
 /// A tensor that the architecture has not would be left out, and the model would be another.

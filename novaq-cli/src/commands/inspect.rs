@@ -163,7 +163,14 @@ fn print_decoder(architecture: &str, config: &Config) {
         RopeScaling::Linear { factor } => format!(", RoPE scaled linearly by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", RoPE scaled as in Llama 3 by {factor}"),
     };
-    say!("Context: {} tokens{scaling}", output::count(config.max_position_embeddings as u64));
+    let layers = config.num_hidden_layers;
+    let sliding = (0..layers).filter(|&layer| config.window(layer).is_some()).count();
+    let window = match config.variant.sliding_window {
+        Some(window) if sliding == layers => format!(", attention over the last {window}"),
+        Some(window) => format!(", attention over the last {window} in {sliding} of {layers} layers"),
+        None => String::new(),
+    };
+    say!("Context: {} tokens{window}{scaling}", output::count(config.max_position_embeddings as u64));
     let head = if config.tie_word_embeddings { "tied head" } else { "separate head" };
     say!("Vocabulary: {}, {head}", output::count(config.vocab_size as u64));
 }

@@ -269,6 +269,31 @@ fn a_converted_model_is_the_same_model() {
     }
 }
 
+/// What the metadata of Gemma does not say: which layers slide, with which frequencies, and how the largest one scales.
+#[test]
+fn gemma_is_completed_by_the_number_of_its_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (original, mut file) = converted("gemma3");
+    file.number("gemma3.block_count", 62);
+    for layer in 3..62 {
+        let of_first = file.tensors.iter().filter_map(|tensor| {
+            let name = format!("blk.{layer}.{}", tensor.name.strip_prefix("blk.0.")?);
+            Some(Tensor { name, ..tensor.clone() })
+        });
+        let copies: Vec<Tensor> = of_first.collect();
+        file.tensors.extend(copies);
+    }
+    file.fields.retain(|(key, ..)| !["pattern", "freq_base_swa"].iter().any(|end| key.ends_with(end)));
+    let checkpoint = Checkpoint::open(&file.write(folder.path())).unwrap();
+    let config = checkpoint.config();
+    let width = original.config().hidden_size / original.config().num_attention_heads;
+    assert_eq!(config.variant.query_pre_attn_scalar, Some(width as f64));
+    assert_eq!(config.variant.rope_local_base_freq, Some(1e4));
+    for layer in 0..62 {
+        assert_eq!(config.window(layer), (layer % 6 != 5).then_some(5), "layer {layer}");
+    }
+}
+
 #[test]
 fn compression_gives_the_same_shards() {
     let folder = tempfile::tempdir().unwrap();
