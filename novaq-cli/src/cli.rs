@@ -20,7 +20,10 @@ pub struct Cli {
 /// The subcommands. Each has its `Args` and its `run` in its own file under `commands/`.
 #[derive(Debug, Subcommand)]
 enum Command {
-    Compress(commands::compress::Args),
+    Compress(Box<commands::compress::Args>),
+    Frontier(commands::frontier::Args),
+    Report(commands::report::Args),
+    Download(commands::download::Args),
     Eval(commands::eval::Args),
     Inspect(commands::inspect::Args),
     Verify(commands::verify::Args),
@@ -50,7 +53,10 @@ impl Cli {
     /// What the subcommand reports; [`crate::output::report`] prints it.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Compress(args) => commands::compress::run(args),
+            Command::Compress(args) => commands::compress::run(*args),
+            Command::Frontier(args) => commands::frontier::run(args),
+            Command::Report(args) => commands::report::run(&args),
+            Command::Download(args) => commands::download::run(&args),
             Command::Eval(args) => commands::eval::run(&args),
             Command::Inspect(args) => commands::inspect::run(&args),
             Command::Verify(args) => commands::verify::run(&args),

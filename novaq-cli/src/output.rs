@@ -56,6 +56,15 @@ fn render(error: &anyhow::Error) -> String {
     for cause in error.chain().skip(1) {
         let _ = writeln!(text, "  {} {cause}", style("caused by:").for_stderr().red());
     }
+    let full = |cause: &(dyn std::error::Error + 'static)| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    };
+    if error.chain().any(full) {
+        let hint = "make room on the disk and run the same command again; what is done is kept";
+        let _ = writeln!(text, "{} {hint}", style("hint:").for_stderr().cyan().bold());
+        return text;
+    }
     for hinted in error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()) {
         let _ = writeln!(text, "{} {}", style("hint:").for_stderr().cyan().bold(), hinted.hint);
     }
@@ -199,6 +208,17 @@ mod tests {
             "error: `tales/shard-00000.novaq` is truncated\n  \
              caused by: 2 bytes are missing\n\
              hint: run `novaq verify tales`\n"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_hint() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = Err::<(), _>(full).context("`out` can't be written").unwrap_err();
+        assert!(
+            render(&error).ends_with(
+                "hint: make room on the disk and run the same command again; what is done is kept\n"
+            )
         );
     }
 

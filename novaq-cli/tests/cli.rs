@@ -204,7 +204,7 @@ fn an_artifact_computes_what_its_expansion_does() {
     assert_eq!(expanded.config(), artifact.model.config());
     let sequences: Vec<Vec<u32>> =
         (0..16u32).map(|s| (0..48).map(|i| (s * 7919 + i * i * 31 + i) % 504).collect()).collect();
-    let measured = evaluate::compare(&expanded, &artifact.model, &sequences, |_| ()).unwrap();
+    let measured = evaluate::compare(&mut expanded.into(), &mut artifact.model.into(), &sequences).unwrap();
     assert_eq!(measured.tokens, 16 * 47);
     assert!(measured.kl > 0.0 && measured.kl <= 0.003, "{measured:?}");
 }

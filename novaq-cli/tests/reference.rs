@@ -66,7 +66,7 @@ struct Tensors<'a>(&'a Checkpoint);
 
 impl TensorSource for Tensors<'_> {
     fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
-        Ok(self.0.matrix(name).ok().map(|matrix| dense(&matrix).unwrap()))
+        Ok(self.0.matrix(name).ok().map(|matrix| dense(matrix).unwrap()))
     }
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {

@@ -124,21 +124,6 @@ fn a_window_costs_no_more_than_it_reads() {
     assert_eq!(mixed.attention_work(64), work);
 }
 
-/// One layer of a model is a model that computes the same.
-#[test]
-fn a_single_layer_keeps_its_type() {
-    let layer_types =
-        vec![LayerType::SlidingAttention, LayerType::FullAttention, LayerType::SlidingAttention];
-    let local = Variant { rope_local_base_freq: Some(50.0), ..Variant::default() };
-    let mixed = Config { variant: local.with_windows(10, layer_types.clone()), ..config() };
-    for (layer, layer_type) in layer_types.into_iter().enumerate() {
-        let single = mixed.single_layer(layer);
-        single.validate().unwrap();
-        assert_eq!((single.num_hidden_layers, single.layer_type(0)), (1, layer_type));
-        assert_eq!(single.window(0), mixed.window(layer));
-    }
-}
-
 /// Runs `pass` to its end.
 fn complete(model: &Model, mut pass: Pass, caches: &mut [KvCache]) -> Pass {
     let progress = model.advance_batch(&mut pass, caches, &mut Budget::unlimited(), None);

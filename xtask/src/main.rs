@@ -45,6 +45,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Memory and time of compressions, for checkpoints of random weights in the shape of SmolLM2-135M.
+    Memory {
+        /// Numbers of layers [default: 30].
+        #[arg(trailing_var_arg = true)]
+        layers: Vec<String>,
+    },
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
 }
@@ -63,6 +69,10 @@ fn main() -> anyhow::Result<()> {
             run(&mut command)
         }
         Task::Bench { what: Bench::Quality { args } } => example("novaq-cli", "quality", &args),
+        Task::Bench { what: Bench::Memory { layers } } => {
+            run(cargo::cargo().args(["build", "--package", "novaq-cli"]))?;
+            example("novaq-cli", "memory", &layers)
+        }
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;

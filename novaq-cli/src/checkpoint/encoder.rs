@@ -419,7 +419,7 @@ impl Original<'_> {
 impl TensorSource for Original<'_> {
     fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
         let fail = |source| ModelError::Tensor { name: name.to_owned(), source };
-        self.pass(self.tensors.matrix(name)).map(|matrix| dense(&matrix).map_err(fail)).transpose()
+        self.pass(self.tensors.matrix(name)).map(|matrix| dense(matrix).map_err(fail)).transpose()
     }
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {

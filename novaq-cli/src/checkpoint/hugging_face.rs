@@ -67,12 +67,13 @@ impl Source for Folder {
     }
 
     /// Older checkpoints have buffers among their weights, tied ones sometimes a head, and models that see images the
-    /// weights for that.
+    /// weights for that. Any other tensor that the model does not need means that it is another model.
     fn tolerates(&self, tensor: &str) -> bool {
+        const BUFFERS: [&str; 4] = [".rotary_emb.inv_freq", ".masked_bias", ".attn.bias", ".position_ids"];
         const PARTS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
         let tensor = tensor.strip_prefix("model.").unwrap_or(tensor);
-        tensor.ends_with(".rotary_emb.inv_freq")
-            || tensor.ends_with("lm_head.weight")
+        tensor.ends_with("lm_head.weight")
+            || BUFFERS.iter().any(|buffer| tensor.ends_with(buffer))
             || PARTS.iter().any(|part| tensor.starts_with(part))
     }
 }

@@ -225,6 +225,12 @@ impl Checkpoint {
             + c.hidden_size as u64
     }
 
+    /// Weights of the matrices of one layer.
+    pub fn layer_weights(&self) -> u64 {
+        let shapes = Self::LAYER_MATRICES.iter().copied().flatten().map(|n| self.layer_matrix_shape(n));
+        shapes.map(|[n, k]| (n * k) as u64).sum()
+    }
+
     /// The matrix `name`, `[rows, columns]`.
     ///
     /// # Errors
@@ -240,6 +246,14 @@ impl Checkpoint {
     /// If it is missing or holds a value that is not finite in 16 bits.
     pub fn vector(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         self.tensors.half_vector(name)
+    }
+
+    /// The vector `name` as it is stored.
+    ///
+    /// # Errors
+    /// If it is missing or holds a value that is not finite.
+    pub fn exact_vector(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        Ok(self.tensors.read(name)?.1)
     }
 
     /// The model in 32-bit floats.
@@ -307,13 +321,13 @@ pub fn stored_norm_offset(config: &Config) -> f32 {
     if config.variant.post_norms { 1.0 } else { 0.0 }
 }
 
-/// A dense matrix for the engine.
+/// A dense matrix for the engine, of `values` in standard layout.
 ///
 /// # Errors
 /// If it has no rows or no columns.
-pub fn dense(values: &Array2<f32>) -> Result<Matrix, CodecError> {
+pub fn dense(values: Array2<f32>) -> Result<Matrix, CodecError> {
     let (rows, columns) = values.dim();
-    Ok(Matrix::Dense(DenseMatrix::new(rows, columns, values.iter().copied().collect())?))
+    Ok(Matrix::Dense(DenseMatrix::new(rows, columns, values.into_raw_vec_and_offset().0)?))
 }
 
 /// Hands a checkpoint's tensors to the engine. The engine's error type knows no files, so the real error is kept here.
@@ -334,13 +348,13 @@ impl Original<'_> {
 impl TensorSource for Original<'_> {
     fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
         let matrix = self.checkpoint.matrix(name).and_then(|m| {
-            dense(&m).map_err(|e| CheckpointError::Tensor { name: name.into(), reason: e.to_string() })
+            dense(m).map_err(|e| CheckpointError::Tensor { name: name.into(), reason: e.to_string() })
         });
         self.pass(name, matrix)
     }
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        let vector = self.checkpoint.tensors.read(name).map(|(_, values)| values);
+        let vector = self.checkpoint.exact_vector(name);
         self.pass(name, vector)
     }
 }

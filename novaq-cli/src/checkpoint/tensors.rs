@@ -34,6 +34,22 @@ impl Mapped {
         Ok(Self { name: name.to_owned(), path, bytes })
     }
 
+    /// Gives the pages of `range` back to the system, which reads them again should they be needed: otherwise all tensors
+    /// that were ever read would stay in memory.
+    fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        if let Some(bytes) = self.bytes.get(range.clone()) {
+            // SAFETY: a read-only mapping of a file holds the file's bytes again when it is read next.
+            let _ = unsafe {
+                self.bytes.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    range.start,
+                    bytes.len(),
+                )
+            };
+        }
+    }
+
     /// The error that this file is not valid.
     pub(super) fn invalid(&self, reason: impl Into<String>) -> CheckpointError {
         CheckpointError::Invalid { path: self.path.clone(), reason: reason.into() }
@@ -144,6 +160,7 @@ impl Tensors {
         };
         let bytes = self.files[stored.file].bytes.get(stored.bytes.clone()).unwrap_or_default();
         let mut values = storage.decode(bytes);
+        self.files[stored.file].release(&stored.bytes);
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let reason = format!("holds {} at element {at}", values[at]);
             return Err(CheckpointError::Tensor { name, reason });

@@ -9,8 +9,9 @@ use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 use crate::checkpoint::Checkpoint;
 use crate::compress::pattern::Override;
 use crate::compress::plan::{Additive, MatrixCodec};
-use crate::compress::{self, Budget, Forecast, Options, STOP, Summary};
+use crate::compress::{self, Budget, DEFAULT_MEMORY, Forecast, Options, STOP, Summary};
 use crate::config_file;
+use crate::hub::Location;
 use crate::output::{self, HintExt};
 
 /// Compress a checkpoint to an artifact.
@@ -25,8 +26,11 @@ use crate::output::{self, HintExt};
 pub struct Args {
     /// The checkpoint: a folder with config.json, tokenizer.json and safetensors files, a file `*.gguf`, or a file
     /// `*.bin` of llama2.c with its tokenizer, `tok*.bin` or `tok*.model`, beside it.
+    ///
+    /// `hf:OWNER/NAME`, with `@REVISION` or `/FILE.gguf` behind it, is a model of the Hugging Face Hub. It is downloaded
+    /// to the hub's cache, from `HF_ENDPOINT`, with the token in `HF_TOKEN`.
     #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    model: Location,
 
     /// Folder to write the artifact to; it must not exist.
     #[arg(short, long, value_name = "DIR", required_unless_present_any = ["dry_run", "config"])]
@@ -85,6 +89,12 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Memory for weights and caches while the model writes text, as `4GiB` [default: 1GiB].
+    ///
+    /// With less, more of the weights are read again for each token. The artifact does not depend on it.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory: Option<u64>,
+
     /// Name of the model in the catalogue; by default that of its folder or file.
     #[arg(long)]
     name: Option<String>,
@@ -102,6 +112,10 @@ pub struct Args {
     /// Flags win over the file; patterns of `--tensor` come before those of the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// File of the report, which has every matrix; a table of it is written beside it [default: `DIR.report.json`].
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 
     /// Print what the artifact and the compression would take, from the headers alone, and do nothing.
     #[arg(long)]
@@ -146,7 +160,7 @@ impl Preset {
     }
 }
 
-fn bits_per_weight(text: &str) -> Result<f64, String> {
+pub(super) fn bits_per_weight(text: &str) -> Result<f64, String> {
     let bits: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if (1.0..=4.0).contains(&bits) { Ok(bits) } else { Err(format!("{bits} is not between 1 and 4")) }
 }
@@ -157,7 +171,7 @@ fn ratio(text: &str) -> Result<f64, String> {
 }
 
 /// A number of bytes, with a decimal or binary unit or none.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 10] = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -210,9 +224,11 @@ impl Args {
             calibration: self.calibration.or(file.calibration),
             calibration_tokens: self.calibration_tokens.or(file.calibration_tokens),
             seed: self.seed.or(file.seed),
+            memory: self.memory.or(file.memory),
             name: self.name.or(file.name),
             model_version: self.model_version.or(file.model_version),
             license: self.license.or(file.license),
+            report: self.report.or(file.report),
             ..self
         })
     }
@@ -245,8 +261,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(anyhow::anyhow!("there is no folder to write to"))
             .hint(|| "add `-o <DIR>`, or `output` to the configuration file".to_owned());
     }
-    let checkpoint = Checkpoint::open(&args.model)
-        .with_context(|| format!("`{}` can't be compressed", args.model.display()))
+    let model = args.model.fetch()?;
+    let checkpoint = Checkpoint::open(&model.path)
+        .with_context(|| format!("`{}` can't be compressed", args.model))
         .hint(|| "name a folder with config.json, tokenizer.json and model.safetensors, or a file `*.gguf` or `*.bin`".to_owned())?;
     let (budget, embedding) = args.budget();
     let options = Options {
@@ -257,9 +274,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         calibration: args.calibration,
         calibration_tokens: args.calibration_tokens.map(|n| n as usize),
         seed: args.seed.unwrap_or(0),
+        memory: args.memory.unwrap_or(DEFAULT_MEMORY),
         name: args.name,
         version: args.model_version.unwrap_or_else(|| "1.0.0".to_owned()),
         license: args.license,
+        origin: model.origin,
+        text: None,
+        report: args.report,
         restart: args.restart,
         stop_after: args.stop_after,
     };
@@ -318,7 +339,7 @@ fn print_forecast(forecast: &Forecast, context: usize) {
         output::count(f.estimates.instructions_per_token)
     );
     crate::say!("Calibration: {} tokens", output::count(f.calibration_tokens as u64));
-    crate::say!("Memory to compress: about {}", output::bytes(f.cost.peak_memory_bytes));
+    crate::say!("Memory to compress: at most {}", output::bytes(f.cost.peak_memory_bytes));
     crate::say!(
         "Time to compress: about {}, at the speed of this machine with a sample of random weights",
         output::duration(f.cost.seconds)
@@ -351,7 +372,7 @@ fn print_forecast(forecast: &Forecast, context: usize) {
 }
 
 /// The first Ctrl-C lets the layer in work end, the second ends the program; what is stored stays whole either way.
-fn stop_on_interrupt() -> anyhow::Result<()> {
+pub(super) fn stop_on_interrupt() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -391,5 +412,9 @@ fn print(summary: &Summary) {
         );
         crate::say!("Measured on: {} tokens {}", measured.tokens, measured.text);
     }
+    if let Some(memory) = summary.peak_memory_bytes {
+        crate::say!("Peak memory: {}", output::bytes(memory));
+    }
     crate::say!("Time: {:.1} s", summary.seconds);
+    crate::say!("Report: `{}`", summary.report.display());
 }

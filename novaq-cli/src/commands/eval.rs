@@ -10,6 +10,8 @@ use crate::artifact_dir::ArtifactDir;
 use crate::checkpoint::Checkpoint;
 use crate::compress::HELD_OUT;
 use crate::evaluate::{Measured, compare, text};
+use crate::hub::Location;
+use crate::layered::Layered;
 use crate::output::{self, HintExt};
 use crate::say;
 
@@ -24,7 +26,7 @@ pub struct Args {
 
     /// The original checkpoint, as `novaq compress` takes it.
     #[arg(long, value_name = "MODEL")]
-    against: PathBuf,
+    against: Location,
 
     /// Text to measure on; without it the original writes some, at temperature 1.
     #[arg(long, value_name = "FILE")]
@@ -63,13 +65,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let artifact = ArtifactDir::open(&args.artifact)?;
     let compressed = artifact.load()?;
     let manifest = artifact.manifest();
-    let checkpoint = Checkpoint::open(&args.against)
-        .with_context(|| format!("`{}` can't be compared with", args.against.display()))?;
+    let checkpoint = Checkpoint::open(&args.against.fetch()?.path)
+        .with_context(|| format!("`{}` can't be compared with", args.against))?;
     if checkpoint.config() != manifest.decoder()? {
-        return Err(anyhow::anyhow!("`{}` is another model than the artifact's", args.against.display()))
+        return Err(anyhow::anyhow!("`{}` is another model than the artifact's", args.against))
             .hint(|| format!("the artifact was made of `{}`", manifest.origin.repository));
     }
-    let original = checkpoint.model()?;
+    let mut original = Layered::original(&checkpoint)?.keeping(u64::MAX);
     let sequences = if let Some(path) = &args.text {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?;
@@ -78,13 +80,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         let count = args.max_tokens.div_ceil(text::SEQUENCE_TOKENS).max(1);
         let bar = output::progress(count as u64, "Sampling", "sequences");
-        let sequences = text::sample(&original, count, args.seed ^ HELD_OUT, |_| bar.inc(1))?;
+        let sequences =
+            text::sample(&mut original, count, args.seed ^ HELD_OUT, count, |done| bar.inc(done))?;
         bar.finish_and_clear();
         sequences
     };
-    let bar = output::progress(sequences.len() as u64, "Measuring", "sequences");
-    let measured = compare(&original, &compressed.model, &sequences, |_| bar.inc(1))?;
-    bar.finish_and_clear();
+    let measured = compare(&mut original, &mut compressed.model.into(), &sequences)?;
 
     let sizes = &manifest.compression;
     let report = Report {

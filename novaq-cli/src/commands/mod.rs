@@ -2,11 +2,14 @@
 
 pub mod completions;
 pub mod compress;
+pub mod download;
 pub mod eval;
 pub mod expand;
+pub mod frontier;
 pub mod inspect;
 pub mod man;
 pub mod models;
+pub mod report;
 pub mod run;
 pub mod upload;
 pub mod verify;

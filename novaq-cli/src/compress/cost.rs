@@ -6,25 +6,44 @@ use std::time::Instant;
 use ndarray::Array2;
 use novaq_engine::codec::{DenseMatrix, Input, Matrix};
 use novaq_engine::kernel::Backend;
+use novaq_engine::model::{CachePrecision, KvCache};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::matrices::START_ROUNDS;
 use super::plan::{Additive, MatrixCodec, Part, Plan};
-use super::{HEAD_SEQUENCES, HELD_OUT_SEQUENCES};
+use super::quantization::{HEAD_SEQUENCES, HELD_OUT_SEQUENCES};
 use crate::checkpoint::Checkpoint;
 use crate::evaluate::text::SEQUENCE_TOKENS;
+use crate::layered::Share;
 use crate::quantize::additive::{Effort, GAUSSIAN_VECTORS, normal, quantize};
 use crate::quantize::beam::Codebooks;
+use crate::quantize::hessian::BlockFactors;
 
 /// What a compression takes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cost {
-    /// Most memory that is used at a time, in bytes; the mapped checkpoint is not counted.
+    /// Memory that is resident at a time, in bytes, at most.
     pub peak_memory_bytes: u64,
     /// Time with all cores of this machine, in seconds.
     pub seconds: f64,
+}
+
+/// What a compression is to do, as far as its cost depends on it.
+pub(super) struct Task<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) plan: &'a Plan,
+    /// Whether the plan follows from the headers; if not, one pass more measures what it is made of.
+    pub(super) fixed: bool,
+    /// Tokens of calibration text.
+    pub(super) tokens: usize,
+    /// Whether the model writes that text itself.
+    pub(super) sampled: bool,
+    /// [`super::Options::memory`].
+    pub(super) memory: u64,
+    /// Bytes of the tokenizer's description.
+    pub(super) tokenizer_bytes: u64,
 }
 
 /// Times that each layer runs over the calibration text, in whole layers: once in the original, once in the quantized
@@ -43,28 +62,15 @@ const SAMPLE_ROWS: usize = 64;
 const SAMPLE: Additive = Additive { books: 4, dim: 8 };
 
 impl Cost {
-    /// What it takes to compress `checkpoint` to `plan` on `tokens` tokens of calibration text, which the model writes
-    /// itself if `sampled`. If the plan is not `fixed`, one pass more measures what it is made of.
+    /// What `task` takes.
     ///
     /// The time is counted in weights coded and in multiplications, at the speed that this machine has with a small
     /// matrix of random weights.
-    pub(super) fn of(
-        checkpoint: &Checkpoint,
-        plan: &Plan,
-        tokens: usize,
-        sampled: bool,
-        fixed: bool,
-    ) -> anyhow::Result<Self> {
-        let shape = Shape::of(checkpoint, plan, tokens);
-        let speed = Speed::measure()?;
-        let held_out = (HELD_OUT_SEQUENCES * SEQUENCE_TOKENS) as f64;
-        let sampling = (held_out + if sampled { tokens as f64 } else { 0.0 }) * shape.weights;
-        let measuring = 2.0 * held_out * shape.weights;
-        let passes = (PASSES + if fixed { 0.0 } else { 1.0 }) * tokens as f64 * shape.layer_weights;
-        let products = sampling + measuring + passes + shape.moments * tokens as f64;
+    pub(super) fn of(task: &Task) -> anyhow::Result<Self> {
+        let shape = Shape::of(task);
         Ok(Self {
-            peak_memory_bytes: shape.peak_memory_bytes(),
-            seconds: products * speed.per_product + shape.coded * speed.per_weight,
+            peak_memory_bytes: shape.peak_memory_bytes(task),
+            seconds: shape.seconds(task, &Speed::measure()?),
         })
     }
 }
@@ -80,93 +86,192 @@ struct Shape {
     /// Weights in additive codes, those that starting codebooks are trained on included, each as often as it takes
     /// longer than one of [`SAMPLE`].
     coded: f64,
-    /// Products for each token's part of all second moments.
-    moments: f64,
+    /// Products of a weight in additive codes and a row of a Hessian, in one multiplication of them all.
+    coded_products: f64,
     /// Weights of the embedding.
     vocabulary: u64,
-    /// Bytes of the compressed matrices.
-    compressed: u64,
-    tokens: u64,
+    /// Entries of the vocabulary.
+    entries: u64,
+    /// Matrices with a row for each: embedding, and head if it is not tied.
+    vocabulary_matrices: u64,
+    /// Weights of the largest tensor.
+    largest: u64,
+    /// Most codebooks that a matrix has.
+    books: u64,
+    layers: u64,
     hidden: u64,
     /// Widths of a layer's linear inputs.
     inputs: [u64; 4],
 }
 
 impl Shape {
-    fn of(checkpoint: &Checkpoint, plan: &Plan, tokens: usize) -> Self {
+    fn of(task: &Task) -> Self {
+        let (checkpoint, plan) = (task.checkpoint, task.plan);
         let config = checkpoint.config();
         let parts = Part::all(checkpoint);
-        let matrices = || parts.iter().filter(|part| part.matrix().is_some());
+        let matrices = || parts.iter().filter_map(|part| Some((part, part.matrix()?)));
         let additive = |part: &Part| match plan.codec(part) {
             MatrixCodec::Aq(codec) => Some(codec),
             MatrixCodec::Int4 | MatrixCodec::Int8 | MatrixCodec::Fp8 | MatrixCodec::F16 => None,
         };
         let effort = |codec: Additive| codec.bits() / SAMPLE.bits();
-        let coded = matrices().filter_map(|part| Some(part.weights() as f64 * effort(additive(part)?)));
-        let codecs: BTreeSet<Additive> = matrices().filter_map(additive).collect();
-        let starts = codecs.into_iter().map(|codec| {
+        let coded =
+            || matrices().filter_map(|(part, shape)| Some((additive(part)?, part.weights() as f64, shape)));
+        let codecs: BTreeSet<Additive> = coded().map(|(codec, ..)| codec).collect();
+        let starts = codecs.iter().map(|&codec| {
             let searches = (GAUSSIAN_VECTORS * codec.dim * START_ROUNDS) as f64;
             effort(codec) * searches / Effort::default().searches() as f64
         });
-        let bytes = matrices().filter_map(|part| Some((plan.codec(part).form(), part.matrix()?)));
         let inputs =
             Checkpoint::LAYER_MATRICES.map(|names| checkpoint.layer_matrix_shape(names[0])[1] as u64);
-        let layers = config.num_hidden_layers as f64;
-        let of_layers = |part: &&Part| part.input.is_some();
-        let layer_weights = matrices().filter(of_layers).map(Part::weights).sum::<u64>();
+        let layers = config.num_hidden_layers as u64;
+        let of_layers = matrices().filter(|(part, _)| part.input.is_some());
+        let layer_weights = of_layers.map(|(part, _)| part.weights()).sum::<u64>();
         Self {
-            weights: matrices().map(Part::weights).sum::<u64>() as f64,
+            weights: matrices().map(|(part, _)| part.weights()).sum::<u64>() as f64,
             layer_weights: layer_weights as f64,
-            one_layer: layer_weights / config.num_hidden_layers as u64,
-            coded: coded.sum::<f64>() + starts.sum::<f64>(),
-            moments: MOMENTS * layers * inputs.iter().map(|&width| (width * width) as f64).sum::<f64>(),
+            one_layer: layer_weights / layers,
+            coded: coded().map(|(codec, weights, _)| weights * effort(codec)).sum::<f64>()
+                + starts.sum::<f64>(),
+            coded_products: coded().map(|(_, weights, [_, columns])| weights * columns as f64).sum(),
             vocabulary: (config.vocab_size * config.hidden_size) as u64,
-            compressed: bytes.map(|(form, [rows, columns])| form.heap_bytes(rows, columns) as u64).sum(),
-            tokens: tokens as u64,
+            entries: config.vocab_size as u64,
+            vocabulary_matrices: if config.tie_word_embeddings { 1 } else { 2 },
+            largest: parts.iter().map(Part::weights).max().unwrap_or(0),
+            books: codecs.iter().map(|codec| codec.books as u64).max().unwrap_or(0),
+            layers,
             hidden: config.hidden_size as u64,
             inputs,
         }
     }
 
-    /// The most of three stages: writing text, which needs all weights in 32 bits; a layer, which needs the
-    /// activations of all its inputs in the original and of one in the quantized model, the residual streams and the
-    /// second moments; and measuring, which needs both models.
-    fn peak_memory_bytes(&self) -> u64 {
-        let original = 4 * (self.weights as u64);
-        let embedding = 4 * self.vocabulary * 3
-            + original
-            + 4 * (HEAD_SEQUENCES * SEQUENCE_TOKENS) as u64 * self.hidden
-            + 4 * 4 * self.hidden * self.hidden;
-        let captured: u64 = self.inputs.iter().map(|width| width + self.hidden).sum();
+    fn seconds(&self, task: &Task, speed: &Speed) -> f64 {
+        let held_out = (HELD_OUT_SEQUENCES * SEQUENCE_TOKENS) as f64;
+        let tokens = task.tokens as f64;
+        let written = held_out + if task.sampled { tokens } else { 0.0 };
+        let passes = (PASSES + if task.fixed { 0.0 } else { 1.0 }) * tokens * self.layer_weights;
+        let forward = (written + 2.0 * held_out) * self.weights + passes;
+        let squares: f64 = self.inputs.iter().map(|&width| (width * width) as f64).sum();
+        let cubes: f64 = self.inputs.iter().map(|&width| (width as f64).powi(3)).sum();
+        let moments = MOMENTS * self.layers as f64 * squares * tokens;
+        // One factorisation for the corrected weights, one for the feedback.
+        let factors = 2.0 * self.layers as f64 * cubes + (self.hidden as f64).powi(3);
+        forward * speed.product
+            + (moments + self.coded_products * hessian_products(Effort::default())) * speed.hessian_product
+            + self.coded * speed.weight
+            + factors * speed.factor
+    }
+
+    /// The most of four stages: sampling text, the embedding, a layer, measuring.
+    fn peak_memory_bytes(&self, task: &Task) -> u64 {
+        let config = task.checkpoint.config();
+        let threads = rayon::current_num_threads() as u64;
+        let length = SEQUENCE_TOKENS.min(config.max_position_embeddings);
+        let floats = |count: u64| 4 * count;
+        let (tokens, hidden) = (task.tokens.next_multiple_of(length) as u64, self.hidden);
         let widest = self.inputs.iter().max().copied().unwrap_or(0);
-        // What was captured is joined to one array, so the last of its parts is there twice.
-        let activations = 2 * self.hidden + 2 * captured + 2 * (widest + self.hidden);
-        let moments = 6 * widest * widest;
-        let layer = 4 * (self.tokens * activations + moments + 3 * self.one_layer + 2 * self.vocabulary)
-            + self.compressed;
-        let measuring = original + 2 * self.compressed + 4 * self.vocabulary;
-        embedding.max(layer).max(measuring)
+        // Of a tensor that is read, the mapped pages are resident too, of 4 bytes a weight at most.
+        let mapped = floats(self.largest);
+        let layer = floats(self.one_layer);
+        let vocabulary = floats(self.vocabulary) * self.vocabulary_matrices;
+        // Every activation of a pass, with some that are quantized again.
+        let passes = |rows: u64| floats(rows * 3 * (self.inputs.iter().sum::<u64>() + hidden));
+        let held_out = (HELD_OUT_SEQUENCES.max(HEAD_SEQUENCES) * length) as u64;
+
+        let written = if task.sampled { task.tokens.div_ceil(length) } else { 0 }.max(HELD_OUT_SEQUENCES);
+        let all_layers = self.one_layer * self.layers;
+        let share = Share::of(task.memory, config, all_layers, length, written);
+        let cache = (KvCache::bytes_per_position(config, CachePrecision::F32) * length) as u64;
+        let together = share.sequences as u64;
+        // Logits, and candidates and weights of the sampler.
+        let choices = together * self.entries * 24;
+        let sampling = vocabulary + share.layers + layer + together * cache + choices + passes(together);
+
+        let codes = self.vocabulary.div_ceil(4) * self.books;
+        let metric = vocabulary + 2 * floats(held_out * hidden) + layer + passes(threads * length as u64);
+        // The weights, their product with the Hessian; codes in pieces, joined and packed.
+        let coding = 2 * floats(self.vocabulary) + 3 * codes + self.search_bytes(hidden);
+        let head = if self.vocabulary_matrices > 1 { floats(tokens * hidden * 6) } else { 0 };
+        let embedding = 2 * floats(tokens * hidden) + metric.max(coding + head);
+
+        // What is captured is joined to one array, so it is there twice for a while.
+        let reference = floats(tokens * (self.inputs.iter().sum::<u64>() + 2 * hidden));
+        let quantized = floats(tokens * (2 * widest + 2 * hidden + widest));
+        let of_layer = 2 * floats(tokens * hidden)
+            + 2 * reference
+            + quantized
+            + self.search_bytes(widest)
+            + 5 * layer
+            + passes(threads * length as u64);
+
+        let logits = threads * 2 * 64 * self.entries * 4;
+        let measuring = 2 * vocabulary
+            + 2 * floats(held_out * hidden)
+            + 2 * layer
+            + logits
+            + passes(2 * threads * length as u64);
+
+        let most = sampling.max(embedding).max(of_layer).max(measuring) + mapped;
+        // The program itself, the tokenizer as it is parsed, and what the allocator keeps for itself.
+        let program = (48 << 20) + 16 * task.tokenizer_bytes + threads * (8 << 20);
+        program + most + most / 6
+    }
+
+    /// What quantizing a matrix of `width` columns takes beside the matrix: second moments and their parts, factors in 64
+    /// bits, tables of the search.
+    fn search_bytes(&self, width: u64) -> u64 {
+        let pairs = (16 * self.books).pow(2);
+        4 * 14 * width * width + 8 * 5 * width * width + 4 * pairs * width.div_ceil(4)
     }
 }
 
-/// What this machine takes, in seconds.
+/// How often all weights of a matrix are multiplied with a Hessian.
+fn hessian_products(effort: Effort) -> f64 {
+    let fit = effort.fit_steps as f64 + 2.0;
+    let feedback = effort.feedback_rounds as f64 * (0.5 + fit);
+    let revisits = effort.revisit_rounds as f64 * (2.0 + fit);
+    // The last revisit, row scales, and the error that is reported.
+    feedback + revisits + 5.0
+}
+
+/// What this machine takes, in seconds, with all cores at work.
 struct Speed {
-    /// A multiplication of the forward pass, with all cores at work.
-    per_product: f64,
-    /// A weight in the codec of the sample, with all cores at work.
-    per_weight: f64,
+    /// A multiplication of the forward pass.
+    product: f64,
+    /// A multiplication with a Hessian.
+    hessian_product: f64,
+    /// The search for a weight's codes in the codec of the sample.
+    weight: f64,
+    /// The factorisation of a Hessian, per cube of its width; on one core.
+    factor: f64,
 }
 
 impl Speed {
     fn measure() -> anyhow::Result<Self> {
+        let threads = rayon::current_num_threads() as f64;
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let weights = Array2::from_shape_simple_fn((SAMPLE_ROWS, SAMPLE_COLUMNS), || normal(&mut rng));
         let mut start = Codebooks::zeros(SAMPLE.books, SAMPLE.dim);
         start.words.fill_with(|| normal(&mut rng));
-        let began = Instant::now();
         let identity = Array2::eye(SAMPLE_COLUMNS);
-        quantize(weights.view(), identity.view(), &[1.0; SAMPLE_ROWS], &start, Effort::default())?;
-        let per_weight = began.elapsed().as_secs_f64() / weights.len() as f64;
+
+        let began = Instant::now();
+        let mut same = weights.dot(&identity);
+        for _ in 0..8 {
+            same = same.dot(&identity);
+        }
+        let products = 9 * SAMPLE_ROWS * SAMPLE_COLUMNS * SAMPLE_COLUMNS;
+        let hessian_product = began.elapsed().as_secs_f64() / products as f64 / threads;
+
+        let began = Instant::now();
+        BlockFactors::new(identity.view(), SAMPLE.dim)?;
+        let factor = began.elapsed().as_secs_f64() / SAMPLE_COLUMNS.pow(3) as f64;
+
+        let began = Instant::now();
+        quantize(same.view(), identity.view(), &[1.0; SAMPLE_ROWS], &start, Effort::default())?;
+        let all = began.elapsed().as_secs_f64() / weights.len() as f64;
+        let of_products = hessian_products(Effort::default()) * SAMPLE_COLUMNS as f64 * hessian_product;
+        let weight = (all - of_products).max(all / 4.0);
 
         let positions = 512;
         let mut input = Input::default();
@@ -180,7 +285,7 @@ impl Speed {
         )?);
         let began = Instant::now();
         matrix.multiply(Backend::detect(), &mut input, &mut output);
-        let per_product = began.elapsed().as_secs_f64() / products / rayon::current_num_threads() as f64;
-        Ok(Self { per_product, per_weight })
+        let product = began.elapsed().as_secs_f64() / products / threads;
+        Ok(Self { product, hessian_product, weight, factor })
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use half::f16;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Budget;
 use super::matrices::half_bytes;
+use super::output::write_whole;
 use super::plan::{Additive, MatrixCodec, Named, Plan};
 use crate::output::HintExt;
 
@@ -37,11 +39,42 @@ pub(super) struct Settings {
     pub(super) sources: Vec<SourceFile>,
 }
 
-/// Matrices that are done, by name, with the relative errors of the inputs they belong to.
+/// Matrices that are done, by name, and what is to be reported of them.
 #[derive(Clone, Default)]
 pub(super) struct Unit {
     pub(super) matrices: BTreeMap<String, Matrix>,
-    pub(super) relative_errors: BTreeMap<String, f64>,
+    pub(super) records: BTreeMap<String, Record>,
+}
+
+impl Unit {
+    /// Records the matrices `names`, quantized together since `began`; the time is shared by their weights.
+    pub(super) fn record(&mut self, names: &[&str], relative_error: f64, began: Instant) {
+        let weights = |name: &&str| self.matrices.get(*name).map_or(0, |m| m.rows() * m.columns()) as f64;
+        let seconds = began.elapsed().as_secs_f64() / names.iter().map(weights).sum::<f64>();
+        let records = names.iter().map(|name| {
+            let record = Record { relative_error: Some(relative_error), seconds: seconds * weights(name) };
+            ((*name).to_owned(), record)
+        });
+        let records: Vec<_> = records.collect();
+        self.records.extend(records);
+    }
+}
+
+/// What is to be reported of a matrix.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Relative error of the outputs of what was quantized with it, if it was measured.
+    pub(super) relative_error: Option<f64>,
+    /// Its share of the time that this took.
+    pub(super) seconds: f64,
+}
+
+/// What the steps of a job took so far, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Times {
+    pub(super) text: f64,
+    pub(super) quantization: f64,
+    pub(super) measurement: f64,
 }
 
 /// A set of matrices to be read back: name, shape.
@@ -53,6 +86,7 @@ pub(super) struct Job {
 }
 
 const SETTINGS: &str = "settings.json";
+const TIMES: &str = "times.json";
 
 /// What stands in place of a codebook set's number for matrices that have none.
 const INT4: &str = "int4";
@@ -100,11 +134,23 @@ impl Job {
 
     /// Writes a file whole or not at all.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let path = self.folder.join(name);
-        let unfinished = self.folder.join(format!("{name}.unfinished"));
-        fs::write(&unfinished, bytes)
-            .and_then(|()| fs::rename(&unfinished, &path))
-            .with_context(|| format!("`{}` can't be written", path.display()))
+        write_whole(&self.folder.join(name), bytes)
+    }
+
+    /// What the steps took so far.
+    pub(super) fn times(&self) -> anyhow::Result<Times> {
+        Ok(self.json(TIMES)?.unwrap_or_default())
+    }
+
+    /// Adds the time since `began` to that of a step.
+    pub(super) fn spend(
+        &self,
+        step: impl FnOnce(&mut Times) -> &mut f64,
+        began: Instant,
+    ) -> anyhow::Result<()> {
+        let mut times = self.times()?;
+        *step(&mut times) += began.elapsed().as_secs_f64();
+        self.write(TIMES, &serde_json::to_vec(&times)?)
     }
 
     fn unit_name(name: &str) -> String {
@@ -151,13 +197,16 @@ impl Job {
         for (index, set) in sets.iter().enumerate() {
             sections.push((format!("{index}:{}x16@{}", set.count(), set.dimension()), set.to_bytes()));
         }
-        let errors: HashMap<String, String> =
-            unit.relative_errors.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
+        let records: HashMap<String, String> = unit
+            .records
+            .iter()
+            .map(|(name, record)| Ok((name.clone(), serde_json::to_string(record)?)))
+            .collect::<Result<_, serde_json::Error>>()?;
         let views: Vec<(&str, TensorView)> = sections
             .iter()
             .map(|(name, bytes)| Ok((name.as_str(), TensorView::new(Dtype::U8, vec![bytes.len()], bytes)?)))
             .collect::<Result<_, safetensors::SafeTensorError>>()?;
-        self.write(&Self::unit_name(name), &serialize(views, Some(errors))?)
+        self.write(&Self::unit_name(name), &serialize(views, Some(records))?)
     }
 
     /// Reads back a unit of matrices with these shapes.
@@ -210,8 +259,8 @@ fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
         };
         unit.matrices.insert(name.clone(), matrix);
     }
-    for (input, error) in metadata.metadata().iter().flatten() {
-        unit.relative_errors.insert(input.clone(), error.parse()?);
+    for (name, record) in metadata.metadata().iter().flatten() {
+        unit.records.insert(name.clone(), serde_json::from_str(record)?);
     }
     Ok(unit)
 }

@@ -10,8 +10,8 @@ use novaq_engine::codec::{
     AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix,
 };
 
-use super::calibration::Captured;
 use super::plan::{Additive, MatrixCodec};
+use crate::layered::Captured;
 use crate::quantize::additive::{Effort, Quantized, gaussian_codebooks, quantize};
 use crate::quantize::beam;
 use crate::quantize::hessian::{NotPositiveDefinite, corrected, damped, mean_product};
@@ -86,7 +86,8 @@ impl Quantizer {
             difference.view(),
             residual.as_ref().map(ArrayView2::from),
         )?;
-        self.shared(codec, weights, target.view(), damped(h, DAMPING).view(), row_weights)
+        let shapes: Vec<(usize, usize)> = weights.iter().map(Array2::dim).collect();
+        self.shared(codec, &shapes, target.view(), damped(h, DAMPING).view(), row_weights)
     }
 
     /// Quantizes an embedding or a head `[vocab_size, k]` in the metric `h`; the codebooks fit rows by how often their
@@ -94,18 +95,18 @@ impl Quantizer {
     pub(super) fn embedding(
         &mut self,
         codec: Additive,
-        weights: Array2<f32>,
+        weights: ArrayView2<f32>,
         h: ArrayView2<f32>,
         frequencies: &[f32],
     ) -> Result<Shared, QuantizeError> {
-        let target = weights.clone();
-        self.shared(codec, &[weights], target.view(), h, frequencies)
+        self.shared(codec, &[weights.dim()], weights, h, frequencies)
     }
 
+    /// The matrices of `shapes` that stand one below the other in `target`.
     fn shared(
         &mut self,
         codec: Additive,
-        weights: &[Array2<f32>],
+        shapes: &[(usize, usize)],
         target: ArrayView2<f32>,
         h: ArrayView2<f32>,
         row_weights: &[f32],
@@ -120,9 +121,9 @@ impl Quantizer {
         )?);
         let mut matrices = Vec::new();
         let mut first = 0;
-        for w in weights {
-            matrices.push(Matrix::Aq(rows_of(&result, first, w.dim(), &codebooks)?));
-            first += w.nrows();
+        for &shape in shapes {
+            matrices.push(Matrix::Aq(rows_of(&result, first, shape, &codebooks)?));
+            first += shape.0;
         }
         Ok(Shared { matrices, relative_error: result.relative_error })
     }

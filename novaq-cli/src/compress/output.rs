@@ -1,7 +1,7 @@
 //! Writing the artifact.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,11 @@ use novaq_engine::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 
 use super::Options;
-use super::job::Job;
+use super::job::{Job, Record, Unit};
 use super::plan::Part;
-use crate::checkpoint::Checkpoint;
+use super::quantization::{finished, finished_layer};
+use crate::artifact_dir::{MANIFEST_FILE, shard_file};
+use crate::checkpoint::{Checkpoint, layer_name};
 
 /// The folder in which the work for `output` is kept until it is complete.
 pub(super) fn work_folder(output: &Path) -> PathBuf {
@@ -35,8 +37,16 @@ pub(super) fn draft(
     estimates: Estimates,
 ) -> anyhow::Result<ManifestDraft> {
     let path = checkpoint.path().canonicalize().context("the checkpoint has gone")?;
-    let repository = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (repository, revision) = match &options.origin {
+        Some(origin) => (origin.repository.clone(), Some(origin.revision.clone())),
+        None => (file_name, None),
+    };
+    let name = match &options.origin {
+        Some(origin) => origin.repository.rsplit('/').next().map(OsStr::new),
+        None if path.is_dir() => path.file_name(),
+        None => path.file_stem(),
+    };
     Ok(ManifestDraft {
         name: options.name.clone().unwrap_or_else(|| name.unwrap_or_default().to_string_lossy().into_owned()),
         version: options.version.clone(),
@@ -45,7 +55,7 @@ pub(super) fn draft(
             .clone()
             .or_else(|| checkpoint.license())
             .unwrap_or_else(|| "unspecified".to_owned()),
-        origin: Origin { repository, revision: None, files },
+        origin: Origin { repository, revision, files },
         architecture: checkpoint.config().clone().into(),
         tokenizer_sha256: Sha256::digest(checkpoint.tokenizer_json()?).into(),
         chat_template: checkpoint.chat_template(),
@@ -58,12 +68,24 @@ pub(super) fn draft(
     })
 }
 
+/// Writes a file whole or not at all: under another name first, which is taken away again if that fails.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".unfinished");
+    let unfinished = path.with_file_name(name);
+    let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written.with_context(|| format!("`{}` can't be written", path.display()))
+}
+
 /// Keeps shards as files.
 struct Folder(PathBuf);
 
 impl ShardSink for Folder {
     fn shard(&mut self, index: u32, bytes: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(fs::write(self.0.join(format!("shard-{index:05}.novaq")), bytes)?)
+        Ok(write_whole(&self.0.join(shard_file(index)), bytes)?)
     }
 }
 
@@ -72,45 +94,59 @@ fn artifact_folder(job: &Job) -> PathBuf {
     job.folder().join("artifact")
 }
 
-/// Writes shards and manifest to the work folder, tensors in the order in which the forward pass needs them.
+/// What was written.
+pub(super) struct Written {
+    pub(super) manifest: Manifest,
+    /// By the full name of a matrix.
+    pub(super) records: BTreeMap<String, Record>,
+}
+
+/// Writes shards and manifest to the work folder, tensors in the order in which the forward pass needs them, from what
+/// the job has finished; one layer at a time is in memory.
 pub(super) fn write(
     checkpoint: &Checkpoint,
     job: &Job,
-    matrices: &BTreeMap<String, Matrix>,
     tokenizer: &Tokenizer,
     draft: ManifestDraft,
-) -> anyhow::Result<Manifest> {
+) -> anyhow::Result<Written> {
     let folder = artifact_folder(job);
     fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
     let mut sink = Folder(folder.clone());
     let mut writer = Writer::new(&mut sink);
     writer.tokenizer(&tokenizer.to_bytes())?;
-    let matrix = |writer: &mut Writer, name: &str| -> anyhow::Result<()> {
-        match matrices.get(name).with_context(|| format!("`{name}` was not quantized"))? {
+    let mut records = BTreeMap::new();
+    // The layer that `unit` is, the last one that was read.
+    let mut at = None;
+    let mut unit = Unit::default();
+    for part in Part::all(checkpoint) {
+        let Some(_) = part.matrix() else {
+            writer.vector(&part.name, &checkpoint.vector(&part.name)?, VectorPrecision::F16)?;
+            continue;
+        };
+        let layer = part.input.map(|(layer, _)| layer);
+        if at != Some(layer) || layer.is_none() {
+            unit = match layer {
+                Some(layer) => finished_layer(checkpoint, job, layer)?,
+                None => finished(checkpoint, job, &part.name)?,
+            };
+            at = Some(layer);
+        }
+        let prefix = layer.map_or_else(String::new, |layer| layer_name(layer, ""));
+        let short = part.name.strip_prefix(&prefix).unwrap_or(&part.name);
+        records.extend(unit.records.get(short).map(|record| (part.name.clone(), *record)));
+        match unit.matrices.get(short).with_context(|| format!("`{}` was not quantized", part.name))? {
             // Only the 16-bit codec gives dense matrices.
             Matrix::Dense(m) => {
                 let shape = vec![m.rows(), m.columns()];
                 let values: Vec<f32> = (0..m.rows()).flat_map(|r| m.row(r)).copied().collect();
-                writer.floats(name, shape, &values, VectorPrecision::F16)?;
+                writer.floats(&part.name, shape, &values, VectorPrecision::F16)?;
             }
-            matrix => writer.matrix(name, matrix)?,
-        }
-        Ok(())
-    };
-    let vector = |writer: &mut Writer, name: &str| -> anyhow::Result<()> {
-        Ok(writer.vector(name, &checkpoint.vector(name)?, VectorPrecision::F16)?)
-    };
-    for part in Part::all(checkpoint) {
-        match part.matrix() {
-            Some(_) => matrix(&mut writer, &part.name)?,
-            None => vector(&mut writer, &part.name)?,
+            matrix => writer.matrix(&part.name, matrix)?,
         }
     }
     let manifest = writer.finish(draft)?;
-    let path = folder.join("manifest.json");
-    fs::write(&path, manifest.to_bytes()?)
-        .with_context(|| format!("`{}` can't be written", path.display()))?;
-    Ok(manifest)
+    write_whole(&folder.join(MANIFEST_FILE), &manifest.to_bytes()?)?;
+    Ok(Written { manifest, records })
 }
 
 /// Moves the finished artifact to `output` and removes the work folder.

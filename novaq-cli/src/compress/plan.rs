@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use novaq_engine::codec::{Codebooks, MatrixForm};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pattern::Override;
@@ -13,7 +14,7 @@ use crate::checkpoint::{Checkpoint, EncoderCheckpoint, encoder_layer_name, layer
 use crate::quantize::beam::MAX_BOOKS;
 
 /// AQ(M, d): `M` codebooks of 16 codewords over vectors of `d` weights, written as in `4x16@8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Additive {
     /// Number of codebooks, `M`.
     pub books: usize,
@@ -51,7 +52,7 @@ impl FromStr for Additive {
 }
 
 /// How a matrix is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MatrixCodec {
     /// Additive codes.

@@ -8,8 +8,9 @@ use novaq_engine::artifact::{
 use novaq_engine::model::{CachePrecision, KvCache};
 use serde::Serialize;
 
+use super::HELD_OUT_TEXT;
 use super::plan::{MatrixCodec, Part, Plan};
-use super::{HELD_OUT_SEQUENCES, HELD_OUT_TEXT};
+use super::quantization::HELD_OUT_SEQUENCES;
 use crate::checkpoint::Checkpoint;
 use crate::evaluate::text::SEQUENCE_TOKENS;
 
@@ -38,7 +39,7 @@ fn estimates(checkpoint: &Checkpoint, plan: &Plan, parts: &[Part]) -> Estimates 
         let form = plan.codec(part).form();
         heap_bytes += form.heap_bytes(rows, columns) as u64;
         // The row of one token costs next to nothing; a tied head is a product all the same.
-        if part.name != super::EMBEDDING || config.tie_word_embeddings {
+        if part.name != super::plan::EMBEDDING || config.tie_word_embeddings {
             instructions += form.work(rows, columns);
         }
     }
@@ -72,6 +73,11 @@ impl<'a> Sizes<'a> {
     /// digit more each, but perplexities are at least 1, and no such number is longer than 23 bytes.
     pub(super) fn manifest(&self, plan: &Plan) -> Result<Manifest, ArtifactError> {
         self.with_verification(plan, widest())
+    }
+
+    /// What it takes to run the model with the codecs of `plan`.
+    pub(super) fn estimates(&self, plan: &Plan) -> Estimates {
+        estimates(self.checkpoint, plan, &self.parts)
     }
 
     /// Bytes of the longest and of the shortest artifact with the codecs of `plan`.
@@ -117,7 +123,7 @@ impl<'a> Sizes<'a> {
         }
         let draft = ManifestDraft {
             verification: Some(verification),
-            estimates: estimates(self.checkpoint, plan, &self.parts),
+            estimates: self.estimates(plan),
             ..self.draft.clone()
         };
         outline.manifest(draft, |_| [0; 32])

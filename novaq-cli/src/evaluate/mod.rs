@@ -2,9 +2,13 @@
 
 pub mod text;
 
+use indicatif::ProgressBar;
 use novaq_engine::model::{Budget, CachePrecision, KvCache, LogitsFor, Model, ModelError, Pass};
 use rayon::prelude::*;
 use serde::Serialize;
+
+use crate::layered::{Layered, Streams};
+use crate::output::progress;
 
 /// Positions whose logits are held at once.
 const CHUNK: usize = 64;
@@ -85,7 +89,7 @@ impl LogSoftmax {
     }
 }
 
-/// A model on its way through one sequence.
+/// The last part of a model on its way through one sequence.
 struct Reader<'a> {
     model: &'a Model,
     cache: KvCache,
@@ -94,49 +98,73 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(model: &'a Model, precision: CachePrecision, capacity: usize) -> Result<Self, ModelError> {
-        Ok(Self { model, cache: KvCache::new(model.config(), precision, capacity)?, spare: None })
+        Ok(Self { model, cache: model.cache(precision, capacity)?, spare: None })
     }
 
-    /// Logits after each of `tokens`, `[tokens, vocab_size]`.
-    fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], ModelError> {
+    /// Logits after each position of the residual stream `hidden`, `[positions, vocab_size]`.
+    fn logits(&mut self, hidden: &[f32]) -> Result<&[f32], ModelError> {
         let spare = self.spare.take();
-        let mut pass = self.model.begin(&mut self.cache, tokens, LogitsFor::All, spare)?;
+        let mut pass = self.model.begin_with_hidden(&mut self.cache, hidden, LogitsFor::All, spare)?;
         self.model.advance(&mut pass, &mut self.cache, &mut Budget::unlimited(), None);
         Ok(self.spare.insert(pass).logits())
     }
 }
 
+/// The residual streams of `inputs` before the last part of `model`; `bar` counts its parts.
+fn streams(
+    model: &mut Layered,
+    precision: CachePrecision,
+    inputs: &[&[u32]],
+    bar: &ProgressBar,
+) -> anyhow::Result<Streams> {
+    let mut streams = Streams::embed(inputs, model.last())?;
+    for index in 0..model.parts() {
+        streams.advance(&*model.part(index)?, precision)?;
+        bar.inc(1);
+    }
+    Ok(streams)
+}
+
 /// Compares `compressed` with `original` on `sequences`, the original with a cache of floats, the compressed model
-/// with the 8-bit cache that it runs with. `done` is told the tokens of each sequence that is finished.
+/// with the 8-bit cache that it runs with.
 ///
 /// # Errors
-/// If a token is outside the vocabulary or a sequence is longer than the context window.
+/// If a token is outside the vocabulary, a sequence is longer than the context window, or a part can't be loaded.
 pub fn compare(
-    original: &Model,
-    compressed: &Model,
+    original: &mut Layered,
+    compressed: &mut Layered,
     sequences: &[Vec<u32>],
-    done: impl Fn(u64) + Sync,
-) -> Result<Measured, ModelError> {
-    let parts: Vec<Sums> = sequences
+) -> anyhow::Result<Measured> {
+    let steps = original.parts() + compressed.parts() + sequences.len();
+    let bar = progress(steps as u64, "Measuring", "steps");
+    // Every token but the first is predicted from those before it.
+    let (inputs, next): (Vec<&[u32]>, Vec<&[u32]>) =
+        sequences.iter().filter(|s| s.len() > 1).map(|s| (&s[..s.len() - 1], &s[1..])).unzip();
+    let reference = streams(original, CachePrecision::F32, &inputs, &bar)?;
+    let candidate = streams(compressed, CachePrecision::Int8, &inputs, &bar)?;
+    let (original, compressed) = (original.last(), compressed.last());
+    let (width, vocab_size) = (original.config().hidden_size, original.config().vocab_size);
+    let parts: Vec<Sums> = reference
         .par_iter()
-        .map(|tokens| {
+        .zip(candidate.par_iter())
+        .zip(&next)
+        .map(|((p, q), next)| {
             let mut sums = Sums::default();
-            let vocab_size = original.config().vocab_size;
-            let mut reference = Reader::new(original, CachePrecision::F32, tokens.len())?;
-            let mut candidate = Reader::new(compressed, CachePrecision::Int8, tokens.len())?;
-            let inputs = tokens.split_last().map_or(&[][..], |(_, inputs)| inputs);
-            for (chunk, inputs) in inputs.chunks(CHUNK).enumerate() {
-                let next = &tokens[chunk * CHUNK + 1..];
-                let p = reference.logits(inputs)?.chunks_exact(vocab_size);
-                let q = candidate.logits(inputs)?.chunks_exact(vocab_size);
+            let mut reference = Reader::new(original, CachePrecision::F32, next.len())?;
+            let mut candidate = Reader::new(compressed, CachePrecision::Int8, next.len())?;
+            let hidden = p.chunks(CHUNK * width).zip(q.chunks(CHUNK * width));
+            for ((p, q), next) in hidden.zip(next.chunks(CHUNK)) {
+                let p = reference.logits(p)?.chunks_exact(vocab_size);
+                let q = candidate.logits(q)?.chunks_exact(vocab_size);
                 for ((p, q), &next) in p.zip(q).zip(next) {
                     sums.position(p, q, next);
                 }
             }
-            done(tokens.len() as u64);
+            bar.inc(1);
             Ok(sums)
         })
         .collect::<Result<_, ModelError>>()?;
+    bar.finish_and_clear();
     let mut total = Sums::default();
     for part in &parts {
         total.add(part);

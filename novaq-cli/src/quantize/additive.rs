@@ -1,7 +1,7 @@
 //! Additive codes for a weight matrix: codebooks, codes and row scales found by turns.
 
 use half::f16;
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, CowArray, Ix2, s};
 use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -138,21 +138,27 @@ impl Quantized {
 }
 
 /// `w` with columns of zeros up to a multiple of `d`.
-fn padded_weights(w: ArrayView2<f32>, d: usize) -> Array2<f32> {
+fn padded_weights(w: ArrayView2<f32>, d: usize) -> CowArray<f32, Ix2> {
     let (rows, columns) = w.dim();
+    if columns.is_multiple_of(d) {
+        return w.into();
+    }
     let mut padded = Array2::zeros((rows, columns.next_multiple_of(d)));
     padded.slice_mut(s![.., ..columns]).assign(&w);
-    padded
+    padded.into()
 }
 
 /// `h` for padded weights: inputs that are always zero, but for the diagonal that keeps it positive definite.
-fn padded_hessian(h: ArrayView2<f32>, d: usize) -> Array2<f32> {
+fn padded_hessian(h: ArrayView2<f32>, d: usize) -> CowArray<f32, Ix2> {
     let columns = h.nrows();
+    if columns.is_multiple_of(d) {
+        return h.into();
+    }
     let width = columns.next_multiple_of(d);
     let least = h.diag().iter().copied().fold(f32::INFINITY, f32::min);
     let mut padded = Array2::from_diag_elem(width, 0.01 * least);
     padded.slice_mut(s![..columns, ..columns]).assign(&h);
-    padded
+    padded.into()
 }
 
 /// Vectors that the codebooks of a unit Gaussian are trained on.

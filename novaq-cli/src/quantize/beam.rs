@@ -1,4 +1,8 @@
 //! Choosing the codewords of one vector together, by beam search.
+//!
+//! Every sum is one of lanes, in one written order, so that wider registers change how fast it is and nothing else.
+
+#![allow(clippy::inline_always, reason = "the search is compiled anew for wider registers by inlining it")]
 
 use ndarray::ArrayView2;
 
@@ -84,6 +88,7 @@ impl SearchTables {
     }
 
     /// Twice the inner products of codeword `entry` of `from` with the 16 codewords of `to`.
+    #[inline(always)]
     fn pair(&self, from: usize, entry: u8, to: usize) -> &[f32; ENTRIES] {
         let at = ((from * ENTRIES + usize::from(entry)) * self.books + to) * ENTRIES;
         self.pairs[at..at + ENTRIES].first_chunk().expect("a row of sixteen entries")
@@ -121,6 +126,23 @@ impl BeamSearch {
     /// `uᵀ D u - 2 uᵀ y` with `y = D t`, `[d]`. `codes [M]` holds a first choice that is kept where the search finds
     /// nothing better; returns whether it was replaced.
     pub fn encode(&mut self, tables: &SearchTables, y: &[f32], codes: &mut [u8]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            return unsafe { self.encode_avx2(tables, y, codes) };
+        }
+        self.encode_portable(tables, y, codes)
+    }
+
+    /// [`Self::encode_portable`], compiled for registers of 256 bits.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn encode_avx2(&mut self, tables: &SearchTables, y: &[f32], codes: &mut [u8]) -> bool {
+        self.encode_portable(tables, y, codes)
+    }
+
+    #[inline(always)]
+    fn encode_portable(&mut self, tables: &SearchTables, y: &[f32], codes: &mut [u8]) -> bool {
         let books = tables.books;
         self.unary.clear();
         self.unary.extend_from_slice(&tables.norms);
@@ -150,6 +172,7 @@ impl BeamSearch {
     }
 
     /// Appends an entry of `book` to every hypothesis and keeps the best, only one of them if it is the `last` book.
+    #[inline(always)]
     fn extend(&mut self, tables: &SearchTables, book: usize, last: bool) {
         self.costs.clear();
         let unary: &[f32; ENTRIES] = self.unary[book * ENTRIES..].first_chunk().expect("sixteen entries");
@@ -185,6 +208,7 @@ impl BeamSearch {
 
     /// A cost that at least `width` candidates, and few more, do not exceed. Found by bisection: comparing all
     /// candidates with a bound costs far less than sorting them.
+    #[inline(always)]
     fn bound(&self) -> f32 {
         let count = |bound: f32| self.costs.iter().map(|&c| u32::from(c <= bound)).sum::<u32>() as usize;
         if self.costs.len() <= self.width {
@@ -214,6 +238,7 @@ impl BeamSearch {
     }
 
     /// Replaces single entries as long as that lowers the cost (iterated conditional modes).
+    #[inline(always)]
     fn polish(&self, tables: &SearchTables, hypothesis: &mut Hypothesis) {
         let books = tables.books;
         let mut unchanged = 0;
@@ -241,6 +266,7 @@ impl BeamSearch {
     }
 
     /// What each entry of `book` adds to the cost when all other codes stay.
+    #[inline(always)]
     fn conditional(&self, tables: &SearchTables, codes: &[u8], book: usize) -> [f32; ENTRIES] {
         let mut lane: [f32; ENTRIES] = *self.unary[book * ENTRIES..].first_chunk().expect("sixteen entries");
         for (from, &code) in codes.iter().enumerate() {
@@ -254,6 +280,7 @@ impl BeamSearch {
     }
 
     /// The cost of a full choice.
+    #[inline(always)]
     fn cost(&self, tables: &SearchTables, codes: &[u8]) -> f32 {
         let mut cost = 0.0;
         for (book, &code) in codes.iter().enumerate() {
@@ -267,6 +294,7 @@ impl BeamSearch {
 }
 
 /// The smallest of some costs, over sixteen lanes.
+#[inline(always)]
 fn smallest(costs: &[f32]) -> f32 {
     let mut lanes = [f32::INFINITY; ENTRIES];
     for chunk in costs.chunks_exact(ENTRIES) {
@@ -344,6 +372,20 @@ mod tests {
         let mut codes = [3, 7, 11];
         assert!(!BeamSearch::new(1).encode(&tables, &target, &mut codes));
         assert_eq!(codes, [3, 7, 11]);
+    }
+
+    #[test]
+    fn wider_registers_change_nothing() {
+        let codebooks = example(6, 8, 5);
+        let metric = correlated_hessian(8, 6);
+        let tables = SearchTables::new(&codebooks, metric.view());
+        for target in gaussian(200, 8, 7).rows() {
+            let y: Vec<f32> = metric.dot(&target).to_vec();
+            let (mut wide, mut portable) = ([0; 6], [0; 6]);
+            BeamSearch::new(16).encode(&tables, &y, &mut wide);
+            BeamSearch::new(16).encode_portable(&tables, &y, &mut portable);
+            assert_eq!(wide, portable);
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::arch::x86_64::{
     _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_broadcastsi128_si256, _mm256_castsi256_si128,
     _mm256_cvtepi8_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256,
     _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set_m128i,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_storeu_ps,
-    _mm256_storeu_si256,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8,
+    _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
 #[target_feature(enable = "avx2")]
@@ -17,8 +17,39 @@ pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[target_feature(enable = "avx2")]
+#[inline]
 pub(super) fn dots_f32<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32]; B]) -> [[f32; B]; A] {
-    scalar::dots_f32(a, b)
+    let whole = a[0].len() / 8 * 8;
+    let mut lanes = [[_mm256_setzero_ps(); B]; A];
+    let mut at = 0;
+    while at < whole {
+        let mut ys = [_mm256_setzero_ps(); B];
+        for (y, b) in ys.iter_mut().zip(&b) {
+            // SAFETY: the slices are equally long, and `at + 8` is at most their length.
+            *y = unsafe { _mm256_loadu_ps(b.as_ptr().add(at)) };
+        }
+        for (lanes, a) in lanes.iter_mut().zip(&a) {
+            // SAFETY: as above.
+            let x = unsafe { _mm256_loadu_ps(a.as_ptr().add(at)) };
+            for (lane, y) in lanes.iter_mut().zip(&ys) {
+                *lane = _mm256_add_ps(*lane, _mm256_mul_ps(x, *y));
+            }
+        }
+        at += 8;
+    }
+    let mut products = [[0.0; B]; A];
+    for ((a, lanes), products) in a.iter().zip(&lanes).zip(&mut products) {
+        for ((b, lane), product) in b.iter().zip(lanes).zip(products) {
+            let mut sums = [0.0f32; 8];
+            // SAFETY: `sums` is 8 floats: one vector.
+            unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), *lane) };
+            for ((sum, x), y) in sums.iter_mut().zip(&a[whole..]).zip(&b[whole..]) {
+                *sum += x * y;
+            }
+            *product = scalar::joined(sums);
+        }
+    }
+    products
 }
 
 #[target_feature(enable = "avx2")]

@@ -19,35 +19,15 @@ pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     joined(lanes)
 }
 
-/// See [`super::Backend::dots_f32`]. Each of the products has lanes of its own, so their additions overlap.
+/// See [`super::Backend::dots_f32`].
 #[inline(always)]
 pub(super) fn dots_f32<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32]; B]) -> [[f32; B]; A] {
-    let whole = a[0].len() / 8 * 8;
-    let mut lanes = [[[0.0f32; 8]; B]; A];
-    for at in (0..whole).step_by(8) {
-        for (a, lanes) in a.iter().zip(&mut lanes) {
-            for (b, lanes) in b.iter().zip(lanes) {
-                for ((lane, x), y) in lanes.iter_mut().zip(&a[at..at + 8]).zip(&b[at..at + 8]) {
-                    *lane += x * y;
-                }
-            }
-        }
-    }
-    let mut products = [[0.0; B]; A];
-    for ((a, lanes), products) in a.iter().zip(&mut lanes).zip(&mut products) {
-        for ((b, lanes), product) in b.iter().zip(lanes).zip(products) {
-            for ((lane, x), y) in lanes.iter_mut().zip(&a[whole..]).zip(&b[whole..]) {
-                *lane += x * y;
-            }
-            *product = joined(*lanes);
-        }
-    }
-    products
+    a.map(|a| b.map(|b| dot_f32(a, b)))
 }
 
 /// The sum of eight lanes.
 #[inline(always)]
-fn joined([l0, l1, l2, l3, l4, l5, l6, l7]: [f32; 8]) -> f32 {
+pub(super) fn joined([l0, l1, l2, l3, l4, l5, l6, l7]: [f32; 8]) -> f32 {
     ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))
 }
 

@@ -297,15 +297,6 @@ impl Config {
         }
     }
 
-    /// The hyper-parameters of a model that has only layer `layer` of this one.
-    #[must_use]
-    pub fn single_layer(&self, layer: usize) -> Self {
-        let variant = self.variant.clone();
-        let window = self.window(layer).unwrap_or_default();
-        let variant = variant.with_windows(window, vec![self.layer_type(layer)]);
-        Self { num_hidden_layers: 1, variant, ..self.clone() }
-    }
-
     /// What products of queries and keys are multiplied by.
     pub fn attention_scale(&self) -> f32 {
         let scalar = self.variant.query_pre_attn_scalar.unwrap_or(self.head_dim as f64);

@@ -764,7 +764,7 @@ fn gelu_tanh(x: f32) -> f32 {
 ///
 /// # Panics
 /// If `token` or the length of `hidden` does not fit the embedding `embed_tokens`.
-pub fn embed(config: &Config, embed_tokens: &Matrix, token: u32, hidden: &mut [f32]) {
+fn embed(config: &Config, embed_tokens: &Matrix, token: u32, hidden: &mut [f32]) {
     embed_tokens.decode_row(token as usize, hidden);
     if config.variant.scale_embeddings {
         let factor = (config.hidden_size as f32).sqrt();

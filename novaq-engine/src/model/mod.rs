@@ -9,9 +9,7 @@ mod rope;
 pub use bert::{BertBuffers, BertConfig, BertEmbeddings, BertLayer, Encoder, EncoderPass, Pooling};
 pub use config::{Activation, Config, LayerType, RopeScaling, Variant};
 pub use kv_cache::{CachePrecision, KvCache};
-pub use llama::{
-    Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource, embed,
-};
+pub use llama::{Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource};
 
 use crate::codec::CodecError;
 
