@@ -6,7 +6,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use novaq_engine::artifact::{ArtifactError, LoadedModel, Loader, Manifest, ShardSource, verify_shard};
+use novaq_engine::artifact::{
+    ArtifactError, LoadedEncoder, LoadedModel, Loader, Manifest, ShardSource, verify_shard,
+};
+
+use anyhow::Context;
 
 use crate::output::HintExt;
 
@@ -180,13 +184,30 @@ impl ArtifactDir {
         }
     }
 
-    /// Checks every shard and loads the model.
+    /// Checks every shard and loads the decoder.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or the tensors do not make a model.
+    /// If the model is an encoder, a file is missing or damaged, or the tensors do not make a model.
     pub fn load(&self) -> anyhow::Result<LoadedModel> {
+        self.manifest
+            .decoder()
+            .with_context(|| format!("`{}` generates no text", self.path.display()))
+            .hint(|| "`novaq embed` embeds texts with it".to_owned())?;
         self.verify_shards(|_| ())?;
         Loader::load(Arc::clone(&self.manifest), self).map_err(|error| self.load_error(error))
+    }
+
+    /// Checks every shard and loads the encoder.
+    ///
+    /// # Errors
+    /// If the model is a decoder, a file is missing or damaged, or the tensors do not make a model.
+    pub fn load_encoder(&self) -> anyhow::Result<LoadedEncoder> {
+        self.manifest
+            .encoder()
+            .with_context(|| format!("`{}` embeds no texts", self.path.display()))
+            .hint(|| "`novaq run` generates text with it".to_owned())?;
+        self.verify_shards(|_| ())?;
+        Loader::load_encoder(Arc::clone(&self.manifest), self).map_err(|error| self.load_error(error))
     }
 
     /// An error of loading, with the file it concerns.

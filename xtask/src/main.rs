@@ -51,6 +51,12 @@ enum Bench {
         #[arg(trailing_var_arg = true)]
         layers: Vec<String>,
     },
+    /// Bits, and cosines of an encoder's embeddings with the original's.
+    Embeddings {
+        /// Passed on: model, calibration file, held-out files.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
 }
@@ -73,6 +79,7 @@ fn main() -> anyhow::Result<()> {
             run(cargo::cargo().args(["build", "--package", "novaq-cli"]))?;
             example("novaq-cli", "memory", &layers)
         }
+        Task::Bench { what: Bench::Embeddings { args } } => example("novaq-cli", "embeddings", &args),
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;

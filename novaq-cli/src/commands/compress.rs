@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::compress::pattern::Override;
 use crate::compress::plan::{Additive, MatrixCodec};
 use crate::compress::{self, Budget, DEFAULT_MEMORY, Forecast, Options, STOP, Summary};
 use crate::config_file;
 use crate::hub::Location;
+use crate::hub::Origin;
 use crate::output::{self, HintExt};
 
 /// Compress a checkpoint to an artifact.
@@ -249,6 +250,29 @@ impl Args {
             }
         }
     }
+
+    /// What to compress, and how.
+    fn options(self, origin: Option<Origin>) -> Options {
+        let (budget, embedding) = self.budget();
+        Options {
+            output: self.output.unwrap_or_default(),
+            budget,
+            embedding,
+            overrides: self.tensor,
+            calibration: self.calibration,
+            calibration_tokens: self.calibration_tokens.map(|n| n as usize),
+            seed: self.seed.unwrap_or(0),
+            memory: self.memory.unwrap_or(DEFAULT_MEMORY),
+            name: self.name,
+            version: self.model_version.unwrap_or_else(|| "1.0.0".to_owned()),
+            license: self.license,
+            origin,
+            text: None,
+            report: self.report,
+            restart: self.restart,
+            stop_after: self.stop_after,
+        }
+    }
 }
 
 /// Runs the command.
@@ -262,46 +286,47 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             .hint(|| "add `-o <DIR>`, or `output` to the configuration file".to_owned());
     }
     let model = args.model.fetch()?;
-    let checkpoint = Checkpoint::open(&model.path)
-        .with_context(|| format!("`{}` can't be compressed", args.model))
-        .hint(|| "name a folder with config.json, tokenizer.json and model.safetensors, or a file `*.gguf` or `*.bin`".to_owned())?;
-    let (budget, embedding) = args.budget();
-    let options = Options {
-        output: args.output.unwrap_or_default(),
-        budget,
-        embedding,
-        overrides: args.tensor,
-        calibration: args.calibration,
-        calibration_tokens: args.calibration_tokens.map(|n| n as usize),
-        seed: args.seed.unwrap_or(0),
-        memory: args.memory.unwrap_or(DEFAULT_MEMORY),
-        name: args.name,
-        version: args.model_version.unwrap_or_else(|| "1.0.0".to_owned()),
-        license: args.license,
-        origin: model.origin,
-        text: None,
-        report: args.report,
-        restart: args.restart,
-        stop_after: args.stop_after,
-    };
-    if args.dry_run {
-        let forecast = compress::forecast(&checkpoint, &options)?;
-        if args.json {
-            return output::json(&forecast);
+    let (path, name, dry_run, json) = (model.path.clone(), args.model.to_string(), args.dry_run, args.json);
+    let options = args.options(model.origin);
+    if EncoderCheckpoint::is_at(&path) {
+        let checkpoint =
+            EncoderCheckpoint::open(&path).with_context(|| format!("`{name}` can't be compressed"))?;
+        if dry_run {
+            return forecasted(&compress::encoder::forecast(&checkpoint, &options)?, None, json);
         }
-        print_forecast(&forecast, checkpoint.config().max_position_embeddings);
-        return Ok(());
+        stop_on_interrupt()?;
+        return finished(&compress::encoder::run(&checkpoint, &options)?, json);
+    }
+    let checkpoint = Checkpoint::open(&path)
+        .with_context(|| format!("`{name}` can't be compressed"))
+        .hint(|| "name a folder with config.json, tokenizer.json and model.safetensors, or a file `*.gguf` or `*.bin`".to_owned())?;
+    if dry_run {
+        let context = checkpoint.config().max_position_embeddings;
+        return forecasted(&compress::forecast(&checkpoint, &options)?, Some(context), json);
     }
     stop_on_interrupt()?;
-    let summary = compress::run(&checkpoint, &options)?;
-    if args.json {
-        return output::json(&summary);
+    finished(&compress::run(&checkpoint, &options)?, json)
+}
+
+/// Shows what a compression would come to; `context` is that of a decoder, in tokens.
+fn forecasted(forecast: &Forecast, context: Option<usize>, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(forecast);
     }
-    print(&summary);
+    print_forecast(forecast, context);
     Ok(())
 }
 
-fn print_forecast(forecast: &Forecast, context: usize) {
+/// Shows what a compression came to.
+fn finished(summary: &Summary, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(summary);
+    }
+    print(summary);
+    Ok(())
+}
+
+fn print_forecast(forecast: &Forecast, context: Option<usize>) {
     let f = forecast;
     crate::say!("Parameters: {}", output::count(f.parameters));
     if f.exact {
@@ -327,13 +352,16 @@ fn print_forecast(forecast: &Forecast, context: usize) {
         f.bits_per_weight_embedding,
         f.bits_per_weight_file
     );
-    crate::say!(
-        "Memory in a canister: {} of weights, {} of cache per token ({} for a context of {})",
-        output::bytes(f.estimates.heap_bytes),
-        output::bytes(f.estimates.cache_bytes_per_token),
-        output::bytes(f.estimates.cache_bytes_per_token * context as u64),
-        output::count(context as u64)
-    );
+    let weights = output::bytes(f.estimates.heap_bytes);
+    match context {
+        Some(context) => crate::say!(
+            "Memory in a canister: {weights} of weights, {} of cache per token ({} for a context of {})",
+            output::bytes(f.estimates.cache_bytes_per_token),
+            output::bytes(f.estimates.cache_bytes_per_token * context as u64),
+            output::count(context as u64)
+        ),
+        None => crate::say!("Memory in a canister: {weights} of weights"),
+    }
     crate::say!(
         "Instructions: {} per token in a canister, estimated",
         output::count(f.estimates.instructions_per_token)
@@ -416,5 +444,15 @@ fn print(summary: &Summary) {
         crate::say!("Peak memory: {}", output::bytes(memory));
     }
     crate::say!("Time: {:.1} s", summary.seconds);
-    crate::say!("Report: `{}`", summary.report.display());
+    if let Some(report) = &summary.report {
+        crate::say!("Report: `{}`", report.display());
+    }
+    if let Some(measured) = &summary.similarity {
+        crate::say!(
+            "Quality: cosine to the original's embeddings {:.4} on average, {:.4} at least",
+            measured.mean_cosine,
+            measured.min_cosine
+        );
+        crate::say!("Measured on: {} {}", measured.texts, measured.text);
+    }
 }

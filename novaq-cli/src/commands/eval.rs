@@ -4,18 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use novaq_engine::artifact::Compression;
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::compress::HELD_OUT;
-use crate::evaluate::{Measured, compare, text};
+use crate::evaluate::{compare, similarity, text};
 use crate::hub::Location;
 use crate::layered::Layered;
 use crate::output::{self, HintExt};
 use crate::say;
 
-/// Compare an artifact with its original: perplexity, KL divergence, agreement.
+/// Compare an artifact with its original: perplexity, KL divergence, agreement; of an encoder, cosines of embeddings.
 ///
 /// The original runs in 32-bit floats, the artifact as it runs in a canister.
 #[derive(Debug, ClapArgs)]
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     against: Location,
 
-    /// Text to measure on; without it the original writes some, at temperature 1.
+    /// Text to measure on; without it the original writes some, at temperature 1. An encoder needs it: each line is a text.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
@@ -47,9 +48,9 @@ pub struct Args {
 
 /// What the command reports.
 #[derive(Debug, Serialize)]
-struct Report {
+struct Report<M> {
     #[serde(flatten)]
-    measured: Measured,
+    measured: M,
     bits_per_weight_body: f64,
     bits_per_weight_embedding: f64,
     bits_per_weight_file: f64,
@@ -63,6 +64,9 @@ struct Report {
 /// If the artifact or the checkpoint can't be read, or they are not of the same shape.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let artifact = ArtifactDir::open(&args.artifact)?;
+    if artifact.manifest().encoder.is_some() {
+        return run_encoder(args, &artifact);
+    }
     let compressed = artifact.load()?;
     let manifest = artifact.manifest();
     let checkpoint = Checkpoint::open(&args.against.fetch()?.path)
@@ -87,15 +91,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let measured = compare(&mut original, &mut compressed.model.into(), &sequences)?;
 
-    let sizes = &manifest.compression;
-    let report = Report {
-        measured,
-        bits_per_weight_body: sizes.bits_per_weight_body,
-        bits_per_weight_embedding: sizes.bits_per_weight_embedding,
-        bits_per_weight_file: sizes.bits_per_weight_file,
-        ratio_fp32: sizes.ratio_fp32,
-        bytes: sizes.bytes,
-    };
+    let report = Report::new(measured, &manifest.compression);
     if args.json {
         return output::json(&report);
     }
@@ -103,12 +99,65 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     say!("KL divergence: {:.4} nats per token", measured.kl);
     say!("Perplexity: {:.3} (original {:.3})", measured.perplexity, measured.perplexity_original);
     say!("Same top token: {:.1} %", 100.0 * measured.top1_agreement);
+    report.print_sizes();
+    Ok(())
+}
+
+impl<M> Report<M> {
+    fn new(measured: M, sizes: &Compression) -> Self {
+        Self {
+            measured,
+            bits_per_weight_body: sizes.bits_per_weight_body,
+            bits_per_weight_embedding: sizes.bits_per_weight_embedding,
+            bits_per_weight_file: sizes.bits_per_weight_file,
+            ratio_fp32: sizes.ratio_fp32,
+            bytes: sizes.bytes,
+        }
+    }
+
+    fn print_sizes(&self) {
+        say!(
+            "Bits per weight: {:.2} in the layers, {:.2} in the embedding, {:.2} over all files",
+            self.bits_per_weight_body,
+            self.bits_per_weight_embedding,
+            self.bits_per_weight_file
+        );
+        say!("Size: {}, {:.1} times smaller than 32-bit floats", output::bytes(self.bytes), self.ratio_fp32);
+    }
+}
+
+/// Compares an encoder's embeddings with the original's.
+fn run_encoder(args: &Args, artifact: &ArtifactDir) -> anyhow::Result<()> {
+    let Some(path) = &args.text else {
+        return Err(anyhow::anyhow!("an encoder can't write the text that it is measured on"))
+            .hint(|| "add `--text <FILE>` with one text per line".to_owned());
+    };
+    let compressed = artifact.load_encoder()?;
+    let manifest = artifact.manifest();
+    let checkpoint = EncoderCheckpoint::open(&args.against.fetch()?.path)
+        .with_context(|| format!("`{}` can't be compared with", args.against))?;
+    if checkpoint.config() != manifest.encoder()? {
+        return Err(anyhow::anyhow!("`{}` is another model than the artifact's", args.against))
+            .hint(|| format!("the artifact was made of `{}`", manifest.origin.repository));
+    }
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+    let texts = similarity::lines(checkpoint.config(), &compressed.tokenizer, &text)
+        .with_context(|| format!("`{}` can't be used", path.display()))?;
+    let texts = similarity::spread(&texts, args.max_tokens);
+    let bar = output::progress(texts.len() as u64, "Measuring", "texts");
+    let measured = similarity::compare(&checkpoint.encoder()?, &compressed.encoder, &texts, || bar.inc(1))?;
+    bar.finish_and_clear();
+    let report = Report::new(measured, &manifest.compression);
+    if args.json {
+        return output::json(&report);
+    }
+    say!("Texts: {} with {}", output::count(measured.texts), output::counted(measured.tokens, "token"));
     say!(
-        "Bits per weight: {:.2} in the layers, {:.2} in the embedding, {:.2} over all files",
-        report.bits_per_weight_body,
-        report.bits_per_weight_embedding,
-        report.bits_per_weight_file
+        "Cosine to the original: {:.4} on average, {:.4} at least",
+        measured.mean_cosine,
+        measured.min_cosine
     );
-    say!("Size: {}, {:.1} times smaller than 32-bit floats", output::bytes(report.bytes), report.ratio_fp32);
+    report.print_sizes();
     Ok(())
 }

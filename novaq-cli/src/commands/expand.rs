@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use novaq_engine::artifact::{LoadedModel, Loader, Manifest};
-use novaq_engine::model::Config;
+use novaq_engine::artifact::{Loader, Manifest};
+use novaq_engine::model::{BertConfig, Config, Pooling};
 use novaq_engine::tokenizer::Tokenizer;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -44,16 +44,30 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Err(anyhow::anyhow!("`{}` is not empty", out.display()))
             .hint(|| "name another folder with `-o`, or remove this one".to_owned());
     }
-    let LoadedModel { tokenizer, .. } = artifact.load()?;
     let manifest = artifact.manifest();
-    let config = manifest.decoder()?;
-    let config_json = config_json(config)?;
+    let tokenizer = match &manifest.encoder {
+        None => artifact.load()?.tokenizer,
+        Some(_) => artifact.load_encoder()?.tokenizer,
+    };
+    // What transformers has no configuration for is refused before anything is written.
+    let decoder = match &manifest.encoder {
+        None => {
+            manifest.decoder().map_err(anyhow::Error::from).and_then(|c| Ok(Some((c, config_json(c)?))))?
+        }
+        Some(_) => None,
+    };
+    let norm_offset = decoder.as_ref().map_or(0.0, |(config, _)| stored_norm_offset(config));
     fs::create_dir_all(out).with_context(|| format!("`{}` cannot be made", out.display()))?;
-    let bytes = write_weights(&artifact, stored_norm_offset(config), out)?;
-    write_json(out, "config.json", &config_json)?;
-    write_json(out, "generation_config.json", &generation_config_json(config))?;
+    let bytes = write_weights(&artifact, norm_offset, out)?;
     write_json(out, "tokenizer.json", &tokenizer.to_json())?;
-    write_json(out, "tokenizer_config.json", &tokenizer_config_json(config, manifest, &tokenizer))?;
+    if let Some((config, config_json)) = decoder {
+        write_json(out, "config.json", &config_json)?;
+        write_json(out, "generation_config.json", &generation_config_json(config))?;
+        write_json(out, "tokenizer_config.json", &tokenizer_config_json(config, manifest, &tokenizer))?;
+    }
+    if let Some(config) = &manifest.encoder {
+        write_encoder(out, config)?;
+    }
     say!("Tensors: {} as 32-bit floats ({})", manifest.tensors.len(), output::bytes(bytes));
     say!("Checkpoint: `{}`", out.display());
     Ok(())
@@ -121,6 +135,65 @@ fn write_weights(artifact: &ArtifactDir, norm_offset: f32, out: &Path) -> anyhow
     }
     bar.finish_and_clear();
     Ok(total)
+}
+
+/// Writes the configuration of an encoder and what sentence-transformers needs to know.
+fn write_encoder(out: &Path, config: &BertConfig) -> anyhow::Result<()> {
+    write_json(
+        out,
+        "config.json",
+        &json!({
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "hidden_act": "gelu",
+            "max_position_embeddings": config.max_position_embeddings,
+            "type_vocab_size": config.type_vocab_size,
+            "layer_norm_eps": config.layer_norm_eps,
+            "position_embedding_type": "absolute",
+            "torch_dtype": "float32",
+        }),
+    )?;
+    write_json(
+        out,
+        "tokenizer_config.json",
+        &json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": "[UNK]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "mask_token": "[MASK]",
+            "model_max_length": config.max_position_embeddings,
+        }),
+    )?;
+    write_json(out, "sentence_bert_config.json", &json!({"max_seq_length": config.max_seq_length}))?;
+    let module = |index: usize, path: &str, kind: &str| {
+        let kind = format!("sentence_transformers.models.{kind}");
+        json!({"idx": index, "name": index.to_string(), "path": path, "type": kind})
+    };
+    let mut modules = vec![module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling")];
+    if config.normalize {
+        modules.push(module(2, "2_Normalize", "Normalize"));
+    }
+    write_json(out, "modules.json", &Value::from(modules))?;
+    let pooling = out.join("1_Pooling");
+    fs::create_dir_all(&pooling).with_context(|| format!("`{}` cannot be made", pooling.display()))?;
+    write_json(
+        &pooling,
+        "config.json",
+        &json!({
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": config.pooling == Pooling::Cls,
+            "pooling_mode_mean_tokens": config.pooling == Pooling::Mean,
+            "pooling_mode_max_tokens": config.pooling == Pooling::Max,
+            "pooling_mode_mean_sqrt_len_tokens": false,
+        }),
+    )
 }
 
 fn generation_config_json(config: &Config) -> Value {

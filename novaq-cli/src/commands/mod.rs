@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod compress;
 pub mod download;
+pub mod embed;
 pub mod eval;
 pub mod expand;
 pub mod frontier;

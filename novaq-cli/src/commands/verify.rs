@@ -47,7 +47,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     while loader.step(&artifact).map_err(|error| artifact.load_error(error))?.is_some() {
         bar.inc(1);
     }
-    let loaded = loader.finish(&artifact).map_err(|error| artifact.load_error(error))?;
+    let tokenizer = if manifest.encoder.is_some() {
+        loader.finish_encoder(&artifact).map(|loaded| loaded.tokenizer)
+    } else {
+        loader.finish(&artifact).map(|loaded| loaded.tokenizer)
+    };
+    let tokenizer = tokenizer.map_err(|error| artifact.load_error(error))?;
     bar.finish_and_clear();
 
     let verified = Verified {
@@ -55,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         shards: manifest.shards.len(),
         bytes: artifact.bytes(),
         tensors: manifest.tensors.len(),
-        vocab_size: loaded.tokenizer.vocab_size(),
+        vocab_size: tokenizer.vocab_size(),
     };
     if args.json {
         return output::json(&verified);

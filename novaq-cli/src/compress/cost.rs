@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::matrices::START_ROUNDS;
-use super::plan::{Additive, MatrixCodec, Part, Plan};
+use super::plan::{Additive, Layout, MatrixCodec, Part, Plan};
 use super::quantization::{HEAD_SEQUENCES, HELD_OUT_SEQUENCES};
 use crate::checkpoint::Checkpoint;
 use crate::evaluate::text::SEQUENCE_TOKENS;
@@ -72,6 +72,44 @@ impl Cost {
             peak_memory_bytes: shape.peak_memory_bytes(task),
             seconds: shape.seconds(task, &Speed::measure()?),
         })
+    }
+
+    /// What it takes to compress an encoder to `plan` on `tokens` tokens of text, by the same count; if the plan is not
+    /// `fixed`, one pass more measures what it is made of.
+    pub(super) fn of_encoder(
+        layout: &dyn Layout,
+        plan: &Plan,
+        tokens: usize,
+        fixed: bool,
+    ) -> anyhow::Result<Self> {
+        let parts = Part::all(layout);
+        let (mut layers, mut coded, mut coded_products, mut all) = (0.0, 0.0, 0.0, 0);
+        for part in &parts {
+            let (Some([_, columns]), weights) = (part.matrix(), part.weights()) else { continue };
+            all += weights;
+            if part.input.is_some() {
+                layers += weights as f64;
+            }
+            if let MatrixCodec::Aq(codec) = plan.codec(part) {
+                coded += weights as f64 * codec.bits() / SAMPLE.bits();
+                coded_products += (weights * columns as u64) as f64;
+            }
+        }
+        let inputs = layout.layer_matrices().map(|names| layout.layer_matrix_shape(names[0])[1] as u64);
+        let squares: f64 = inputs.iter().map(|&width| (width * width) as f64).sum();
+        let cubes: f64 = inputs.iter().map(|&width| (width as f64).powi(3)).sum();
+        let depth = layout.layers() as f64;
+        let passes = PASSES + if fixed { 0.0 } else { 1.0 };
+        let speed = Speed::measure()?;
+        let seconds = passes * tokens as f64 * layers * speed.product
+            + (MOMENTS * depth * squares * tokens as f64
+                + coded_products * hessian_products(Effort::default()))
+                * speed.hessian_product
+            + coded * speed.weight
+            + 2.0 * depth * cubes * speed.factor;
+        // Hidden states and captured inputs of both models, some of them twice for a while, and all weights as floats.
+        let activations = 2 * (inputs.iter().sum::<u64>() + 4 * inputs[0]);
+        Ok(Self { peak_memory_bytes: 4 * (tokens as u64 * activations + 2 * all), seconds })
     }
 }
 

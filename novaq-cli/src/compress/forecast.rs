@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::cost::{Cost, Task};
 use super::output;
-use super::plan::{self, Additive, MatrixCodec, Named, Plan, TooSmall};
+use super::plan::{self, Additive, Layout, MatrixCodec, Named, Plan, TooSmall};
 use super::size::{Kind, Sizes};
 use super::{Budget, Options};
 use crate::checkpoint::Checkpoint;
@@ -67,7 +67,7 @@ pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Fo
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     super::check_vocabulary(checkpoint, &tokenizer)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
-    let fixed = fixed_plan(checkpoint, options, &named, &sizes)?;
+    let fixed = fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
     let exact = fixed.is_some();
     let plan = match (fixed, options.budget) {
         (None, Budget::Bits(bits)) => {
@@ -76,44 +76,58 @@ pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Fo
         }
         (fixed, _) => fixed.context("a budget other than of bits gives a plan")?,
     };
-    let manifest = sizes.manifest(&plan)?;
-    let [most, least] = sizes.range(&plan)?;
-    let kinds = sizes.by_kind(&plan, &manifest);
-    let codebooks = manifest.codebooks.iter().map(|set| set.section.length);
-    let matrices = manifest.tensors.iter().filter(|t| t.shape.len() == 2).map(|t| t.section.length);
     let tokens = calibration_tokens(checkpoint, options);
-    let c = &manifest.compression;
-    Ok(Forecast {
-        exact,
-        parameters: c.parameters,
-        bytes: most,
-        variable_bytes: most - least,
-        shards: manifest.shards.len(),
-        matrix_bytes: codebooks.chain(matrices).sum(),
-        kinds,
-        bits_per_weight_codes: c.bits_per_weight_codes,
-        bits_per_weight_body: c.bits_per_weight_body,
-        bits_per_weight_embedding: c.bits_per_weight_embedding,
-        bits_per_weight_file: c.bits_per_weight_file,
-        ratio_fp32: c.ratio_fp32,
-        ratio_fp16: c.ratio_fp16,
-        estimates: manifest.estimates,
-        calibration_tokens: tokens,
-        cost: Cost::of(&Task {
-            checkpoint,
-            plan: &plan,
-            fixed: exact,
-            tokens,
-            sampled: options.calibration.is_none(),
-            memory: options.memory,
-            tokenizer_bytes: tokenizer_json.len() as u64,
-        })?,
-    })
+    let cost = Cost::of(&Task {
+        checkpoint,
+        plan: &plan,
+        fixed: exact,
+        tokens,
+        sampled: options.calibration.is_none(),
+        memory: options.memory,
+        tokenizer_bytes: tokenizer_json.len() as u64,
+    })?;
+    Forecast::new(&sizes, &plan, exact, tokens, cost)
+}
+
+impl Forecast {
+    /// What `plan` comes to, on `calibration_tokens` tokens.
+    pub(super) fn new(
+        sizes: &Sizes,
+        plan: &Plan,
+        exact: bool,
+        calibration_tokens: usize,
+        cost: Cost,
+    ) -> anyhow::Result<Self> {
+        let manifest = sizes.manifest(plan)?;
+        let [most, least] = sizes.range(plan)?;
+        let kinds = sizes.by_kind(plan, &manifest);
+        let codebooks = manifest.codebooks.iter().map(|set| set.section.length);
+        let matrices = manifest.tensors.iter().filter(|t| t.shape.len() == 2).map(|t| t.section.length);
+        let c = &manifest.compression;
+        Ok(Self {
+            exact,
+            parameters: c.parameters,
+            bytes: most,
+            variable_bytes: most - least,
+            shards: manifest.shards.len(),
+            matrix_bytes: codebooks.chain(matrices).sum(),
+            kinds,
+            bits_per_weight_codes: c.bits_per_weight_codes,
+            bits_per_weight_body: c.bits_per_weight_body,
+            bits_per_weight_embedding: c.bits_per_weight_embedding,
+            bits_per_weight_file: c.bits_per_weight_file,
+            ratio_fp32: c.ratio_fp32,
+            ratio_fp16: c.ratio_fp16,
+            estimates: manifest.estimates,
+            calibration_tokens,
+            cost,
+        })
+    }
 }
 
 /// The codecs of single matrices that the options ask for.
-pub(super) fn overrides(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Named> {
-    plan::named(checkpoint, &options.overrides).map_err(anyhow::Error::msg).hint(|| {
+pub(super) fn overrides(layout: &dyn Layout, options: &Options) -> anyhow::Result<Named> {
+    plan::named(layout, &options.overrides).map_err(anyhow::Error::msg).hint(|| {
         "names are those of `novaq inspect --tensors`, as `model.layers.0.mlp.up_proj.weight`".to_owned()
     })
 }
@@ -151,13 +165,14 @@ pub fn default_calibration_tokens(checkpoint: &Checkpoint) -> usize {
 /// The plan, if it follows from the headers: all layers get the same codec, or the budget is one for the artifact.
 /// Codecs for other bits per weight follow from what is measured.
 pub(super) fn fixed_plan(
-    checkpoint: &Checkpoint,
+    layout: &dyn Layout,
+    parameters: u64,
     options: &Options,
     named: &Named,
     sizes: &Sizes,
 ) -> anyhow::Result<Option<Plan>> {
-    let uniform = |body| Ok(Some(Plan::uniform(checkpoint, body, options.embedding_codec(), named.clone())));
-    let fp32 = 4 * checkpoint.parameters();
+    let uniform = |body| Ok(Some(Plan::uniform(layout, body, options.embedding_codec(), named.clone())));
+    let fp32 = 4 * parameters;
     let target = match options.budget {
         Budget::Codec(codec) => return uniform(codec),
         Budget::Bits(bits) if (bits * 2.0).fract() == 0.0 => {
@@ -168,7 +183,7 @@ pub(super) fn fixed_plan(
         Budget::Ratio(ratio) => (fp32 as f64 / ratio) as u64,
     };
     let size = |plan: &Plan| anyhow::Ok(sizes.manifest(plan)?.compression.bytes);
-    let plan = Plan::within_bytes(checkpoint, target, options.embedding, named.clone(), size);
+    let plan = Plan::within_bytes(layout, target, options.embedding, named.clone(), size);
     match plan.as_ref().err().and_then(|error| error.downcast_ref()) {
         Some(&TooSmall { smallest, .. }) => plan.map(Some).hint(|| {
             // Rounded down, so that what is proposed can be reached.

@@ -6,6 +6,7 @@
 
 pub mod baseline;
 mod cost;
+pub mod encoder;
 mod forecast;
 mod job;
 mod matrices;
@@ -23,7 +24,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
-use novaq_engine::artifact::Verification;
+use novaq_engine::artifact::{Similarity, Verification};
 use novaq_engine::tokenizer::Tokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -137,10 +138,13 @@ pub struct Summary {
     pub bits_per_weight_file: f64,
     /// Quality on held-out text that the original wrote.
     pub verification: Option<Verification>,
+    /// Quality of an encoder on held-out texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<Similarity>,
     /// Squared error of each linear layer's output relative to the output, on the calibration text.
     pub relative_errors: BTreeMap<String, f64>,
-    /// File of the report.
-    pub report: PathBuf,
+    /// File of the report; there is none of an encoder.
+    pub report: Option<PathBuf>,
     /// Most memory resident at a time, in bytes, if the system says so.
     pub peak_memory_bytes: Option<u64>,
     /// Time it took, in seconds.
@@ -162,10 +166,7 @@ const HELD_OUT_TEXT: &str = "sampled from the original at temperature 1, not cal
 /// If the output exists, a file can't be read or written, the calibration text is too short, or the user stopped it.
 pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary> {
     let began = Instant::now();
-    if options.output.exists() {
-        return Err(anyhow::anyhow!("`{}` exists already", options.output.display()))
-            .hint(|| "remove it, or write to another folder with `-o`".to_owned());
-    }
+    output::refuse_existing(&options.output)?;
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)
         .with_context(|| format!("the tokenizer of `{}` can't be used", checkpoint.path().display()))?;
     check_vocabulary(checkpoint, &tokenizer)?;
@@ -174,7 +175,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     let calibration = forecast::calibration(options);
     let named = forecast::overrides(checkpoint, options)?;
     let sizes = forecast::sizes(checkpoint, options, sources.clone(), &tokenizer)?;
-    let fixed = forecast::fixed_plan(checkpoint, options, &named, &sizes)?;
+    let fixed = forecast::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
     let settings = Settings {
         novaq: env!("CARGO_PKG_VERSION").to_owned(),
         seed: options.seed,
@@ -214,7 +215,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     let written = output::write(checkpoint, &run.job, &tokenizer, draft)?;
     Report::new(checkpoint, options, &settings, &plan, &written, &run.job.times()?)?.write(&report)?;
     output::publish(run.job, &options.output)?;
-    summary(written, options, report, began)
+    summary(written, options, Some(report), began)
 }
 
 /// Fails if the tokenizer has tokens that the embedding has not. More rows than tokens are common: they fill up tiles.
@@ -256,7 +257,12 @@ fn verify(checkpoint: &Checkpoint, job: &Job, held_out: &[Vec<u32>]) -> anyhow::
     })
 }
 
-fn summary(written: Written, options: &Options, report: PathBuf, began: Instant) -> anyhow::Result<Summary> {
+fn summary(
+    written: Written,
+    options: &Options,
+    report: Option<PathBuf>,
+    began: Instant,
+) -> anyhow::Result<Summary> {
     let Written { manifest, records } = written;
     let c = &manifest.compression;
     Ok(Summary {
@@ -272,6 +278,7 @@ fn summary(written: Written, options: &Options, report: PathBuf, began: Instant)
         bits_per_weight_embedding: c.bits_per_weight_embedding,
         bits_per_weight_file: c.bits_per_weight_file,
         verification: manifest.verification.clone(),
+        similarity: manifest.similarity.clone(),
         relative_errors: records
             .into_iter()
             .filter_map(|(name, r)| Some((name, r.relative_error?)))

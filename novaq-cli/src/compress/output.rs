@@ -10,6 +10,7 @@ use novaq_engine::artifact::{
     Estimates, Manifest, ManifestDraft, Origin, ShardSink, SourceFile, VectorPrecision, Verification, Writer,
 };
 use novaq_engine::codec::Matrix;
+use novaq_engine::model::Architecture;
 use novaq_engine::tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 
@@ -19,12 +20,31 @@ use super::plan::Part;
 use super::quantization::{finished, finished_layer};
 use crate::artifact_dir::{MANIFEST_FILE, shard_file};
 use crate::checkpoint::{Checkpoint, layer_name};
+use crate::output::HintExt;
 
 /// The folder in which the work for `output` is kept until it is complete.
 pub(super) fn work_folder(output: &Path) -> PathBuf {
     let mut name = output.file_name().map_or_else(|| OsString::from("artifact"), OsString::from);
     name.push(".partial");
     output.with_file_name(name)
+}
+
+/// Fails if there is something at `output`.
+pub(super) fn refuse_existing(output: &Path) -> anyhow::Result<()> {
+    if output.exists() {
+        return Err(anyhow::anyhow!("`{}` exists already", output.display()))
+            .hint(|| "remove it, or write to another folder with `-o`".to_owned());
+    }
+    Ok(())
+}
+
+/// What a checkpoint says about its model.
+pub(super) struct Described<'a> {
+    pub(super) path: &'a Path,
+    pub(super) license: Option<String>,
+    pub(super) tokenizer_json: Vec<u8>,
+    pub(super) chat_template: Option<String>,
+    pub(super) architecture: Architecture,
 }
 
 /// What the manifest says beyond sizes and tables.
@@ -36,7 +56,26 @@ pub(super) fn draft(
     verification: Option<Verification>,
     estimates: Estimates,
 ) -> anyhow::Result<ManifestDraft> {
-    let path = checkpoint.path().canonicalize().context("the checkpoint has gone")?;
+    let described = Described {
+        path: checkpoint.path(),
+        license: checkpoint.license(),
+        tokenizer_json: checkpoint.tokenizer_json()?,
+        chat_template: checkpoint.chat_template(),
+        architecture: checkpoint.config().clone().into(),
+    };
+    let draft = draft_of(described, options, files, calibration, estimates)?;
+    Ok(ManifestDraft { verification, ..draft })
+}
+
+/// The same for any model, without measured quality.
+pub(super) fn draft_of(
+    described: Described,
+    options: &Options,
+    files: Vec<SourceFile>,
+    calibration: String,
+    estimates: Estimates,
+) -> anyhow::Result<ManifestDraft> {
+    let path = described.path.canonicalize().context("the checkpoint has gone")?;
     let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (repository, revision) = match &options.origin {
         Some(origin) => (origin.repository.clone(), Some(origin.revision.clone())),
@@ -50,18 +89,14 @@ pub(super) fn draft(
     Ok(ManifestDraft {
         name: options.name.clone().unwrap_or_else(|| name.unwrap_or_default().to_string_lossy().into_owned()),
         version: options.version.clone(),
-        license: options
-            .license
-            .clone()
-            .or_else(|| checkpoint.license())
-            .unwrap_or_else(|| "unspecified".to_owned()),
+        license: options.license.clone().or(described.license).unwrap_or_else(|| "unspecified".to_owned()),
         origin: Origin { repository, revision, files },
-        architecture: checkpoint.config().clone().into(),
-        tokenizer_sha256: Sha256::digest(checkpoint.tokenizer_json()?).into(),
-        chat_template: checkpoint.chat_template(),
+        architecture: described.architecture,
+        tokenizer_sha256: Sha256::digest(described.tokenizer_json).into(),
+        chat_template: described.chat_template,
         seed: options.seed,
         calibration,
-        verification,
+        verification: None,
         similarity: None,
         estimates,
         tags: Vec::new(),
@@ -109,11 +144,15 @@ pub(super) fn write(
     tokenizer: &Tokenizer,
     draft: ManifestDraft,
 ) -> anyhow::Result<Written> {
-    let folder = artifact_folder(job);
-    fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
-    let mut sink = Folder(folder.clone());
-    let mut writer = Writer::new(&mut sink);
-    writer.tokenizer(&tokenizer.to_bytes())?;
+    write_parts(job, tokenizer, draft, |writer| write_finished(checkpoint, job, writer))
+}
+
+/// Adds the tensors that the job has finished; returns what is recorded of them.
+fn write_finished(
+    checkpoint: &Checkpoint,
+    job: &Job,
+    writer: &mut Writer,
+) -> anyhow::Result<BTreeMap<String, Record>> {
     let mut records = BTreeMap::new();
     // The layer that `unit` is, the last one that was read.
     let mut at = None;
@@ -134,16 +173,40 @@ pub(super) fn write(
         let prefix = layer.map_or_else(String::new, |layer| layer_name(layer, ""));
         let short = part.name.strip_prefix(&prefix).unwrap_or(&part.name);
         records.extend(unit.records.get(short).map(|record| (part.name.clone(), *record)));
-        match unit.matrices.get(short).with_context(|| format!("`{}` was not quantized", part.name))? {
-            // Only the 16-bit codec gives dense matrices.
-            Matrix::Dense(m) => {
-                let shape = vec![m.rows(), m.columns()];
-                let values: Vec<f32> = (0..m.rows()).flat_map(|r| m.row(r)).copied().collect();
-                writer.floats(&part.name, shape, &values, VectorPrecision::F16)?;
-            }
-            matrix => writer.matrix(&part.name, matrix)?,
-        }
+        let matrix = unit.matrices.get(short);
+        let matrix = matrix.with_context(|| format!("`{}` was not quantized", part.name))?;
+        write_matrix(writer, &part.name, matrix)?;
     }
+    Ok(records)
+}
+
+/// Writes a matrix of a unit.
+pub(super) fn write_matrix(writer: &mut Writer, name: &str, matrix: &Matrix) -> anyhow::Result<()> {
+    match matrix {
+        // Only the 16-bit codec gives dense matrices.
+        Matrix::Dense(m) => {
+            let shape = vec![m.rows(), m.columns()];
+            let values: Vec<f32> = (0..m.rows()).flat_map(|r| m.row(r)).copied().collect();
+            writer.floats(name, shape, &values, VectorPrecision::F16)?;
+        }
+        matrix => writer.matrix(name, matrix)?,
+    }
+    Ok(())
+}
+
+/// Writes shards and manifest to the work folder; `tensors` adds the tensors and returns what is recorded of them.
+pub(super) fn write_parts(
+    job: &Job,
+    tokenizer: &Tokenizer,
+    draft: ManifestDraft,
+    tensors: impl FnOnce(&mut Writer) -> anyhow::Result<BTreeMap<String, Record>>,
+) -> anyhow::Result<Written> {
+    let folder = artifact_folder(job);
+    fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
+    let mut sink = Folder(folder.clone());
+    let mut writer = Writer::new(&mut sink);
+    writer.tokenizer(&tokenizer.to_bytes())?;
+    let records = tensors(&mut writer)?;
     let manifest = writer.finish(draft)?;
     write_whole(&folder.join(MANIFEST_FILE), &manifest.to_bytes()?)?;
     Ok(Written { manifest, records })

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use novaq_engine::artifact::Estimates;
 use novaq_engine::codec::{Codebooks, MatrixForm};
+use novaq_engine::model::{CachePrecision, KvCache};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +212,24 @@ pub trait Layout {
 
     /// All tensors, in the order of the forward pass.
     fn parts(&self) -> Vec<Part>;
+
+    /// What it takes to run the model with the codecs of `plan`, as the engine counts it.
+    fn estimates(&self, plan: &Plan) -> Estimates;
+}
+
+/// Bytes on the heap and work for one position of all matrices of `parts`, but for the work of tables of which single rows
+/// are read.
+fn heap_and_work(parts: &[Part], plan: &Plan, is_table: impl Fn(&Part) -> bool) -> (u64, u64) {
+    let (mut heap_bytes, mut instructions) = (0, 0);
+    for part in parts {
+        let Some([rows, columns]) = part.matrix() else { continue };
+        let form = plan.codec(part).form();
+        heap_bytes += form.heap_bytes(rows, columns) as u64;
+        if !is_table(part) {
+            instructions += form.work(rows, columns);
+        }
+    }
+    (heap_bytes, instructions)
 }
 
 impl Layout for Checkpoint {
@@ -258,6 +278,19 @@ impl Layout for Checkpoint {
         }
         parts
     }
+
+    fn estimates(&self, plan: &Plan) -> Estimates {
+        let config = self.config();
+        // A tied head is a product all the same.
+        let is_table = |part: &Part| part.name == EMBEDDING && !config.tie_word_embeddings;
+        let (heap_bytes, instructions) = heap_and_work(&self.parts(), plan, is_table);
+        let attention = config.attention_work(Estimates::CONTEXT);
+        Estimates {
+            heap_bytes,
+            cache_bytes_per_token: KvCache::bytes_per_position(config, CachePrecision::Int8) as u64,
+            instructions_per_token: instructions + attention,
+        }
+    }
 }
 
 impl Layout for EncoderCheckpoint {
@@ -289,6 +322,15 @@ impl Layout for EncoderCheckpoint {
             Part { name, shape, input }
         };
         self.shapes().into_iter().map(part).collect()
+    }
+
+    fn estimates(&self, plan: &Plan) -> Estimates {
+        let config = self.config();
+        let (heap_bytes, instructions) = heap_and_work(&self.parts(), plan, |part| part.input.is_none());
+        let tokens = Estimates::CONTEXT.min(config.max_seq_length);
+        let attention = config.attention_work(tokens) * config.num_hidden_layers as u64;
+        let instructions_per_token = instructions + attention;
+        Estimates { heap_bytes, cache_bytes_per_token: 0, instructions_per_token }
     }
 }
 

@@ -3,16 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use novaq_engine::artifact::{
-    ArtifactError, Codec, Estimates, Manifest, ManifestDraft, Outline, Verification,
+    ArtifactError, Codec, Estimates, Manifest, ManifestDraft, Outline, Similarity, Verification,
 };
-use novaq_engine::model::{CachePrecision, KvCache};
+use novaq_engine::model::Architecture;
 use serde::Serialize;
 
 use super::HELD_OUT_TEXT;
-use super::plan::{MatrixCodec, Part, Plan};
+use super::encoder::{HELD_OUT_LINES, MOST_HELD_OUT};
+use super::plan::{HEAD, Layout, MatrixCodec, Part, Plan};
 use super::quantization::HELD_OUT_SEQUENCES;
-use crate::checkpoint::Checkpoint;
 use crate::evaluate::text::SEQUENCE_TOKENS;
+
+/// A measurement of a decoder or an encoder, as the manifest has it.
+#[derive(Clone)]
+enum Quality {
+    Decoder(Verification),
+    Encoder(Similarity),
+}
+
+/// A measurement of an encoder that takes as many bytes in a manifest as any can: cosines may have a sign.
+fn widest_similarity() -> Similarity {
+    Similarity {
+        text: HELD_OUT_LINES.to_owned(),
+        texts: MOST_HELD_OUT as u64,
+        tokens: 10u64.pow(6) - 1,
+        mean_cosine: -WIDEST,
+        min_cosine: -WIDEST,
+    }
+}
 
 /// A measurement that takes as many bytes in a manifest as any can: 24 for a number, as RFC 8785 writes the shortest
 /// decimals that stand for it, and a sign for the divergence, which may be 0 but for rounding.
@@ -30,30 +48,9 @@ fn widest() -> Verification {
 /// 17 digits behind 6 zeros.
 const WIDEST: f64 = 1.234_567_890_123_456_7e-6;
 
-/// What it takes to run the model with the codecs of `plan`, as [`novaq_engine::model::Model`] counts it.
-fn estimates(checkpoint: &Checkpoint, plan: &Plan, parts: &[Part]) -> Estimates {
-    let config = checkpoint.config();
-    let (mut heap_bytes, mut instructions) = (0, 0);
-    for part in parts {
-        let Some([rows, columns]) = part.matrix() else { continue };
-        let form = plan.codec(part).form();
-        heap_bytes += form.heap_bytes(rows, columns) as u64;
-        // The row of one token costs next to nothing; a tied head is a product all the same.
-        if part.name != super::plan::EMBEDDING || config.tie_word_embeddings {
-            instructions += form.work(rows, columns);
-        }
-    }
-    let attention = config.attention_work(Estimates::CONTEXT);
-    Estimates {
-        heap_bytes,
-        cache_bytes_per_token: KvCache::bytes_per_position(config, CachePrecision::Int8) as u64,
-        instructions_per_token: instructions + attention,
-    }
-}
-
 /// Tells the size of artifacts of one checkpoint.
 pub(super) struct Sizes<'a> {
-    checkpoint: &'a Checkpoint,
+    layout: &'a dyn Layout,
     parts: Vec<Part>,
     tokenizer_bytes: u64,
     /// What the manifest says whatever the codecs are.
@@ -62,8 +59,8 @@ pub(super) struct Sizes<'a> {
 
 impl<'a> Sizes<'a> {
     /// For artifacts with a compact tokenizer of `tokenizer_bytes`; of `draft`, estimates and quality don't matter.
-    pub(super) fn new(checkpoint: &'a Checkpoint, tokenizer_bytes: u64, draft: ManifestDraft) -> Self {
-        Self { checkpoint, parts: Part::all(checkpoint), tokenizer_bytes, draft }
+    pub(super) fn new(layout: &'a dyn Layout, tokenizer_bytes: u64, draft: ManifestDraft) -> Self {
+        Self { layout, parts: Part::all(layout), tokenizer_bytes, draft }
     }
 
     /// The manifest of an artifact with the codecs of `plan`, but for hashes and measured quality: no manifest of such
@@ -72,30 +69,46 @@ impl<'a> Sizes<'a> {
     /// The lengths that measured numbers may have are all that varies. The two ratios of a smaller file could have a
     /// digit more each, but perplexities are at least 1, and no such number is longer than 23 bytes.
     pub(super) fn manifest(&self, plan: &Plan) -> Result<Manifest, ArtifactError> {
-        self.with_verification(plan, widest())
+        self.with_quality(plan, self.widest())
     }
 
     /// What it takes to run the model with the codecs of `plan`.
     pub(super) fn estimates(&self, plan: &Plan) -> Estimates {
-        estimates(self.checkpoint, plan, &self.parts)
+        self.layout.estimates(plan)
     }
 
     /// Bytes of the longest and of the shortest artifact with the codecs of `plan`.
     pub(super) fn range(&self, plan: &Plan) -> Result<[u64; 2], ArtifactError> {
-        let shortest = Verification {
-            tokens: 0,
-            perplexity: 1.0,
-            perplexity_original: 1.0,
-            kl: 0.0,
-            top1_agreement: 0.0,
-            ..widest()
+        let shortest = match self.widest() {
+            Quality::Decoder(widest) => Quality::Decoder(Verification {
+                tokens: 0,
+                perplexity: 1.0,
+                perplexity_original: 1.0,
+                kl: 0.0,
+                top1_agreement: 0.0,
+                ..widest
+            }),
+            Quality::Encoder(widest) => Quality::Encoder(Similarity {
+                texts: 0,
+                tokens: 0,
+                mean_cosine: 0.0,
+                min_cosine: 0.0,
+                ..widest
+            }),
         };
         let [most, least] =
-            [self.manifest(plan)?, self.with_verification(plan, shortest)?].map(|m| m.compression.bytes);
+            [self.manifest(plan)?, self.with_quality(plan, shortest)?].map(|m| m.compression.bytes);
         Ok([most, least])
     }
 
-    fn with_verification(&self, plan: &Plan, verification: Verification) -> Result<Manifest, ArtifactError> {
+    fn widest(&self) -> Quality {
+        match self.draft.architecture {
+            Architecture::Decoder(_) => Quality::Decoder(widest()),
+            Architecture::Encoder(_) => Quality::Encoder(widest_similarity()),
+        }
+    }
+
+    fn with_quality(&self, plan: &Plan, quality: Quality) -> Result<Manifest, ArtifactError> {
         let mut outline = Outline::default();
         outline.tokenizer(self.tokenizer_bytes);
         let mut sets = BTreeMap::new();
@@ -121,11 +134,12 @@ impl<'a> Sizes<'a> {
             };
             outline.tensor(&part.name, part.shape.clone(), stored, codec.matrix_bytes(shape));
         }
-        let draft = ManifestDraft {
-            verification: Some(verification),
-            estimates: self.estimates(plan),
-            ..self.draft.clone()
+        let (verification, similarity) = match quality {
+            Quality::Decoder(verification) => (Some(verification), None),
+            Quality::Encoder(similarity) => (None, Some(similarity)),
         };
+        let draft =
+            ManifestDraft { verification, similarity, estimates: self.estimates(plan), ..self.draft.clone() };
         outline.manifest(draft, |_| [0; 32])
     }
 
@@ -145,13 +159,12 @@ impl<'a> Sizes<'a> {
                 bytes: parts.iter().filter_map(|part| sections.get(part.name.as_str())).sum(),
             }
         };
-        let named =
-            |text: &'static str| move |part: &Part| part.matrix().is_some() && part.name.contains(text);
+        let is_table = |part: &Part| part.matrix().is_some() && part.input.is_none();
         let mut kinds = vec![
-            of_kind("embedding", &named("embed_tokens")),
-            of_kind("attention", &named(".self_attn.")),
-            of_kind("feed-forward", &named(".mlp.")),
-            of_kind("head", &named("lm_head")),
+            of_kind("embedding", &|part| is_table(part) && part.name != HEAD),
+            of_kind("attention", &|part| part.input.is_some_and(|(_, input)| input < 2)),
+            of_kind("feed-forward", &|part| part.input.is_some_and(|(_, input)| input >= 2)),
+            of_kind("head", &|part| part.name == HEAD),
             of_kind("norms and biases", &|part| part.matrix().is_none()),
         ];
         kinds.retain(|kind| kind.tensors > 0);

@@ -1,5 +1,6 @@
 //! How far a compressed model is from the original: the same text through both, compared position by position.
 
+pub mod similarity;
 pub mod text;
 
 use indicatif::ProgressBar;

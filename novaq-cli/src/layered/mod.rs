@@ -10,6 +10,7 @@ use novaq_engine::model::{CachePrecision, Config, KvCache, Model};
 use crate::checkpoint::Checkpoint;
 pub use parts::{Replaced, Vectors, embedding, layer, norm, vocabulary};
 pub use streams::{Captured, LAYER_INPUTS, Streams};
+pub(crate) use streams::{Seen, Wanted, join};
 
 /// A model whose layers are brought to memory when they are needed.
 pub struct Layered<'a> {

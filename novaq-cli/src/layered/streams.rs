@@ -64,7 +64,7 @@ impl Streams {
             Ok(wanted.seen)
         };
         let parts: Vec<_> = self.0.par_iter().map(capture).collect::<Result<_, ModelError>>()?;
-        Ok(self.join(parts.into_iter().flatten(), model))
+        Ok(join(parts.into_iter().flatten(), self.values(), model.config().hidden_size))
     }
 
     /// Runs the one-layer `model` to its end and returns what the linear layers read, by [`LAYER_INPUTS`].
@@ -83,7 +83,8 @@ impl Streams {
         for captured in parts {
             seen.iter_mut().zip(captured).for_each(|(seen, captured)| seen.push(captured));
         }
-        Ok(seen.map(|parts| self.join(parts.into_iter(), model)))
+        let (values, width) = (self.values(), model.config().hidden_size);
+        Ok(seen.map(|parts| join(parts.into_iter(), values, width)))
     }
 
     /// Runs the layers of `model` to their end.
@@ -98,26 +99,31 @@ impl Streams {
         })
     }
 
-    /// Puts the parts of all sequences one below the other; each is dropped once it is copied.
-    fn join(&self, parts: impl Iterator<Item = Seen>, model: &Model) -> Captured {
-        let all = self.0.iter().map(Vec::len).sum::<usize>();
-        let share = self.0.first().map_or(1, Vec::len).max(1);
-        let positions = all / model.config().hidden_size;
-        let (mut inputs, mut residual) = (Vec::new(), Vec::new());
-        for (index, (x, r)) in parts.enumerate() {
-            if index == 0 {
-                inputs.reserve_exact(x.len() * all / share);
-                residual.reserve_exact(r.len() * all / share);
-            }
-            inputs.extend(x);
-            residual.extend(r);
-        }
-        let matrix = |values: Vec<f32>| {
-            let width = values.len() / positions.max(1);
-            Array2::from_shape_vec((positions, width), values).expect("whole positions")
-        };
-        Captured { inputs: matrix(inputs), residual: matrix(residual) }
+    /// Values of all streams.
+    fn values(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
     }
+}
+
+/// Puts the parts of all sequences, whose streams have `all` values together, one below the other; each is dropped once it
+/// is copied.
+pub(crate) fn join(parts: impl Iterator<Item = Seen>, all: usize, hidden_size: usize) -> Captured {
+    let positions = all / hidden_size;
+    let (mut inputs, mut residual) = (Vec::new(), Vec::new());
+    for (index, (x, r)) in parts.enumerate() {
+        if index == 0 {
+            let share = r.len().max(1);
+            inputs.reserve_exact(x.len() * all / share);
+            residual.reserve_exact(all);
+        }
+        inputs.extend(x);
+        residual.extend(r);
+    }
+    let matrix = |values: Vec<f32>| {
+        let width = values.len() / positions.max(1);
+        Array2::from_shape_vec((positions, width), values).expect("whole positions")
+    };
+    Captured { inputs: matrix(inputs), residual: matrix(residual) }
 }
 
 /// One stream through `model`.
@@ -135,12 +141,12 @@ fn run(
 }
 
 /// Inputs and residual stream of one sequence.
-type Seen = (Vec<f32>, Vec<f32>);
+pub(crate) type Seen = (Vec<f32>, Vec<f32>);
 
 /// Keeps the inputs of one kind and stops there, or those of all kinds.
-struct Wanted {
-    which: Option<LinearInput>,
-    seen: Vec<Seen>,
+pub(crate) struct Wanted {
+    pub(crate) which: Option<LinearInput>,
+    pub(crate) seen: Vec<Seen>,
 }
 
 impl Observer for Wanted {

@@ -1,0 +1,582 @@
+//! Compression of an encoder.
+//!
+//! As a decoder's: embeddings, then layer after layer, each on the activations of the model quantized so far. What is
+//! different: an encoder can't write text to calibrate on; every linear layer has a bias and is followed, at the latest one
+//! layer later, by a norm with an affine map. So weights are fitted to inputs around their mean, biases make up for the means,
+//! and the affine maps for what else is linear in a single channel.
+
+mod streams;
+mod tensors;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use indicatif::ProgressBar;
+use ndarray::{Array1, Array2, Axis};
+use novaq_engine::artifact::{Estimates, ManifestDraft, Similarity, SourceFile, VectorPrecision};
+use novaq_engine::codec::Matrix;
+use novaq_engine::model::{BertEmbeddings, BertLayer, Encoder, LinearInput};
+use novaq_engine::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+
+use super::forecast as common;
+use super::job::{Job, Settings, Shapes, Unit};
+use super::matrices::{self, Quantizer, Starts};
+use super::output::Written;
+use super::plan::{Layout, MatrixCodec, Named, Part, Plan};
+use super::size::Sizes;
+use super::{Budget, Cost, Forecast, Options, STOP, Summary, output};
+use crate::checkpoint::{CheckpointError, EncoderCheckpoint, encoder_layer_name};
+use crate::evaluate::similarity::{compare, lines, spread};
+use crate::layered::{Captured, LAYER_INPUTS};
+use crate::output::{HintExt, progress};
+use crate::quantize::additive::Effort;
+use crate::quantize::hessian::{damped, expected_noise, mean_product};
+use streams::Streams;
+use tensors::Tensors;
+
+/// What the held-out texts are.
+pub(super) const HELD_OUT_LINES: &str = "lines of the calibration file, not calibrated on";
+
+/// Most texts that the result is measured on.
+pub(super) const MOST_HELD_OUT: usize = 256;
+
+/// Of so many lines one is held out.
+const HELD_OUT_SHARE: usize = 8;
+
+/// Calibration tokens where nobody says how many.
+pub const CALIBRATION_TOKENS: usize = 32_768;
+
+/// The name of the work folder's file with the texts.
+const TEXTS: &str = "texts.json";
+
+/// The name of the work folder's file with the codecs, where they had to be found.
+const PLAN: &str = "plan.json";
+
+/// The name of the work folder's file with the embeddings.
+const EMBEDDINGS: &str = "embeddings";
+
+/// Tokens of texts to calibrate and to measure on.
+#[derive(Serialize, Deserialize)]
+struct Texts {
+    calibration: Vec<Vec<u32>>,
+    held_out: Vec<Vec<u32>>,
+}
+
+/// What [`run`] would make of `checkpoint`. Reads the tokenizer and no weights; writes nothing.
+///
+/// # Errors
+/// If a file can't be read, or the budget can't be met.
+pub fn forecast(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<Forecast> {
+    let named = named(checkpoint, options)?;
+    let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
+    let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
+    let fixed = common::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
+    let exact = fixed.is_some();
+    let plan = match (fixed, options.budget) {
+        (Some(plan), _) => plan,
+        (None, Budget::Bits(bits)) => {
+            let evenly = vec![[1.0; 4]; checkpoint.layers()];
+            Plan::within_bits(checkpoint, bits, &evenly, options.embedding_codec(), named)
+        }
+        (None, _) => bail!("a budget other than of bits gives a plan"),
+    };
+    let tokens = options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS);
+    let cost = Cost::of_encoder(checkpoint, &plan, tokens, exact)?;
+    Forecast::new(&sizes, &plan, exact, tokens, cost)
+}
+
+/// The codecs of single matrices: those that the options ask for; integers for the positions, which every text needs and
+/// which are few, and floats for the kinds of tokens.
+fn named(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<Named> {
+    let mut named = common::overrides(checkpoint, options)?;
+    named.entry(EncoderCheckpoint::POSITIONS.to_owned()).or_insert(MatrixCodec::Int8);
+    named.entry(EncoderCheckpoint::KINDS.to_owned()).or_insert(MatrixCodec::F16);
+    Ok(named)
+}
+
+/// What the manifest says beyond sizes and tables.
+fn draft(
+    checkpoint: &EncoderCheckpoint,
+    options: &Options,
+    files: Vec<SourceFile>,
+    similarity: Option<Similarity>,
+    estimates: Estimates,
+) -> anyhow::Result<ManifestDraft> {
+    let described = output::Described {
+        path: checkpoint.path(),
+        license: checkpoint.license(),
+        tokenizer_json: checkpoint.tokenizer_json()?,
+        chat_template: None,
+        architecture: checkpoint.config().clone().into(),
+    };
+    let draft = output::draft_of(described, options, files, common::calibration(options), estimates)?;
+    Ok(ManifestDraft { similarity, ..draft })
+}
+
+/// The sizes of artifacts of `checkpoint`.
+fn sizes<'a>(
+    checkpoint: &'a EncoderCheckpoint,
+    options: &Options,
+    sources: Vec<SourceFile>,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<Sizes<'a>> {
+    let unknown = Estimates { heap_bytes: 0, cache_bytes_per_token: 0, instructions_per_token: 0 };
+    let draft = draft(checkpoint, options, sources, None, unknown)?;
+    Ok(Sizes::new(checkpoint, tokenizer.to_bytes().len() as u64, draft))
+}
+
+/// Compresses `checkpoint` as `options` say.
+///
+/// # Errors
+/// If the output exists, there is no calibration text or too little of it, a file can't be read or written, or the user
+/// stopped it.
+pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<Summary> {
+    let began = Instant::now();
+    output::refuse_existing(&options.output)?;
+    let Some(calibration) = &options.calibration else {
+        return Err(anyhow::anyhow!("an encoder can't write the text that it is calibrated on")).hint(|| {
+            "add `--calibration <FILE>` with one text per line, like those to be embedded".to_owned()
+        });
+    };
+    let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)
+        .with_context(|| format!("the tokenizer of `{}` can't be used", checkpoint.path().display()))?;
+    let sources = checkpoint.source_files()?;
+    let named = named(checkpoint, options)?;
+    let sizes = sizes(checkpoint, options, sources.clone(), &tokenizer)?;
+    let fixed = common::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
+    let settings = Settings {
+        novaq: env!("CARGO_PKG_VERSION").to_owned(),
+        seed: options.seed,
+        budget: options.budget,
+        embedding: options.embedding,
+        named: named.clone(),
+        plan: fixed.clone(),
+        calibration: common::calibration(options),
+        calibration_tokens: options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS),
+        sources: sources.clone(),
+    };
+    // Read before anything is written, so that a bad text leaves nothing behind.
+    let texts = texts(checkpoint, &tokenizer, calibration, settings.calibration_tokens)?;
+    let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
+    let run = Run { checkpoint, options, named, fixed, job };
+    let texts = run.texts(texts)?;
+    let unit = run.quantize(&texts.calibration)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "all matrices are quantized");
+    let encoder = run.assemble(&unit)?;
+    let similarity = run.verify(&encoder, &texts.held_out)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "quality is measured");
+    let estimates = Estimates {
+        heap_bytes: encoder.heap_bytes() as u64,
+        cache_bytes_per_token: 0,
+        instructions_per_token: encoder
+            .work_per_token(Estimates::CONTEXT.min(checkpoint.config().max_seq_length)),
+    };
+    let draft = draft(checkpoint, options, sources, Some(similarity), estimates)?;
+    let written = run.write(&unit, &tokenizer, draft)?;
+    output::publish(run.job, &options.output)?;
+    super::summary(written, options, None, began)
+}
+
+/// The lines of the calibration file, some of them held out.
+fn texts(
+    checkpoint: &EncoderCheckpoint,
+    tokenizer: &Tokenizer,
+    path: &Path,
+    max_tokens: usize,
+) -> anyhow::Result<Texts> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+    let all = lines(checkpoint.config(), tokenizer, &text)
+        .with_context(|| format!("`{}` can't be used for calibration", path.display()))?;
+    let (held_out, calibration): (Vec<_>, Vec<_>) =
+        all.into_iter().enumerate().partition(|(index, _)| index % HELD_OUT_SHARE == HELD_OUT_SHARE - 1);
+    let plain = |texts: Vec<(usize, Vec<u32>)>| texts.into_iter().map(|(_, text)| text).collect();
+    let (held_out, calibration): (Vec<_>, Vec<_>) = (plain(held_out), plain(calibration));
+    let step = held_out.len().div_ceil(MOST_HELD_OUT).max(1);
+    Ok(Texts {
+        calibration: spread(&calibration, max_tokens),
+        held_out: held_out.into_iter().step_by(step).collect(),
+    })
+}
+
+/// A compression in progress.
+struct Run<'a> {
+    checkpoint: &'a EncoderCheckpoint,
+    options: &'a Options,
+    named: Named,
+    /// The plan, where it follows from the headers.
+    fixed: Option<Plan>,
+    job: Job,
+}
+
+impl Run<'_> {
+    /// The texts of the work folder, or these.
+    fn texts(&self, texts: Texts) -> anyhow::Result<Texts> {
+        if let Some(texts) = self.job.json(TEXTS)? {
+            return Ok(texts);
+        }
+        self.job.write(TEXTS, &serde_json::to_vec(&texts)?)?;
+        Ok(texts)
+    }
+
+    /// All matrices of the model in their codecs and the vectors that changed, by full name.
+    fn quantize(&self, texts: &[Vec<u32>]) -> anyhow::Result<Unit> {
+        let (layers, width) = (self.checkpoint.layers(), self.checkpoint.config().hidden_size);
+        let bar = progress(layers as u64 * 4 + 1, "Quantizing", "steps");
+        let mut original = Streams::embed(texts, &self.original_embeddings()?, width)?;
+        let plan = self.plan(&original, &bar)?;
+        let mut quantizer =
+            Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
+        let mut all = self.embeddings(&plan, &mut quantizer, texts, &original, &bar)?;
+        let mut quantized = Streams::embed(texts, &self.compressed_embeddings(&all)?, width)?;
+        // Activations are needed only as far as something is left to be quantized.
+        let needed = (0..layers).rfind(|&layer| !self.job.has(&unit_name(layer))).map_or(0, |last| last + 1);
+        for layer in 0..layers {
+            let unit = if self.job.has(&unit_name(layer)) {
+                let unit = self.job.load(&unit_name(layer), &self.layer_shapes())?;
+                if layer < needed {
+                    original.advance(&self.original_layer(layer)?);
+                    quantized.advance(&self.layer_with(layer, &unit)?);
+                }
+                bar.inc(4);
+                unit
+            } else {
+                let unit = self.layer(layer, &plan, &mut quantizer, &mut original, &mut quantized, &bar)?;
+                self.job.store(&unit_name(layer), &unit)?;
+                self.check_stop(layer)?;
+                unit
+            };
+            let full = |name: String| encoder_layer_name(layer, &name);
+            all.matrices.extend(unit.matrices.into_iter().map(|(name, m)| (full(name), m)));
+            all.records.extend(unit.records.into_iter().map(|(name, record)| (full(name), record)));
+        }
+        bar.finish_and_clear();
+        Ok(all)
+    }
+
+    /// The codecs: the same everywhere, or as the expected errors of the original say.
+    fn plan(&self, streams: &Streams, bar: &ProgressBar) -> anyhow::Result<Plan> {
+        if let Some(plan) = &self.fixed {
+            return Ok(plan.clone());
+        }
+        if let Some(plan) = self.job.json(PLAN)? {
+            return Ok(plan);
+        }
+        let mut streams = streams.clone();
+        let mut noise = Vec::new();
+        for layer in 0..self.checkpoint.layers() {
+            bar.set_message(format!("measuring layer {layer}"));
+            let captured = streams.capture_and_advance(&self.original_layer(layer)?);
+            let mut of_layer = [0.0; 4];
+            let inputs = EncoderCheckpoint::LAYER_MATRICES.iter().zip(captured);
+            for (noise, (names, captured)) in of_layer.iter_mut().zip(inputs) {
+                let inputs = centred(captured).0.inputs;
+                let h = damped(mean_product(inputs.view(), inputs.view()), matrices::DAMPING);
+                let weights = matrices::stacked(&self.layer_weights(layer, names)?);
+                *noise = expected_noise(weights.view(), h.view())?;
+            }
+            noise.push(of_layer);
+        }
+        let Budget::Bits(bits) = self.options.budget else { bail!("the plan of the budget is missing") };
+        let (embedding, named) = (self.options.embedding_codec(), self.named.clone());
+        let plan = Plan::within_bits(self.checkpoint, bits, &noise, embedding, named);
+        self.job.write(PLAN, &serde_json::to_vec(&plan)?)?;
+        Ok(plan)
+    }
+
+    fn layer_weights(&self, layer: usize, names: &[&str]) -> anyhow::Result<Vec<Array2<f32>>> {
+        names.iter().map(|name| Ok(self.checkpoint.matrix(&encoder_layer_name(layer, name))?)).collect()
+    }
+
+    /// The embeddings in their codecs, and the norm behind them.
+    fn embeddings(
+        &self,
+        plan: &Plan,
+        quantizer: &mut Quantizer,
+        texts: &[Vec<u32>],
+        original: &Streams,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Unit> {
+        bar.set_message("embeddings");
+        if self.job.has(EMBEDDINGS) {
+            bar.inc(1);
+            return self.job.load(EMBEDDINGS, &self.embedding_shapes());
+        }
+        let mut unit = Unit::default();
+        for part in Part::all(self.checkpoint).iter().filter(|part| part.input.is_none()) {
+            if part.matrix().is_none() {
+                continue;
+            }
+            let (name, weights) = (&part.name, self.checkpoint.matrix(&part.name)?);
+            let (codec, began, mut error) = (plan.codec(part), Instant::now(), None);
+            let matrix = if let MatrixCodec::Aq(codec) = codec {
+                let metric = Array2::eye(weights.ncols());
+                let counts = counts(name, weights.nrows(), texts);
+                let shared = quantizer.embedding(codec, weights.view(), metric.view(), &counts)?;
+                error = Some(shared.relative_error);
+                shared.matrices.into_iter().next()
+            } else {
+                matrices::rounded(codec, name, &weights)?
+            };
+            let matrix = matrix.context("one matrix in, none out")?;
+            unit.matrices.insert(name.clone(), matrix);
+            if let Some(error) = error {
+                unit.record(&[name], error, began);
+            }
+        }
+        let width = self.checkpoint.config().hidden_size;
+        let quantized = Streams::embed(texts, &self.compressed_embeddings(&unit)?, width)?;
+        let [weight, bias] = EncoderCheckpoint::EMBEDDING_VECTORS;
+        self.correct_norm(&mut unit, [weight, bias], "", &original.joined(), &quantized.joined())?;
+        self.job.store(EMBEDDINGS, &unit)?;
+        bar.inc(1);
+        Ok(unit)
+    }
+
+    /// One layer, input by input, each on what the quantized matrices before it in the layer produce.
+    fn layer(
+        &self,
+        layer: usize,
+        plan: &Plan,
+        quantizer: &mut Quantizer,
+        original: &mut Streams,
+        quantized: &mut Streams,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Unit> {
+        let prefix = encoder_layer_name(layer, "");
+        let mut unit = Unit::default();
+        let captured = original.capture_and_advance(&self.original_layer(layer)?);
+        let inputs = captured.into_iter().zip(EncoderCheckpoint::LAYER_MATRICES).enumerate();
+        for (index, (reference, names)) in inputs {
+            bar.set_message(format!("layer {layer} {}", names.join(" ").replace(".weight", "")));
+            let mut inputs = quantized.capture(&self.layer_with(layer, &unit)?, LAYER_INPUTS[index]);
+            if LAYER_INPUTS[index] == LinearInput::GateUp {
+                let norm = ["attention.output.LayerNorm.weight", "attention.output.LayerNorm.bias"];
+                self.correct_norm(&mut unit, norm, &prefix, &reference.inputs, &inputs.inputs)?;
+                inputs = quantized.capture(&self.layer_with(layer, &unit)?, LAYER_INPUTS[index]);
+            }
+            // The layers behind attention and activation write to what the next norm reads.
+            let adds = index % 2 == 1;
+            let (reference, reference_means) = centred(reference);
+            let (inputs, means) = centred(inputs);
+            for (codec, names) in plan.groups(self.checkpoint, layer, index) {
+                let weights = self.layer_weights(layer, &names)?;
+                let (began, mut error) = (Instant::now(), None);
+                let matrices: Vec<Matrix> = if let MatrixCodec::Aq(codec) = codec {
+                    let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
+                    let shared = quantizer
+                        .layer(codec, &weights, &reference, &inputs, adds, &row_weights)
+                        .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
+                    tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
+                    error = Some(shared.relative_error);
+                    shared.matrices
+                } else {
+                    let store = |(name, weights): (&&str, &Array2<f32>)| {
+                        matrices::rounded(codec, &format!("{prefix}{name}"), weights).transpose()
+                    };
+                    names.iter().zip(&weights).filter_map(store).collect::<anyhow::Result<_>>()?
+                };
+                for ((name, weights), matrix) in names.iter().zip(weights).zip(matrices) {
+                    let mut missing = weights.dot(&reference_means.inputs) - product(&matrix, &means.inputs);
+                    if adds {
+                        missing = missing + &reference_means.residual - &means.residual;
+                    }
+                    let bias = name.replace(".weight", ".bias");
+                    let values = self.checkpoint.vector(&format!("{prefix}{bias}"))?;
+                    let corrected: Vec<f32> = values.iter().zip(missing).map(|(b, m)| b + m).collect();
+                    unit.matrices.insert(bias.clone(), row(&format!("{prefix}{bias}"), &corrected)?);
+                    unit.matrices.insert((*name).to_owned(), matrix);
+                }
+                if let Some(error) = error {
+                    unit.record(&names, error, began);
+                }
+            }
+            bar.inc(1);
+        }
+        let mut advanced = quantized.clone();
+        advanced.advance(&self.layer_with(layer, &unit)?);
+        let norm = ["output.LayerNorm.weight", "output.LayerNorm.bias"];
+        self.correct_norm(&mut unit, norm, &prefix, &original.joined(), &advanced.joined())?;
+        quantized.advance(&self.layer_with(layer, &unit)?);
+        Ok(unit)
+    }
+
+    /// Changes weight and bias of a norm whose outputs are `outputs`, both `[positions, hidden_size]`, so that each channel
+    /// comes as close to `wanted` as it can. The names are those of `unit`; with `prefix` those of the checkpoint.
+    fn correct_norm(
+        &self,
+        unit: &mut Unit,
+        names: [&str; 2],
+        prefix: &str,
+        wanted: &Array2<f32>,
+        outputs: &Array2<f32>,
+    ) -> anyhow::Result<()> {
+        let [weight, bias] = names.map(|name| self.checkpoint.vector(&format!("{prefix}{name}")));
+        let (mut weight, mut bias) = (weight?, bias?);
+        let channels = weight.iter_mut().zip(&mut bias).zip(wanted.columns()).zip(outputs.columns());
+        for (((weight, bias), wanted), outputs) in channels {
+            let mean = |values: &ndarray::ArrayView1<f32>| {
+                values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len().max(1) as f64
+            };
+            let (to, from) = (mean(&wanted), mean(&outputs));
+            let (mut square, mut product) = (0.0f64, 0.0f64);
+            for (&y, &x) in wanted.iter().zip(&outputs) {
+                square += (f64::from(x) - from).powi(2);
+                product += (f64::from(x) - from) * (f64::from(y) - to);
+            }
+            let slope = if square > 0.0 { product / square } else { 1.0 };
+            *weight = (f64::from(*weight) * slope) as f32;
+            *bias = (f64::from(*bias) * slope + to - slope * from) as f32;
+        }
+        for (name, values) in names.into_iter().zip([weight, bias]) {
+            unit.matrices.insert(name.to_owned(), row(&format!("{prefix}{name}"), &values)?);
+        }
+        Ok(())
+    }
+
+    /// Fails if the user asked to stop, once `layer` is stored.
+    fn check_stop(&self, layer: usize) -> anyhow::Result<()> {
+        let enough = self.options.stop_after.is_some_and(|layers| layer + 1 >= layers);
+        if enough || STOP.load(Ordering::Relaxed) {
+            let folder = self.job.folder().display();
+            return Err(anyhow::anyhow!("stopped after layer {layer}; what is done is kept in `{folder}`"))
+                .hint(|| "run the same command again to go on".to_owned());
+        }
+        Ok(())
+    }
+
+    fn original_embeddings(&self) -> Result<BertEmbeddings, CheckpointError> {
+        self.checkpoint.load(|source| BertEmbeddings::load(source, self.checkpoint.config()))
+    }
+
+    fn original_layer(&self, layer: usize) -> Result<BertLayer, CheckpointError> {
+        self.checkpoint.load(|source| BertLayer::load(source, self.checkpoint.config(), layer))
+    }
+
+    /// The embeddings in `unit`.
+    fn compressed_embeddings(&self, unit: &Unit) -> Result<BertEmbeddings, CheckpointError> {
+        Tensors::new(self.checkpoint, unit, "")
+            .make(|tensors| BertEmbeddings::load(tensors, self.checkpoint.config()))
+    }
+
+    /// Layer `layer` with what `unit` has of it so far; the rest is the checkpoint's.
+    fn layer_with(&self, layer: usize, unit: &Unit) -> Result<BertLayer, CheckpointError> {
+        let prefix = encoder_layer_name(layer, "");
+        Tensors::new(self.checkpoint, unit, &prefix)
+            .make(|tensors| BertLayer::load(tensors, self.checkpoint.config(), layer))
+    }
+
+    /// The compressed encoder.
+    fn assemble(&self, unit: &Unit) -> Result<Encoder, CheckpointError> {
+        Tensors::new(self.checkpoint, unit, "")
+            .make(|tensors| Encoder::load(self.checkpoint.config().clone(), tensors))
+    }
+
+    /// Measures the compressed encoder on lines that it was not calibrated on.
+    fn verify(&self, encoder: &Encoder, held_out: &[Vec<u32>]) -> anyhow::Result<Similarity> {
+        let bar = progress(held_out.len() as u64, "Measuring", "texts");
+        let measured = compare(&self.checkpoint.encoder()?, encoder, held_out, || bar.inc(1))?;
+        bar.finish_and_clear();
+        Ok(Similarity {
+            text: HELD_OUT_LINES.to_owned(),
+            texts: measured.texts,
+            tokens: measured.tokens,
+            mean_cosine: measured.mean_cosine,
+            min_cosine: measured.min_cosine,
+        })
+    }
+
+    /// Names and shapes of what a layer's file holds: all its matrices and vectors.
+    fn layer_shapes(&self) -> Shapes {
+        let prefix = encoder_layer_name(0, "");
+        self.stored_shapes(|name| name.strip_prefix(&prefix).map(str::to_owned))
+    }
+
+    /// Names and shapes of what the embeddings' file holds.
+    fn embedding_shapes(&self) -> Shapes {
+        self.stored_shapes(|name| name.starts_with("embeddings.").then(|| name.to_owned()))
+    }
+
+    fn stored_shapes(&self, name: impl Fn(&str) -> Option<String>) -> Shapes {
+        let stored = |(full, shape): (String, Vec<usize>)| match shape[..] {
+            [rows, columns] => Some((name(&full)?, [rows, columns])),
+            _ => Some((name(&full)?, [1, shape[0]])),
+        };
+        self.checkpoint.shapes().into_iter().filter_map(stored).collect()
+    }
+
+    /// Writes shards and manifest to the work folder, tensors in the order in which the forward pass needs them.
+    fn write(&self, unit: &Unit, tokenizer: &Tokenizer, draft: ManifestDraft) -> anyhow::Result<Written> {
+        output::write_parts(&self.job, tokenizer, draft, |writer| {
+            for part in Part::all(self.checkpoint) {
+                let matrix = unit.matrices.get(&part.name);
+                let matrix = matrix.with_context(|| format!("`{}` was not quantized", part.name))?;
+                match (part.matrix(), matrix) {
+                    (Some(_), matrix) => output::write_matrix(writer, &part.name, matrix)?,
+                    (None, vector) => writer.vector(&part.name, &vector.decode(), VectorPrecision::F16)?,
+                }
+            }
+            Ok(unit.records.clone())
+        })
+    }
+}
+
+/// Name of a layer's file in the work folder.
+fn unit_name(layer: usize) -> String {
+    format!("layer-{layer:05}")
+}
+
+/// How often each row of an embedding is read, and once more: texts that were not seen have others.
+fn counts(name: &str, rows: usize, texts: &[Vec<u32>]) -> Vec<f32> {
+    let mut counts = vec![1.0; rows];
+    for text in texts {
+        for (position, &token) in text.iter().enumerate() {
+            let at = match name {
+                EncoderCheckpoint::WORDS => token as usize,
+                EncoderCheckpoint::POSITIONS => position,
+                _ => 0,
+            };
+            counts[at] += 1.0;
+        }
+    }
+    counts
+}
+
+/// The vector `name`, rounded to 16-bit floats as the artifact keeps it, in the form in which a unit has it.
+fn row(name: &str, values: &[f32]) -> anyhow::Result<Matrix> {
+    let values = Array2::from_shape_vec((1, values.len()), values.to_vec())?;
+    matrices::rounded(MatrixCodec::F16, name, &values)?.context("16-bit floats are rounded")
+}
+
+/// `matrix · input`.
+fn product(matrix: &Matrix, input: &Array1<f32>) -> Array1<f32> {
+    let mut row = vec![0.0; matrix.columns()];
+    (0..matrix.rows())
+        .map(|r| {
+            matrix.decode_row(r, &mut row);
+            row.iter().zip(input).map(|(w, x)| w * x).sum::<f32>()
+        })
+        .collect()
+}
+
+/// Means over all positions.
+struct Means {
+    inputs: Array1<f32>,
+    residual: Array1<f32>,
+}
+
+/// What was captured around its means, and these.
+fn centred(mut captured: Captured) -> (Captured, Means) {
+    let centre = |values: &mut Array2<f32>| {
+        let width = values.ncols();
+        let mean =
+            values.mapv(f64::from).mean_axis(Axis(0)).map_or(Array1::zeros(width), |m| m.mapv(|x| x as f32));
+        *values -= &mean;
+        mean
+    };
+    let means = Means { inputs: centre(&mut captured.inputs), residual: centre(&mut captured.residual) };
+    (captured, means)
+}
