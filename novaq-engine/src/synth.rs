@@ -4,7 +4,7 @@
 use crate::artifact::{
     ArtifactError, Estimates, Manifest, ManifestDraft, Origin, ShardSink, VectorPrecision, Writer,
 };
-use crate::codec::{AqMatrix, Codebooks, Int8Matrix, Matrix};
+use crate::codec::{AqMatrix, Codebooks, CodecError, Int8Matrix, LowRankMatrix, Matrix};
 use crate::model::{CachePrecision, Config, KvCache, ModelError};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -22,6 +22,11 @@ pub enum Format {
     },
     /// 8-bit integers.
     Int8,
+    /// A product of two binary factors.
+    LowRank {
+        /// Columns of the one, rows of the other.
+        rank: usize,
+    },
 }
 
 /// What to make.
@@ -49,7 +54,11 @@ impl Random {
 
     /// A codebook set, `None` for formats that have none.
     fn codebooks(&mut self, format: Format) -> Result<Option<Arc<Codebooks>>, ModelError> {
-        let Format::Aq { codebooks, dimension } = format else { return Ok(None) };
+        let (codebooks, dimension) = match format {
+            Format::Aq { codebooks, dimension } => (codebooks, dimension),
+            Format::Int8 => return Ok(None),
+            Format::LowRank { .. } => return Ok(Some(Arc::new(Codebooks::signs()))),
+        };
         let codewords: Vec<f32> = (0..codebooks * 16 * dimension).map(|_| self.uniform()).collect();
         let set = Codebooks::quantize(codebooks, dimension, &codewords);
         set.map(|set| Some(Arc::new(set)))
@@ -61,22 +70,41 @@ impl Random {
         &mut self,
         name: &str,
         [rows, columns]: [usize; 2],
+        format: Format,
         set: Option<&Arc<Codebooks>>,
     ) -> Result<Matrix, ModelError> {
-        // The variance of a uniform number in -1..1 is 1/3.
+        // The variance of a uniform number in -1..1 is 1/3, that of a sign 1.
         let scale = (3.0 / columns as f32).sqrt();
-        let matrix = if let Some(set) = set {
-            let scale = scale / (set.count() as f32).sqrt();
-            let codes: Vec<u8> = (0..rows * set.groups(columns) * set.count())
-                .map(|_| (self.0.next_u32() >> 28) as u8)
-                .collect();
-            let scales: Vec<f32> = (0..rows).map(|_| scale * (1.0 + 0.2 * self.uniform())).collect();
-            AqMatrix::from_codes(rows, columns, Arc::clone(set), &codes, &scales, None).map(Matrix::Aq)
-        } else {
-            let weights: Vec<f32> = (0..rows * columns).map(|_| scale * self.uniform()).collect();
-            Int8Matrix::quantize(rows, columns, &weights).map(Matrix::Int8)
+        let matrix = match (format, set) {
+            (Format::LowRank { rank }, Some(set)) => {
+                let scale = |columns: usize| 1.0 / (columns as f32).sqrt();
+                self.codes([rank, columns], set, scale(columns)).and_then(|first| {
+                    let second = self.codes([rows, rank], set, scale(rank))?;
+                    LowRankMatrix::new(first, second).map(Matrix::LowRank)
+                })
+            }
+            (_, Some(set)) => {
+                self.codes([rows, columns], set, scale / (set.count() as f32).sqrt()).map(Matrix::Aq)
+            }
+            (_, None) => {
+                let weights: Vec<f32> = (0..rows * columns).map(|_| scale * self.uniform()).collect();
+                Int8Matrix::quantize(rows, columns, &weights).map(Matrix::Int8)
+            }
         };
         matrix.map_err(|source| ModelError::Tensor { name: name.into(), source })
+    }
+
+    /// Random codes, with row scales around `scale`.
+    fn codes(
+        &mut self,
+        [rows, columns]: [usize; 2],
+        set: &Arc<Codebooks>,
+        scale: f32,
+    ) -> Result<AqMatrix, CodecError> {
+        let codes: Vec<u8> =
+            (0..rows * set.groups(columns) * set.count()).map(|_| (self.0.next_u32() >> 28) as u8).collect();
+        let scales: Vec<f32> = (0..rows).map(|_| scale * (1.0 + 0.2 * self.uniform())).collect();
+        AqMatrix::from_codes(rows, columns, Arc::clone(set), &codes, &scales, None)
     }
 }
 
@@ -105,8 +133,8 @@ impl Synthetic {
                           random: &mut Random,
                           name: &str,
                           shape,
-                          set: Option<&Arc<Codebooks>>| {
-            let matrix = random.matrix(name, shape, set)?;
+                          (format, set): (Format, Option<&Arc<Codebooks>>)| {
+            let matrix = random.matrix(name, shape, format, set)?;
             heap_bytes += matrix.heap_bytes() as u64;
             // A table look-up of one embedding row costs next to nothing; a tied head is a product all the same.
             if name != "model.embed_tokens.weight" || config.tie_word_embeddings {
@@ -115,7 +143,13 @@ impl Synthetic {
             writer.matrix(name, &matrix)
         };
         let vocabulary = [config.vocab_size, hidden];
-        matrix(&mut writer, &mut random, "model.embed_tokens.weight", vocabulary, embedding.as_ref())?;
+        matrix(
+            &mut writer,
+            &mut random,
+            "model.embed_tokens.weight",
+            vocabulary,
+            (self.embedding, embedding.as_ref()),
+        )?;
         for layer in 0..config.num_hidden_layers {
             let prefix = format!("model.layers.{layer}");
             let vectors = config.layer_vectors();
@@ -148,14 +182,20 @@ impl Synthetic {
                         &mut random,
                         &format!("{prefix}.{name}.weight"),
                         *shape,
-                        set.as_ref(),
+                        (self.body, set.as_ref()),
                     )?;
                 }
             }
         }
         vector(&mut writer, &mut random, "model.norm.weight", hidden)?;
         if !config.tie_word_embeddings {
-            matrix(&mut writer, &mut random, "lm_head.weight", vocabulary, embedding.as_ref())?;
+            matrix(
+                &mut writer,
+                &mut random,
+                "lm_head.weight",
+                vocabulary,
+                (self.embedding, embedding.as_ref()),
+            )?;
         }
         writer.finish(ManifestDraft {
             name: "synthetic".into(),

@@ -4,7 +4,7 @@ mod common;
 
 use common::{artifact, config};
 use novaq_engine::artifact::{
-    ArtifactError, Loader, MAX_SHARD_BYTES, Manifest, ShardSource, Shards, verify_shard,
+    ArtifactError, Codec, Loader, MAX_SHARD_BYTES, Manifest, ShardSource, Shards, verify_shard,
 };
 use novaq_engine::model::{Config, LayerType, Variant};
 use novaq_engine::synth::{Format, Synthetic};
@@ -81,6 +81,22 @@ fn sections_begin_where_the_manifest_says() {
         let norm = manifest.tensors.iter().position(|t| t.name == "model.norm.weight").unwrap();
         let values = loader.decode(norm, &source).unwrap();
         assert!(values.iter().all(|v| (0.6..1.4).contains(v)), "{length}: {values:?}");
+    }
+}
+
+#[test]
+fn low_rank_tensors_are_checked() {
+    let (manifest, _) = artifact(config(), 3);
+    let at = manifest.tensors.iter().position(|t| matches!(t.codec, Codec::LowRank { .. })).unwrap();
+    for (field, value, expected) in [
+        ("rank", json!(21), "bytes don't hold shape"),
+        ("rank", json!(0), "bytes don't hold shape"),
+        ("rank", json!(9_007_199_254_740_991u64), "bytes don't hold shape"),
+        ("first", json!("codebooks.99"), "codebook set `codebooks.99` is missing"),
+        ("second", json!(""), "codebook set `` is missing"),
+    ] {
+        let error = parse_with(&manifest, &format!("/tensors/{at}/codec/{field}"), value).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 
@@ -170,8 +186,8 @@ proptest! {
 
     /// A manifest that anybody could have written, to shards that match it: an error or a model, never a panic.
     #[test]
-    fn flipped_bits_never_panic(at in 0usize..1_000_000, bit in 0u8..8, cut in 0usize..1000) {
-        let (manifest, mut shards) = artifact(config(), 1);
+    fn flipped_bits_never_panic(at in 0usize..1_000_000, bit in 0u8..8, cut in 0usize..1000, low_rank: bool) {
+        let (manifest, mut shards) = artifact(config(), if low_rank { 3 } else { 1 });
         let at = 24 + at % (shards[0].len() - 24);
         shards[0][at] ^= 1 << bit;
         let _ = Loader::load(Arc::new(manifest.clone()), &Shards(shards.clone()));

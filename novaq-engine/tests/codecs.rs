@@ -1,7 +1,8 @@
 //! Products of stored matrices: equal to the last bit on all kernels, and close to the decoded matrix's.
 
 use novaq_engine::codec::{
-    AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Input, Int4Matrix, Int8Matrix, Matrix, MatrixForm,
+    AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Input, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
+    MatrixForm,
 };
 use novaq_engine::kernel::Backend;
 use proptest::prelude::*;
@@ -69,6 +70,22 @@ fn check(matrix: &Matrix, seed: u64, positions: usize) -> f64 {
     noise / signal.max(1e-30)
 }
 
+/// A random matrix of signs with row scales.
+fn binary_matrix(seed: u64, rows: usize, columns: usize) -> AqMatrix {
+    let mut next = noise(seed);
+    let codes: Vec<u8> = (0..rows * columns.div_ceil(4)).map(|_| ((next() + 1.0) * 7.99) as u8).collect();
+    let scales: Vec<f32> = (0..rows).map(|_| 1.0 + 0.5 * next()).collect();
+    AqMatrix::from_codes(rows, columns, Arc::new(Codebooks::signs()), &codes, &scales, None).unwrap()
+}
+
+/// The codes of signs are the binary numbers of the positive ones.
+#[test]
+fn four_signs_are_a_nibble() {
+    let set = Arc::new(Codebooks::signs());
+    let matrix = AqMatrix::from_codes(1, 8, set, &[0b0101, 0b1100], &[0.5], None).unwrap();
+    assert_eq!(Matrix::Aq(matrix).decode(), [0.5, -0.5, 0.5, -0.5, -0.5, -0.5, 0.5, 0.5]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -85,6 +102,26 @@ proptest! {
         prop_assert_eq!(read.to_bytes(), bytes);
         let ratio = check(&Matrix::Aq(read), seed, positions);
         // A sum of few terms can be near zero, so the bound on single cases is loose.
+        prop_assert!(ratio < 0.05, "noise-to-signal ratio {}", ratio);
+    }
+
+    /// Factors in any codes; binary ones are exact but for their inputs, which the second reads after rounding.
+    #[test]
+    fn low_rank_products_agree(
+        seed: u64, rows in 1usize..300, columns in 1usize..400, rank in 1usize..80, binary: bool, positions in 1usize..4,
+    ) {
+        let factor = |rows, columns, seed| {
+            if binary { binary_matrix(seed, rows, columns) } else { aq_matrix(seed, rows, columns, (3, 8), false) }
+        };
+        let matrix = LowRankMatrix::new(factor(rank, columns, seed), factor(rows, rank, seed ^ 1)).unwrap();
+        let sets = [matrix.first(), matrix.second()].map(|m| Arc::clone(m.codebooks()));
+        let bytes = matrix.to_bytes();
+        let shape = [rows, rank, columns];
+        let read = LowRankMatrix::from_bytes(shape, sets.clone(), &bytes).unwrap();
+        prop_assert_eq!(read.to_bytes(), &bytes[..]);
+        prop_assert!(LowRankMatrix::from_bytes(shape, sets.clone(), &bytes[1..]).is_err());
+        prop_assert!(LowRankMatrix::from_bytes([rows, usize::MAX, columns], sets, &bytes).is_err());
+        let ratio = check(&Matrix::LowRank(read), seed, positions);
         prop_assert!(ratio < 0.05, "noise-to-signal ratio {}", ratio);
     }
 
@@ -158,16 +195,28 @@ proptest! {
         let dense = DenseMatrix::new(rows, columns, vec![0.5; rows * columns]).unwrap();
         let int4 = Int4Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap();
         let fp8 = Fp8Matrix::quantize(rows, columns, &vec![0.5; rows * columns]).unwrap();
+        let rank = 1 + columns / 3;
+        let factors = [(rank, columns), (rows, rank)].map(|(n, k)| aq_matrix(1, n, k, (codebooks, dimension), false));
+        let [first, second] = factors;
+        let low = LowRankMatrix::new(first, second).unwrap();
         let [four, eight] = [int4.to_bytes().len(), fp8.to_bytes().len()];
-        let stored = [aq.to_bytes().len(), int8.to_bytes().len(), 4 * rows * columns, four, eight];
-        let aq_form = MatrixForm::Aq { codebooks, dimension };
-        let forms = [aq_form, MatrixForm::Int8, MatrixForm::F32, MatrixForm::Int4, MatrixForm::Fp8];
+        let (int8_bytes, low_bytes) = (int8.to_bytes().len(), low.to_bytes().len());
+        let stored = [aq.to_bytes().len(), int8_bytes, 4 * rows * columns, four, eight, low_bytes];
+        let forms = [
+            MatrixForm::Aq { codebooks, dimension },
+            MatrixForm::Int8,
+            MatrixForm::F32,
+            MatrixForm::Int4,
+            MatrixForm::Fp8,
+            MatrixForm::LowRank { rank, codebooks, dimension },
+        ];
         let matrices = [
             Matrix::Aq(aq),
             Matrix::Int8(int8),
             Matrix::Dense(dense),
             Matrix::Int4(int4),
             Matrix::Fp8(fp8),
+            Matrix::LowRank(low),
         ];
         for ((form, matrix), stored) in forms.into_iter().zip(&matrices).zip(stored) {
             prop_assert_eq!(form.stored_bytes(rows, columns), Some(stored));

@@ -3,7 +3,8 @@
 use super::manifest::{Codec, Manifest, Section, TensorEntry};
 use super::{ArtifactError, ShardHeader};
 use crate::codec::{
-    AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix, finite, read_f16,
+    AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
+    finite, read_f16,
 };
 use crate::model::{Encoder, Model, ModelError, TensorSource};
 use crate::tokenizer::Tokenizer;
@@ -111,6 +112,11 @@ impl Loader {
         Ok(Some(read))
     }
 
+    /// The tensors loaded so far.
+    pub fn into_tensors(self) -> impl TensorSource {
+        self.tensors
+    }
+
     /// Reads tensor `index` of the manifest as floats, row-major: for exports. It counts as not loaded.
     ///
     /// # Errors
@@ -128,10 +134,10 @@ impl Loader {
     /// Loads a tensor, and its codebooks if they are not there yet; returns the bytes read.
     fn load_entry(&mut self, entry: &TensorEntry, source: &dyn ShardSource) -> Result<u64, ArtifactError> {
         let mut read = entry.section.length;
-        if let Codec::Aq { codebooks, .. } = &entry.codec
-            && !self.codebooks.contains_key(codebooks)
-        {
-            read += self.load_codebooks(codebooks, source)?;
+        for name in entry.codec.codebook_sets() {
+            if !self.codebooks.contains_key(name) {
+                read += self.load_codebooks(name, source)?;
+            }
         }
         self.load_tensor(entry, source)?;
         Ok(read)
@@ -148,6 +154,11 @@ impl Loader {
         Ok(entry.section.length)
     }
 
+    fn codebook_set(&self, name: &str) -> Result<Arc<Codebooks>, ArtifactError> {
+        let missing = || ArtifactError::field("codebooks", format!("`{name}` is missing"));
+        self.codebooks.get(name).map(Arc::clone).ok_or_else(missing)
+    }
+
     fn load_tensor(&mut self, entry: &TensorEntry, source: &dyn ShardSource) -> Result<(), ArtifactError> {
         let bytes = read_section(&self.manifest, entry.section, source)?;
         let name = entry.name.clone();
@@ -158,7 +169,7 @@ impl Loader {
                 let values = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
                 Some(finite(values, "values").map_err(fail)?)
             }
-            Codec::Int8 | Codec::Int4 | Codec::Fp8 | Codec::Aq { .. } => None,
+            Codec::Int8 | Codec::Int4 | Codec::Fp8 | Codec::Aq { .. } | Codec::LowRank { .. } => None,
         };
         let &[rows, columns] = entry.shape.as_slice() else {
             self.tensors.vectors.insert(name, floats.unwrap_or_default());
@@ -167,10 +178,12 @@ impl Loader {
         let matrix = match (&entry.codec, floats) {
             (_, Some(values)) => DenseMatrix::new(rows, columns, values).map(Matrix::Dense),
             (Codec::Aq { codebooks, row_means }, None) => {
-                let Some(set) = self.codebooks.get(codebooks) else {
-                    return Err(ArtifactError::field("codebooks", format!("`{codebooks}` is missing")));
-                };
-                AqMatrix::from_bytes(rows, columns, Arc::clone(set), *row_means, &bytes).map(Matrix::Aq)
+                AqMatrix::from_bytes(rows, columns, self.codebook_set(codebooks)?, *row_means, &bytes)
+                    .map(Matrix::Aq)
+            }
+            (Codec::LowRank { rank, first, second }, None) => {
+                let sets = [self.codebook_set(first)?, self.codebook_set(second)?];
+                LowRankMatrix::from_bytes([rows, *rank, columns], sets, &bytes).map(Matrix::LowRank)
             }
             (Codec::Int4, None) => Int4Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Int4),
             (Codec::Fp8, None) => Fp8Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Fp8),

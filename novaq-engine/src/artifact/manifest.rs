@@ -1,6 +1,8 @@
 //! The manifest: canonical JSON that names everything in the artifact by hash.
 
 use super::{ArtifactError, FORMAT_VERSION, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, ShardHeader};
+#[cfg(doc)]
+use crate::codec::LowRankMatrix;
 use crate::codec::{AqMatrix, Codebooks, Fp8Matrix, Int4Matrix, Int8Matrix};
 use crate::model::{Architecture, BertConfig, Config};
 use serde::{Deserialize, Serialize};
@@ -55,6 +57,27 @@ pub enum Codec {
         /// Whether each row has a mean.
         row_means: bool,
     },
+    /// A product of two matrices in additive codes, one section after the other: see [`LowRankMatrix`].
+    LowRank {
+        /// Rows of the first factor, columns of the second.
+        rank: usize,
+        /// Name of the first factor's codebook set.
+        first: String,
+        /// Name of the second factor's codebook set.
+        second: String,
+    },
+}
+
+impl Codec {
+    /// Names of the codebook sets that the tensor needs.
+    pub fn codebook_sets(&self) -> impl Iterator<Item = &String> {
+        let names = match self {
+            Self::F32 | Self::F16 | Self::Int8 | Self::Int4 | Self::Fp8 => [None, None],
+            Self::Aq { codebooks, .. } => [Some(codebooks), None],
+            Self::LowRank { first, second, .. } => [Some(first), Some(second)],
+        };
+        names.into_iter().flatten()
+    }
 }
 
 /// A tensor of the model.
@@ -464,21 +487,24 @@ impl Manifest {
                     ));
                 }
             };
+            let set = |name: &str| {
+                let missing = || ArtifactError::field(&field, format!("codebook set `{name}` is missing"));
+                sets.get(name).ok_or_else(missing)
+            };
             let expected = match &entry.codec {
                 Codec::F32 => rows.checked_mul(columns).and_then(|n| n.checked_mul(4)),
                 Codec::F16 => rows.checked_mul(columns).and_then(|n| n.checked_mul(2)),
                 Codec::Int8 => Int8Matrix::stored_bytes(rows, columns),
                 Codec::Int4 => Int4Matrix::stored_bytes(rows, columns),
                 Codec::Fp8 => Fp8Matrix::stored_bytes(rows, columns),
-                Codec::Aq { codebooks, row_means } => match sets.get(codebooks.as_str()) {
-                    Some(set) => AqMatrix::stored_bytes(rows, columns, set, *row_means),
-                    None => {
-                        return Err(ArtifactError::field(
-                            field,
-                            format!("codebook set `{codebooks}` is missing"),
-                        ));
-                    }
-                },
+                Codec::Aq { codebooks, row_means } => {
+                    AqMatrix::stored_bytes(rows, columns, set(codebooks)?, *row_means)
+                }
+                Codec::LowRank { rank, first, second } => {
+                    let [first, second] = [set(first)?, set(second)?];
+                    let bytes = AqMatrix::stored_bytes(*rank, columns, first, false);
+                    bytes.and_then(|n| n.checked_add(AqMatrix::stored_bytes(rows, *rank, second, false)?))
+                }
             };
             if expected.map(|bytes| bytes as u64) != Some(entry.section.length) {
                 let reason = format!("{} bytes don't hold shape {:?}", entry.section.length, entry.shape);

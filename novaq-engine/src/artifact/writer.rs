@@ -91,7 +91,7 @@ impl<'a> Writer<'a> {
         self.write(section, bytes)
     }
 
-    /// Adds a matrix, and its codebook set the first time that set is seen.
+    /// Adds a matrix, and its codebook set the first time that set is seen; all sets of signs are one.
     ///
     /// # Errors
     /// If a shard can't be stored.
@@ -107,6 +107,11 @@ impl<'a> Writer<'a> {
             Matrix::Aq(m) => {
                 let codebooks = self.codebook_set(m.codebooks())?;
                 (Codec::Aq { codebooks, row_means: m.has_row_means() }, m.to_bytes())
+            }
+            Matrix::LowRank(m) => {
+                let first = self.codebook_set(m.first().codebooks())?;
+                let second = self.codebook_set(m.second().codebooks())?;
+                (Codec::LowRank { rank: m.rank(), first, second }, m.to_bytes())
             }
         };
         self.tensor(name, vec![matrix.rows(), matrix.columns()], codec, &bytes)
@@ -157,7 +162,8 @@ impl<'a> Writer<'a> {
     }
 
     fn codebook_set(&mut self, set: &Arc<Codebooks>) -> Result<String, ArtifactError> {
-        if let Some((_, name)) = self.codebooks.iter().find(|(known, _)| Arc::ptr_eq(known, set)) {
+        let same = |known: &Arc<Codebooks>| Arc::ptr_eq(known, set) || (known.is_signs() && set.is_signs());
+        if let Some((_, name)) = self.codebooks.iter().find(|(known, _)| same(known)) {
             return Ok(name.clone());
         }
         let bytes = set.to_bytes();
@@ -252,12 +258,16 @@ impl Manifest {
             count.weights += weights;
             count.bits += 8 * tensor.section.length;
             count.code_bits += 8 * tensor.section.length;
-            if let Codec::Aq { codebooks, row_means } = &tensor.codec {
-                count.code_bits -= 8 * tensor.shape[0] as u64 * if *row_means { 4 } else { 2 };
-                if charged.insert(codebooks) {
-                    let sets = self.codebooks.iter().filter(|set| set.name == *codebooks);
-                    count.bits += sets.map(|set| 8 * set.section.length).sum::<u64>();
-                }
+            let rows = tensor.shape[0] as u64;
+            count.code_bits -= match &tensor.codec {
+                Codec::Aq { row_means: true, .. } => 32 * rows,
+                Codec::Aq { row_means: false, .. } => 16 * rows,
+                Codec::LowRank { rank, .. } => 16 * (rows + *rank as u64),
+                Codec::F32 | Codec::F16 | Codec::Int8 | Codec::Int4 | Codec::Fp8 => 0,
+            };
+            for name in tensor.codec.codebook_sets().filter(|name| charged.insert(*name)) {
+                let sets = self.codebooks.iter().filter(|set| set.name == *name);
+                count.bits += sets.map(|set| 8 * set.section.length).sum::<u64>();
             }
         }
         let parameters = body.weights + embedding.weights + vectors;

@@ -59,7 +59,11 @@ impl Codebooks {
         if !(scale.is_finite() && scale >= 0.0) {
             return Err(CodecError::NotFinite("scale of a codebook set"));
         }
-        let mut pairs = Vec::with_capacity(expected);
+        Ok(Self::assemble(codebooks, dimension, scale, codewords))
+    }
+
+    fn assemble(count: usize, dimension: usize, scale: f32, codewords: Vec<i8>) -> Self {
+        let mut pairs = Vec::with_capacity(codewords.len());
         for codebook in codewords.chunks_exact(CODEBOOK_ENTRIES * dimension) {
             for column in (0..dimension).step_by(2) {
                 for codeword in codebook.chunks_exact(dimension) {
@@ -67,7 +71,7 @@ impl Codebooks {
                 }
             }
         }
-        Ok(Self { count: codebooks, dimension, scale, codewords, pairs })
+        Self { count, dimension, scale, codewords, pairs }
     }
 
     /// Rounds float codewords (`[codebooks][16][dimension]`) to the stored form: the largest magnitude becomes 127.
@@ -83,6 +87,19 @@ impl Codebooks {
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         let rounded = codewords.iter().map(|c| (c * inverse).round_ties_even().clamp(-127.0, 127.0) as i8);
         Self::new(codebooks, dimension, scale, rounded.collect())
+    }
+
+    /// All signs of four weights: one codebook of `±1`, in the order of the binary numbers whose bits are set where the
+    /// sign is positive, lowest bit first.
+    pub fn signs() -> Self {
+        let sign = |i: usize| if (i / 4) >> (i % 4) & 1 == 1 { 1 } else { -1 };
+        Self::assemble(1, 4, 1.0, (0..CODEBOOK_ENTRIES * 4).map(sign).collect())
+    }
+
+    /// Whether this is [`Self::signs`].
+    pub fn is_signs(&self) -> bool {
+        let signs = Self::signs();
+        self.dimension == signs.dimension && self.scale == signs.scale && self.codewords == signs.codewords
     }
 
     /// Reads the stored form.
@@ -264,9 +281,28 @@ impl AqMatrix {
         &self.codebooks
     }
 
+    /// The codes, `[rows][groups][M]`: what [`Self::from_codes`] packed.
+    pub fn codes(&self) -> Vec<u8> {
+        let per_row = self.codebooks.groups(self.columns) * self.codebooks.count;
+        let code = |(row, index)| {
+            let (byte, shift) = self.position(row, index);
+            (self.tiles[byte] >> shift) & 15
+        };
+        (0..self.rows).flat_map(|row| (0..per_row).map(move |index| (row, index))).map(code).collect()
+    }
+
+    /// The scale of each row.
+    pub fn row_scales(&self) -> &[f32] {
+        &self.row_scales
+    }
+
     /// Whether each row has a mean beside its scale.
     pub fn has_row_means(&self) -> bool {
         self.row_means.is_some()
+    }
+
+    pub(super) fn work(&self) -> u64 {
+        work(self.rows, self.columns, self.codebooks.count, self.codebooks.dimension)
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

@@ -22,6 +22,15 @@ pub enum MatrixForm {
         /// Weights per codeword d.
         dimension: usize,
     },
+    /// A product of two matrices in additive codes.
+    LowRank {
+        /// Columns of the one, rows of the other.
+        rank: usize,
+        /// Number of codebooks M of both.
+        codebooks: usize,
+        /// Weights per codeword d of both.
+        dimension: usize,
+    },
 }
 
 impl MatrixForm {
@@ -37,6 +46,10 @@ impl MatrixForm {
             Self::Aq { codebooks, dimension } => {
                 aq::tile_bytes(rows, columns, codebooks, dimension)?.checked_add(rows.checked_mul(2)?)
             }
+            Self::LowRank { rank, codebooks, dimension } => {
+                let factor = Self::Aq { codebooks, dimension };
+                factor.stored_bytes(rank, columns)?.checked_add(factor.stored_bytes(rows, rank)?)
+            }
         }
     }
 
@@ -48,6 +61,10 @@ impl MatrixForm {
             Self::Int4 => Int4Matrix::heap_bytes(rows, columns),
             Self::Aq { codebooks, dimension } => {
                 aq::tile_bytes(rows, columns, codebooks, dimension).unwrap_or(usize::MAX) + 4 * rows
+            }
+            Self::LowRank { rank, codebooks, dimension } => {
+                let factor = Self::Aq { codebooks, dimension };
+                factor.heap_bytes(rank, columns) + factor.heap_bytes(rows, rank)
             }
         }
     }
@@ -61,6 +78,10 @@ impl MatrixForm {
             // Each is looked up before.
             Self::Fp8 => weights * 9,
             Self::Aq { codebooks, dimension } => aq::work(rows, columns, codebooks, dimension),
+            Self::LowRank { rank, codebooks, dimension } => {
+                let factor = Self::Aq { codebooks, dimension };
+                factor.work(rank, columns) + factor.work(rows, rank)
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod form;
 mod fp8;
 mod int4;
 mod int8;
+mod low_rank;
 
 pub use aq::{AqMatrix, Codebooks};
 pub use dense::DenseMatrix;
@@ -13,6 +14,7 @@ pub use form::MatrixForm;
 pub use fp8::Fp8Matrix;
 pub use int4::Int4Matrix;
 pub use int8::Int8Matrix;
+pub use low_rank::LowRankMatrix;
 
 use crate::kernel::{Backend, quantize_i16};
 use std::sync::Arc;
@@ -54,6 +56,8 @@ pub enum Matrix {
     Fp8(Fp8Matrix),
     /// Sums of codewords from 16-entry codebooks.
     Aq(AqMatrix),
+    /// A product of two such matrices.
+    LowRank(LowRankMatrix),
 }
 
 impl Matrix {
@@ -65,6 +69,7 @@ impl Matrix {
             Self::Int4(m) => m.rows(),
             Self::Fp8(m) => m.rows(),
             Self::Aq(m) => m.rows(),
+            Self::LowRank(m) => m.second().rows(),
         }
     }
 
@@ -76,6 +81,7 @@ impl Matrix {
             Self::Int4(m) => m.columns(),
             Self::Fp8(m) => m.columns(),
             Self::Aq(m) => m.columns(),
+            Self::LowRank(m) => m.first().columns(),
         }
     }
 
@@ -87,6 +93,7 @@ impl Matrix {
             Self::Int4(m) => MatrixForm::Int4.heap_bytes(m.rows(), m.columns()),
             Self::Fp8(m) => MatrixForm::Fp8.heap_bytes(m.rows(), m.columns()),
             Self::Aq(m) => m.heap_bytes(),
+            Self::LowRank(m) => m.first().heap_bytes() + m.second().heap_bytes(),
         }
     }
 
@@ -102,6 +109,7 @@ impl Matrix {
             Self::Int4(m) => m.decode_row(row, output),
             Self::Fp8(m) => m.decode_row(row, output),
             Self::Aq(m) => m.decode_row(row, output),
+            Self::LowRank(m) => m.decode_row(row, output),
         }
     }
 
@@ -117,16 +125,14 @@ impl Matrix {
 
     /// Estimated WebAssembly instructions of the product with one vector, tables included: the engine's unit of work.
     pub fn work(&self) -> u64 {
-        let form = match self {
-            Self::Dense(_) => MatrixForm::F32,
-            Self::Int8(_) => MatrixForm::Int8,
-            Self::Int4(_) => MatrixForm::Int4,
-            Self::Fp8(_) => MatrixForm::Fp8,
-            Self::Aq(m) => {
-                MatrixForm::Aq { codebooks: m.codebooks().count(), dimension: m.codebooks().dimension() }
-            }
-        };
-        form.work(self.rows(), self.columns())
+        match self {
+            Self::Dense(_) => MatrixForm::F32.work(self.rows(), self.columns()),
+            Self::Int8(_) => MatrixForm::Int8.work(self.rows(), self.columns()),
+            Self::Int4(_) => MatrixForm::Int4.work(self.rows(), self.columns()),
+            Self::Fp8(_) => MatrixForm::Fp8.work(self.rows(), self.columns()),
+            Self::Aq(m) => m.work(),
+            Self::LowRank(m) => m.first().work() + m.second().work(),
+        }
     }
 
     /// `output[p, r] = Σ_c W[r, c] · input[p, c]` for every position `p` of the batch.
@@ -153,6 +159,7 @@ impl Matrix {
                 input.quantize();
                 m.multiply(backend, input, output);
             }
+            Self::LowRank(m) => m.multiply(backend, input, output),
         }
     }
 }
@@ -169,6 +176,8 @@ pub struct Input {
     scales: Vec<f32>,
     tables: Option<(Arc<Codebooks>, Vec<aq::Tables>)>,
     spare_tables: Vec<aq::Tables>,
+    /// What a low-rank matrix has between its factors.
+    inner: Option<Box<Input>>,
 }
 
 impl Input {

@@ -10,6 +10,7 @@ pub use bert::{BertBuffers, BertConfig, BertEmbeddings, BertLayer, Encoder, Enco
 pub use config::{Activation, Config, LayerType, RopeScaling, Variant};
 pub use kv_cache::{CachePrecision, KvCache};
 pub use llama::{Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource};
+pub use rope::Rope;
 
 use crate::codec::CodecError;
 

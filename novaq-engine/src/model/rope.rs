@@ -6,13 +6,13 @@ use std::ops::Range;
 
 /// Inverse frequencies of a rotary embedding.
 #[derive(Clone, Debug)]
-pub(super) struct Rope {
+pub struct Rope {
     inverse_frequencies: Vec<f32>,
 }
 
 impl Rope {
     /// That of heads of `head_dim`, with frequencies from 1 to almost `1 / theta` that `scaling` stretches.
-    pub(super) fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
+    pub fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
         let half = head_dim / 2;
         let frequency = |i: usize| {
             let plain = 1.0 / libm::pow(theta, (2 * i) as f64 / head_dim as f64);
@@ -40,6 +40,11 @@ impl Rope {
             }
         };
         Self { inverse_frequencies: (0..half).map(|i| frequency(i) as f32).collect() }
+    }
+
+    /// Radians by which each of the `head_dim / 2` pairs turns from one position to the next.
+    pub fn inverse_frequencies(&self) -> &[f32] {
+        &self.inverse_frequencies
     }
 }
 

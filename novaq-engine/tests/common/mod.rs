@@ -82,10 +82,13 @@ pub fn configs() -> impl Strategy<Value = Config> {
     })
 }
 
-/// A synthetic artifact: its manifest and shards.
+/// A synthetic artifact: its manifest and shards. Every fourth seed gives layers of low-rank matrices.
 pub fn artifact(config: Config, seed: u64) -> (Manifest, Vec<Vec<u8>>) {
     let tokenizer = Tokenizer::from_json(TOKENIZER_JSON.as_bytes()).unwrap().to_bytes();
-    let body = Format::Aq { codebooks: 4, dimension: 8 };
+    let body = match seed % 4 {
+        3 => Format::LowRank { rank: 20 },
+        _ => Format::Aq { codebooks: 4, dimension: 8 },
+    };
     let synthetic = Synthetic { config, body, embedding: Format::Int8, seed, tokenizer };
     let mut shards = Vec::new();
     let manifest = synthetic.write(&mut shards).unwrap();
