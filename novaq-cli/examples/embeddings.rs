@@ -11,6 +11,7 @@ use novaq_cli::checkpoint::EncoderCheckpoint;
 use novaq_cli::compress::plan::MatrixCodec;
 use novaq_cli::compress::{Budget, DEFAULT_MEMORY, Options, encoder};
 use novaq_cli::evaluate::similarity::{Measured, compare, lines, spread};
+use novaq_cli::refine::Refine;
 use novaq_engine::tokenizer::Tokenizer;
 
 /// Tokens to measure on, of each file.
@@ -49,6 +50,8 @@ fn main() -> anyhow::Result<()> {
             overrides: Vec::new(),
             calibration: Some(calibration.clone()),
             calibration_tokens: None,
+            refine: Refine::None,
+            refine_steps: 0,
             seed: 0,
             memory: DEFAULT_MEMORY,
             name: None,

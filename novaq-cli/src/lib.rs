@@ -15,4 +15,5 @@ pub mod layered;
 pub mod network;
 pub mod output;
 pub mod quantize;
+pub mod refine;
 pub mod resources;

@@ -105,7 +105,8 @@ fn targets_are_met() {
             let bytes = check(folder, out, &["--size", &target.to_string()]);
             assert!(bytes <= target, "{bytes} for {target}");
         }
-        let times = fp32 as f64 / (smallest + 3000) as f64;
+        // An embedding of 2 bits takes more than the smallest one, which is of low rank.
+        let times = fp32 as f64 / (smallest + (largest - smallest) / 8) as f64;
         let bytes = check(folder, "d", &["--ratio", &times.to_string(), "--embedding-bpw", "2"]);
         assert!(fp32 as f64 / bytes as f64 >= times);
     }

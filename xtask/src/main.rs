@@ -45,6 +45,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What each way to normalise weights before they are coded does to quality.
+    Ablation {
+        /// Passed on (`cargo xtask bench ablation -- --help`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Memory and time of compressions, for checkpoints of random weights in the shape of SmolLM2-135M.
     Memory {
         /// Numbers of layers [default: 30].
@@ -75,6 +81,7 @@ fn main() -> anyhow::Result<()> {
             run(&mut command)
         }
         Task::Bench { what: Bench::Quality { args } } => example("novaq-cli", "quality", &args),
+        Task::Bench { what: Bench::Ablation { args } } => example("novaq-cli", "ablation", &args),
         Task::Bench { what: Bench::Memory { layers } } => {
             run(cargo::cargo().args(["build", "--package", "novaq-cli"]))?;
             example("novaq-cli", "memory", &layers)

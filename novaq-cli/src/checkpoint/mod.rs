@@ -321,6 +321,15 @@ pub fn stored_norm_offset(config: &Config) -> f32 {
     if config.variant.post_norms { 1.0 } else { 0.0 }
 }
 
+/// The layer that a tensor belongs to, if it does, and the rest of its name.
+pub fn split_layer_name(name: &str) -> (Option<usize>, &str) {
+    let parts = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    match parts.and_then(|(layer, rest)| Some((layer.parse().ok()?, rest))) {
+        Some((layer, rest)) => (Some(layer), rest),
+        None => (None, name),
+    }
+}
+
 /// A dense matrix for the engine, of `values` in standard layout.
 ///
 /// # Errors

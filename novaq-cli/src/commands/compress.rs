@@ -14,6 +14,7 @@ use crate::config_file;
 use crate::hub::Location;
 use crate::hub::Origin;
 use crate::output::{self, HintExt};
+use crate::refine::{DEFAULT_STEPS, Refine};
 
 /// Compress a checkpoint to an artifact.
 ///
@@ -99,6 +100,17 @@ pub struct Args {
     /// Name of the model in the catalogue; by default that of its folder or file.
     #[arg(long)]
     name: Option<String>,
+
+    /// How far the original teaches the compressed model what it would have said [default: none].
+    ///
+    /// `blocks` refines layer by layer. `full` goes on with the whole model, which has to fit in memory several times; it
+    /// takes by far the longest and brings the most.
+    #[arg(long)]
+    refine: Option<Refine>,
+
+    /// Steps of `--refine full`, each on 8 sequences of text [default: 400].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    refine_steps: Option<u32>,
 
     /// Semantic version of the artifact [default: 1.0.0].
     #[arg(long, value_name = "VERSION")]
@@ -224,6 +236,8 @@ impl Args {
             codec: self.codec.or(file.codec),
             calibration: self.calibration.or(file.calibration),
             calibration_tokens: self.calibration_tokens.or(file.calibration_tokens),
+            refine: self.refine.or(file.refine),
+            refine_steps: self.refine_steps.or(file.refine_steps),
             seed: self.seed.or(file.seed),
             memory: self.memory.or(file.memory),
             name: self.name.or(file.name),
@@ -261,6 +275,8 @@ impl Args {
             overrides: self.tensor,
             calibration: self.calibration,
             calibration_tokens: self.calibration_tokens.map(|n| n as usize),
+            refine: self.refine.unwrap_or_default(),
+            refine_steps: self.refine_steps.map_or(DEFAULT_STEPS, |n| n as usize),
             seed: self.seed.unwrap_or(0),
             memory: self.memory.unwrap_or(DEFAULT_MEMORY),
             name: self.name,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 
+use crate::refine::{DEFAULT_STEPS, Refine};
+
 use crate::checkpoint::Checkpoint;
 use crate::compress::{Budget, DEFAULT_MEMORY, Options};
 use crate::frontier::{self, DRAWINGS, POINTS, Point};
@@ -43,6 +45,14 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(256..))]
     calibration_tokens: Option<u32>,
 
+    /// How far the original teaches the compressed models what it would have said.
+    #[arg(long, default_value_t, value_enum)]
+    refine: Refine,
+
+    /// Steps of `--refine full`, each on 8 sequences of text.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_STEPS)]
+    refine_steps: usize,
+
     /// Seed of all random choices.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -76,6 +86,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         overrides: Vec::new(),
         calibration: args.calibration,
         calibration_tokens: args.calibration_tokens.map(|n| n as usize),
+        refine: args.refine,
+        refine_steps: args.refine_steps,
         seed: args.seed,
         memory: args.memory.unwrap_or(DEFAULT_MEMORY),
         name: None,

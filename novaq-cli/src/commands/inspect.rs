@@ -81,6 +81,7 @@ fn codec_name(codec: &Codec) -> String {
         Codec::Aq { codebooks, row_means } => {
             format!("aq {codebooks}{}", if *row_means { " + row means" } else { "" })
         }
+        Codec::LowRank { rank, first, second } => format!("rank {rank}, aq {first} and {second}"),
     }
 }
 

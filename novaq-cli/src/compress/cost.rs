@@ -20,6 +20,7 @@ use crate::layered::Share;
 use crate::quantize::additive::{Effort, GAUSSIAN_VECTORS, normal, quantize};
 use crate::quantize::beam::Codebooks;
 use crate::quantize::hessian::BlockFactors;
+use crate::refine::{BLOCK_STEPS, Refine, SEQUENCES_PER_STEP};
 
 /// What a compression takes.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -40,6 +41,9 @@ pub(super) struct Task<'a> {
     pub(super) tokens: usize,
     /// Whether the model writes that text itself.
     pub(super) sampled: bool,
+    /// How far is refined, and the steps of a refinement of the whole model.
+    pub(super) refine: Refine,
+    pub(super) refine_steps: usize,
     /// [`super::Options::memory`].
     pub(super) memory: u64,
     /// Bytes of the tokenizer's description.
@@ -49,6 +53,17 @@ pub(super) struct Task<'a> {
 /// Times that each layer runs over the calibration text, in whole layers: once in the original, once in the quantized
 /// model, and up to each of its four linear inputs.
 const PASSES: f64 = 4.0;
+
+/// Multiplications of a step of refinement for a weight and a position: forward and twice that backward.
+const GRADIENT_PRODUCTS: f64 = 3.0;
+
+/// How many times longer a step of refinement takes than its multiplications, for attention, norms, losses and the search
+/// for codes.
+const GRADIENT_OVERHEAD: f64 = 2.5;
+
+/// Bytes that a refinement needs for each weight: the original's and the variables' values, the latent weights with two
+/// moments, gradients of each part of a step and their sum, and all that is saved twice while it is written.
+const BYTES_PER_REFINED_WEIGHT: u64 = 84;
 
 /// Second moments that are measured per linear input: of the inputs, of their change, and of the residual stream's
 /// for every second one.
@@ -150,7 +165,11 @@ impl Shape {
         let matrices = || parts.iter().filter_map(|part| Some((part, part.matrix()?)));
         let additive = |part: &Part| match plan.codec(part) {
             MatrixCodec::Aq(codec) => Some(codec),
-            MatrixCodec::Int4 | MatrixCodec::Int8 | MatrixCodec::Fp8 | MatrixCodec::F16 => None,
+            MatrixCodec::Int4
+            | MatrixCodec::Int8
+            | MatrixCodec::Fp8
+            | MatrixCodec::F16
+            | MatrixCodec::LowRank { .. } => None,
         };
         let effort = |codec: Additive| codec.bits() / SAMPLE.bits();
         let coded =
@@ -194,13 +213,25 @@ impl Shape {
         let moments = MOMENTS * self.layers as f64 * squares * tokens;
         // One factorisation for the corrected weights, one for the feedback.
         let factors = 2.0 * self.layers as f64 * cubes + (self.hidden as f64).powi(3);
-        forward * speed.product
+        let per_step = (SEQUENCES_PER_STEP * SEQUENCE_TOKENS) as f64;
+        let (mut gradients, mut written_for_steps) = (0.0, 0.0);
+        if task.refine >= Refine::Blocks {
+            gradients += BLOCK_STEPS as f64 * per_step * self.layer_weights * GRADIENT_PRODUCTS;
+        }
+        if task.refine >= Refine::Full {
+            let positions = task.refine_steps as f64 * per_step;
+            // The original goes along, forward.
+            gradients += positions * self.weights * (GRADIENT_PRODUCTS + 1.0);
+            written_for_steps = if task.sampled { positions * self.weights } else { 0.0 };
+        }
+        (forward + written_for_steps) * speed.product
+            + gradients * GRADIENT_OVERHEAD * speed.hessian_product
             + (moments + self.coded_products * hessian_products(Effort::default())) * speed.hessian_product
             + self.coded * speed.weight
             + factors * speed.factor
     }
 
-    /// The most of four stages: sampling text, the embedding, a layer, measuring.
+    /// The most of five stages: sampling text, the embedding, a layer, refining the model, measuring.
     fn peak_memory_bytes(&self, task: &Task) -> u64 {
         let config = task.checkpoint.config();
         let threads = rayon::current_num_threads() as u64;
@@ -242,6 +273,20 @@ impl Shape {
             + 5 * layer
             + passes(threads * length as u64);
 
+        // Activations and their gradients, of which attention has the most.
+        let heads = config.num_attention_heads as u64;
+        let per_position = 12 * self.inputs.iter().sum::<u64>() + 6 * heads * length as u64;
+        let positions = (SEQUENCES_PER_STEP * length) as u64;
+        let refined = |weights: u64, layers: u64, entries: u64| {
+            BYTES_PER_REFINED_WEIGHT * weights + floats(positions * (layers * per_position + 8 * entries))
+        };
+        let of_layer =
+            of_layer + if task.refine >= Refine::Blocks { refined(self.one_layer, 1, 0) } else { 0 };
+        let of_model = match task.refine {
+            Refine::Full => refined(self.weights as u64, self.layers, self.entries),
+            Refine::None | Refine::Blocks => 0,
+        };
+
         let logits = threads * 2 * 64 * self.entries * 4;
         let measuring = 2 * vocabulary
             + 2 * floats(held_out * hidden)
@@ -249,7 +294,7 @@ impl Shape {
             + logits
             + passes(2 * threads * length as u64);
 
-        let most = sampling.max(embedding).max(of_layer).max(measuring) + mapped;
+        let most = sampling.max(embedding).max(of_layer).max(of_model).max(measuring) + mapped;
         // The program itself, the tokenizer as it is parsed, and what the allocator keeps for itself.
         let program = (48 << 20) + 16 * task.tokenizer_bytes + threads * (8 << 20);
         program + most + most / 6

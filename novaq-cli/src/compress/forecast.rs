@@ -83,6 +83,8 @@ pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Fo
         fixed: exact,
         tokens,
         sampled: options.calibration.is_none(),
+        refine: options.refine,
+        refine_steps: options.refine_steps,
         memory: options.memory,
         tokenizer_bytes: tokenizer_json.len() as u64,
     })?;

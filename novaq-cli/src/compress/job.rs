@@ -11,7 +11,9 @@ use std::time::Instant;
 use anyhow::Context;
 use half::f16;
 use novaq_engine::artifact::SourceFile;
-use novaq_engine::codec::{AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix};
+use novaq_engine::codec::{
+    AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
+};
 use safetensors::tensor::{SafeTensors, TensorView};
 use safetensors::{Dtype, serialize};
 use serde::de::DeserializeOwned;
@@ -21,7 +23,9 @@ use super::Budget;
 use super::matrices::half_bytes;
 use super::output::write_whole;
 use super::plan::{Additive, MatrixCodec, Named, Plan};
+use crate::layered::Tensors;
 use crate::output::HintExt;
+use crate::refine::Refine;
 
 /// Everything that the result depends on; a job goes on only with the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,20 +40,23 @@ pub(super) struct Settings {
     pub(super) plan: Option<Plan>,
     pub(super) calibration: String,
     pub(super) calibration_tokens: usize,
+    pub(super) refine: Refine,
+    pub(super) refine_steps: usize,
     pub(super) sources: Vec<SourceFile>,
 }
 
 /// Matrices that are done, by name, and what is to be reported of them.
 #[derive(Clone, Default)]
 pub(super) struct Unit {
-    pub(super) matrices: BTreeMap<String, Matrix>,
+    pub(super) tensors: Tensors,
     pub(super) records: BTreeMap<String, Record>,
 }
 
 impl Unit {
     /// Records the matrices `names`, quantized together since `began`; the time is shared by their weights.
     pub(super) fn record(&mut self, names: &[&str], relative_error: f64, began: Instant) {
-        let weights = |name: &&str| self.matrices.get(*name).map_or(0, |m| m.rows() * m.columns()) as f64;
+        let weights =
+            |name: &&str| self.tensors.matrices.get(*name).map_or(0, |m| m.rows() * m.columns()) as f64;
         let seconds = began.elapsed().as_secs_f64() / names.iter().map(weights).sum::<f64>();
         let records = names.iter().map(|name| {
             let record = Record { relative_error: Some(relative_error), seconds: seconds * weights(name) };
@@ -74,6 +81,8 @@ pub(super) struct Record {
 pub(super) struct Times {
     pub(super) text: f64,
     pub(super) quantization: f64,
+    #[serde(default)]
+    pub(super) refinement: f64,
     pub(super) measurement: f64,
 }
 
@@ -93,6 +102,8 @@ const INT4: &str = "int4";
 const INT8: &str = "int8";
 const FP8: &str = "fp8";
 const F16: &str = "f16";
+/// The same for vectors, in 32-bit floats.
+const VECTOR: &str = "vector";
 
 impl Job {
     /// Opens the work folder, or makes it. With `restart`, what is there is thrown away.
@@ -121,13 +132,9 @@ impl Job {
 
     /// Reads a JSON file, or `None` if it isn't there yet.
     pub(super) fn json<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<Option<T>> {
-        let path = self.folder.join(name);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = fs::read(&path).with_context(|| format!("`{}` can't be read", path.display()))?;
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
         let value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("`{}` is damaged", path.display()))
+            .with_context(|| format!("`{}` is damaged", self.folder.join(name).display()))
             .hint(|| "add `--restart` to begin again".to_owned())?;
         Ok(Some(value))
     }
@@ -157,42 +164,55 @@ impl Job {
         format!("{name}.safetensors")
     }
 
+    /// Reads a file, or `None` if it isn't there.
+    pub(super) fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let path = self.folder.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(fs::read(&path).with_context(|| format!("`{}` can't be read", path.display()))?))
+    }
+
+    /// Removes a file that is no longer needed.
+    pub(super) fn remove(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.folder.join(name);
+        fs::remove_file(&path).with_context(|| format!("`{}` can't be removed", path.display()))
+    }
+
     /// Whether a unit is done.
     pub(super) fn has(&self, name: &str) -> bool {
         self.folder.join(Self::unit_name(name)).exists()
     }
 
     /// Stores a unit: every codebook set once, every matrix in its stored form.
-    pub(super) fn store(&self, name: &str, unit: &Unit) -> anyhow::Result<()> {
-        let mut sets: Vec<&Arc<Codebooks>> = Vec::new();
+    pub(super) fn store<'a>(&self, name: &str, unit: &'a Unit) -> anyhow::Result<()> {
+        let mut sets: Vec<&'a Arc<Codebooks>> = Vec::new();
         let mut sections: Vec<(String, Vec<u8>)> = Vec::new();
-        for (name, matrix) in &unit.matrices {
-            let matrix = match matrix {
-                Matrix::Aq(matrix) => matrix,
-                Matrix::Int4(matrix) => {
-                    sections.push((format!("{INT4}:{name}"), matrix.to_bytes()));
-                    continue;
-                }
-                Matrix::Int8(matrix) => {
-                    sections.push((format!("{INT8}:{name}"), matrix.to_bytes()));
-                    continue;
-                }
-                Matrix::Fp8(matrix) => {
-                    sections.push((format!("{FP8}:{name}"), matrix.to_bytes()));
-                    continue;
-                }
+        for (name, matrix) in &unit.tensors.matrices {
+            let mut set = |codebooks: &'a Arc<Codebooks>| {
+                let known = sets.iter().position(|set| Arc::ptr_eq(set, codebooks));
+                known.unwrap_or_else(|| {
+                    sets.push(codebooks);
+                    sets.len() - 1
+                })
+            };
+            let (form, bytes) = match matrix {
+                Matrix::Aq(matrix) => (set(matrix.codebooks()).to_string(), matrix.to_bytes()),
+                Matrix::Int4(matrix) => (INT4.to_owned(), matrix.to_bytes()),
+                Matrix::Fp8(matrix) => (FP8.to_owned(), matrix.to_bytes()),
+                Matrix::Int8(matrix) => (INT8.to_owned(), matrix.to_bytes()),
                 // Only the 16-bit codec gives dense matrices.
-                Matrix::Dense(matrix) => {
-                    sections.push((format!("{F16}:{name}"), half_bytes(matrix)));
-                    continue;
+                Matrix::Dense(matrix) => (F16.to_owned(), half_bytes(matrix)),
+                Matrix::LowRank(matrix) => {
+                    let [first, second] = [matrix.first(), matrix.second()].map(|m| set(m.codebooks()));
+                    (format!("{first}*{second}*{}", matrix.rank()), matrix.to_bytes())
                 }
             };
-            let known = sets.iter().position(|set| Arc::ptr_eq(set, matrix.codebooks()));
-            let set = known.unwrap_or_else(|| {
-                sets.push(matrix.codebooks());
-                sets.len() - 1
-            });
-            sections.push((format!("{set}:{name}"), matrix.to_bytes()));
+            sections.push((format!("{form}:{name}"), bytes));
+        }
+        for (name, vector) in &unit.tensors.vectors {
+            let bytes = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
+            sections.push((format!("{VECTOR}:{name}"), bytes));
         }
         for (index, set) in sets.iter().enumerate() {
             sections.push((format!("{index}:{}x16@{}", set.count(), set.dimension()), set.to_bytes()));
@@ -251,13 +271,26 @@ fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
                 let values = halves.map(|&b| f16::from_le_bytes(b).to_f32()).collect();
                 Matrix::Dense(DenseMatrix::new(*rows, *columns, values)?)
             }
-            set => {
-                let codebooks =
-                    sets.get(set).with_context(|| format!("the codebooks of `{name}` are missing"))?;
-                Matrix::Aq(AqMatrix::from_bytes(*rows, *columns, Arc::clone(codebooks), false, bytes)?)
+            form => {
+                let set = |set: &str| {
+                    let set = sets.get(set).map(Arc::clone);
+                    set.with_context(|| format!("the codebooks of `{name}` are missing"))
+                };
+                let parts: Vec<&str> = form.split('*').collect();
+                if let &[first, second, rank] = parts.as_slice() {
+                    let shape = [*rows, rank.parse()?, *columns];
+                    Matrix::LowRank(LowRankMatrix::from_bytes(shape, [set(first)?, set(second)?], bytes)?)
+                } else {
+                    Matrix::Aq(AqMatrix::from_bytes(*rows, *columns, set(form)?, false, bytes)?)
+                }
             }
         };
-        unit.matrices.insert(name.clone(), matrix);
+        unit.tensors.matrices.insert(name.clone(), matrix);
+    }
+    for (_, name) in split.iter().filter(|(form, _)| *form == VECTOR) {
+        let section = sections.tensor(&format!("{VECTOR}:{name}"))?;
+        let values = section.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        unit.tensors.vectors.insert((*name).to_owned(), values);
     }
     for (name, record) in metadata.metadata().iter().flatten() {
         unit.records.insert(name.clone(), serde_json::from_str(record)?);

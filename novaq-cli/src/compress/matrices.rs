@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use half::f16;
-use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
 use novaq_engine::codec::{
-    AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, Matrix,
+    AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
 };
 
 use super::plan::{Additive, MatrixCodec};
@@ -15,6 +15,7 @@ use crate::layered::Captured;
 use crate::quantize::additive::{Effort, Quantized, gaussian_codebooks, quantize};
 use crate::quantize::beam;
 use crate::quantize::hessian::{NotPositiveDefinite, corrected, damped, mean_product};
+use crate::quantize::low_rank::{self, Signs};
 
 /// Damping of the Hessian, as a share of its mean diagonal: of the one that codes are chosen by.
 pub(super) const DAMPING: f32 = 0.01;
@@ -53,7 +54,19 @@ pub(super) struct Quantizer {
     pub(super) seed: u64,
 }
 
-/// Matrices that read one input, quantized with one codebook set.
+/// A codec that is fitted to what a matrix does with its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fitted {
+    /// Additive codes.
+    Aq(Additive),
+    /// Two factors of signs.
+    LowRank {
+        /// Columns of the one, rows of the other.
+        rank: usize,
+    },
+}
+
+/// Matrices that read one input, quantized together; additive codes share a codebook set.
 pub(super) struct Shared {
     /// In the order in which they were given.
     pub(super) matrices: Vec<Matrix>,
@@ -67,7 +80,7 @@ impl Quantizer {
     /// too (`adds_to_residual`). `row_weights` says how much each row counts when the codebooks are fitted.
     pub(super) fn layer(
         &mut self,
-        codec: Additive,
+        codec: Fitted,
         weights: &[Array2<f32>],
         original: &Captured,
         quantized: &Captured,
@@ -94,7 +107,7 @@ impl Quantizer {
     /// tokens occur.
     pub(super) fn embedding(
         &mut self,
-        codec: Additive,
+        codec: Fitted,
         weights: ArrayView2<f32>,
         h: ArrayView2<f32>,
         frequencies: &[f32],
@@ -104,6 +117,45 @@ impl Quantizer {
 
     /// The matrices of `shapes` that stand one below the other in `target`.
     fn shared(
+        &mut self,
+        codec: Fitted,
+        shapes: &[(usize, usize)],
+        target: ArrayView2<f32>,
+        h: ArrayView2<f32>,
+        row_weights: &[f32],
+    ) -> Result<Shared, QuantizeError> {
+        match codec {
+            Fitted::Aq(codec) => self.additive(codec, shapes, target, h, row_weights),
+            Fitted::LowRank { rank } => self.low_rank(rank, shapes, target, h),
+        }
+    }
+
+    fn low_rank(
+        &self,
+        rank: usize,
+        shapes: &[(usize, usize)],
+        target: ArrayView2<f32>,
+        h: ArrayView2<f32>,
+    ) -> Result<Shared, QuantizeError> {
+        let signs = Arc::new(Codebooks::signs());
+        let factor = |m: &Signs| {
+            let scales: Vec<f32> = m.scales.iter().map(|s| s.to_f32()).collect();
+            AqMatrix::from_codes(m.rows, m.columns, Arc::clone(&signs), &m.codes, &scales, None)
+        };
+        let mut shared = Shared { matrices: Vec::new(), relative_error: 0.0 };
+        let mut first = 0;
+        for &(rows, _) in shapes {
+            let part = target.slice(s![first..first + rows, ..]);
+            let result = low_rank::quantize(part, h, rank, self.seed)?;
+            let matrix = LowRankMatrix::new(factor(&result.first)?, factor(&result.second)?)?;
+            shared.matrices.push(Matrix::LowRank(matrix));
+            shared.relative_error += result.relative_error / shapes.len() as f64;
+            first += rows;
+        }
+        Ok(shared)
+    }
+
+    fn additive(
         &mut self,
         codec: Additive,
         shapes: &[(usize, usize)],
@@ -142,7 +194,7 @@ fn rows_of(
     AqMatrix::from_codes(rows, columns, Arc::clone(codebooks), codes, &scales, None)
 }
 
-/// The matrix `name` in a codec that rounds value by value; `None` for additive codes.
+/// The matrix `name` in a codec that rounds value by value; `None` for those that are fitted.
 pub(super) fn rounded(
     codec: MatrixCodec,
     name: &str,
@@ -151,7 +203,7 @@ pub(super) fn rounded(
     let (rows, columns) = weights.dim();
     let values: Vec<f32> = weights.iter().copied().collect();
     let matrix = match codec {
-        MatrixCodec::Aq(_) => return Ok(None),
+        MatrixCodec::Aq(_) | MatrixCodec::LowRank { .. } => return Ok(None),
         MatrixCodec::F16 => return half(name, weights).map(Some),
         MatrixCodec::Int4 => Int4Matrix::quantize(rows, columns, &values).map(Matrix::Int4),
         MatrixCodec::Int8 => Int8Matrix::quantize(rows, columns, &values).map(Matrix::Int8),

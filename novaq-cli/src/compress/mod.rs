@@ -14,6 +14,7 @@ mod output;
 pub mod pattern;
 pub mod plan;
 mod quantization;
+mod refinement;
 pub mod report;
 mod size;
 
@@ -34,6 +35,7 @@ use crate::evaluate::{compare, text};
 use crate::hub::Origin;
 use crate::layered::Layered;
 use crate::output::HintExt;
+use crate::refine::Refine;
 use crate::resources::Usage;
 pub use cost::Cost;
 pub use forecast::{Forecast, default_calibration_tokens, forecast};
@@ -64,6 +66,10 @@ pub struct Options {
     pub calibration: Option<PathBuf>,
     /// Tokens of calibration text; by default what fits the model's size.
     pub calibration_tokens: Option<usize>,
+    /// How far the teacher refines.
+    pub refine: Refine,
+    /// Steps of the refinement of the whole model.
+    pub refine_steps: usize,
     /// Seed of all random choices.
     pub seed: u64,
     /// Bytes that weights and caches may take while text is sampled; the text does not depend on them.
@@ -185,18 +191,26 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
         plan: fixed.clone(),
         calibration: calibration.clone(),
         calibration_tokens: forecast::calibration_tokens(checkpoint, options),
+        refine: options.refine,
+        refine_steps: options.refine_steps,
         sources: sources.clone(),
     };
     // Read before anything is written, so that a bad text leaves nothing behind.
-    let calibration_text = match &options.calibration {
+    let text = match &options.calibration {
         None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("`{}` can't be read", path.display()))?;
-            let windows = text::windows(checkpoint.config(), &tokenizer, &text, settings.calibration_tokens)
-                .with_context(|| format!("`{}` can't be used for calibration", path.display()))?;
-            Some(windows)
-        }
+        Some(path) => Some(
+            std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?,
+        ),
+    };
+    let windows = |tokens: usize| -> anyhow::Result<Option<Vec<Vec<u32>>>> {
+        let (Some(text), Some(path)) = (&text, &options.calibration) else { return Ok(None) };
+        let windows = text::windows(checkpoint.config(), &tokenizer, text, tokens);
+        windows.with_context(|| format!("`{}` can't be used for calibration", path.display())).map(Some)
+    };
+    let calibration_text = windows(settings.calibration_tokens)?;
+    let refinement_text = match options.refine {
+        Refine::Full => windows(refinement::tokens(checkpoint.config(), options.refine_steps))?,
+        Refine::None | Refine::Blocks => None,
     };
     let report = options.report.clone().unwrap_or_else(|| report::beside(&options.output));
     let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
@@ -206,6 +220,8 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "text is ready");
     let plan = run.quantize(&sequences.calibration)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "all matrices are quantized");
+    run.refine(refinement_text)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "the model is refined");
     let measuring = Instant::now();
     let verification = verify(checkpoint, &run.job, &sequences.held_out)?;
     run.job.spend(|times| &mut times.measurement, measuring)?;

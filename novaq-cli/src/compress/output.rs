@@ -16,10 +16,10 @@ use sha2::{Digest, Sha256};
 
 use super::Options;
 use super::job::{Job, Record, Unit};
-use super::plan::Part;
+use super::plan::{EMBEDDING, Part};
 use super::quantization::{finished, finished_layer};
 use crate::artifact_dir::{MANIFEST_FILE, shard_file};
-use crate::checkpoint::{Checkpoint, layer_name};
+use crate::checkpoint::{Checkpoint, split_layer_name};
 use crate::output::HintExt;
 
 /// The folder in which the work for `output` is kept until it is complete.
@@ -158,22 +158,25 @@ fn write_finished(
     let mut at = None;
     let mut unit = Unit::default();
     for part in Part::all(checkpoint) {
-        let Some(_) = part.matrix() else {
-            writer.vector(&part.name, &checkpoint.vector(&part.name)?, VectorPrecision::F16)?;
-            continue;
-        };
-        let layer = part.input.map(|(layer, _)| layer);
+        let (layer, short) = split_layer_name(&part.name);
         if at != Some(layer) || layer.is_none() {
-            unit = match layer {
-                Some(layer) => finished_layer(checkpoint, job, layer)?,
-                None => finished(checkpoint, job, &part.name)?,
+            unit = match (layer, part.matrix()) {
+                (Some(layer), _) => finished_layer(checkpoint, job, layer)?,
+                (None, Some(_)) => finished(checkpoint, job, &part.name)?,
+                (None, None) => finished(checkpoint, job, EMBEDDING)?,
             };
             at = Some(layer);
         }
-        let prefix = layer.map_or_else(String::new, |layer| layer_name(layer, ""));
-        let short = part.name.strip_prefix(&prefix).unwrap_or(&part.name);
+        if part.matrix().is_none() {
+            let vector = match unit.tensors.vectors.get(short) {
+                Some(vector) => vector.clone(),
+                None => checkpoint.vector(&part.name)?,
+            };
+            writer.vector(&part.name, &vector, VectorPrecision::F16)?;
+            continue;
+        }
         records.extend(unit.records.get(short).map(|record| (part.name.clone(), *record)));
-        let matrix = unit.matrices.get(short);
+        let matrix = unit.tensors.matrices.get(short);
         let matrix = matrix.with_context(|| format!("`{}` was not quantized", part.name))?;
         write_matrix(writer, &part.name, matrix)?;
     }

@@ -10,6 +10,7 @@ use novaq_engine::model::{CachePrecision, KvCache};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::matrices::Fitted;
 use super::pattern::Override;
 
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint, encoder_layer_name, layer_name};
@@ -67,7 +68,15 @@ pub enum MatrixCodec {
     Fp8,
     /// 16-bit floats.
     F16,
+    /// The product of two matrices of signs with row scales.
+    LowRank {
+        /// Columns of the one, rows of the other.
+        rank: usize,
+    },
 }
+
+/// AQ(1, 4) as the codes of signs: a nibble is four of them.
+pub(super) const SIGNS: Additive = Additive { books: 1, dim: 4 };
 
 impl MatrixCodec {
     /// Additive codes of `books` codebooks over 8 weights: half a bit per weight each.
@@ -100,14 +109,27 @@ impl MatrixCodec {
             Self::Int4 => MatrixForm::Int4,
             Self::Fp8 => MatrixForm::Fp8,
             Self::F16 => MatrixForm::F16,
+            Self::LowRank { rank } => {
+                MatrixForm::LowRank { rank, codebooks: SIGNS.books, dimension: SIGNS.dim }
+            }
         }
     }
 
-    /// Bytes of the codebook set that matrices with the same input share; 0 if there is none.
+    /// The codec as it is fitted to inputs; plain formats are not.
+    pub(super) fn fitted(self) -> Option<Fitted> {
+        match self {
+            Self::Aq(codec) => Some(Fitted::Aq(codec)),
+            Self::LowRank { rank } => Some(Fitted::LowRank { rank }),
+            Self::Int8 | Self::Int4 | Self::Fp8 | Self::F16 => None,
+        }
+    }
+
+    /// Bytes of the codebook set that matrices with the same input share; 0 if there is none. That of signs is one for
+    /// the whole artifact.
     pub(super) fn codebook_bytes(self) -> u64 {
         match self {
             Self::Aq(codec) => Codebooks::stored_bytes(codec.books, codec.dim).unwrap_or(0) as u64,
-            Self::Int8 | Self::Int4 | Self::Fp8 | Self::F16 => 0,
+            Self::Int8 | Self::Int4 | Self::Fp8 | Self::F16 | Self::LowRank { .. } => 0,
         }
     }
 
@@ -125,6 +147,7 @@ impl fmt::Display for MatrixCodec {
             Self::Int4 => f.write_str("int4"),
             Self::Fp8 => f.write_str("fp8"),
             Self::F16 => f.write_str("f16"),
+            Self::LowRank { rank } => write!(f, "rank{rank}"),
         }
     }
 }
@@ -139,10 +162,12 @@ impl FromStr for MatrixCodec {
             "fp8" => Ok(Self::Fp8),
             "f16" => Ok(Self::F16),
             _ if text.contains('x') => text.parse().map(Self::Aq),
-            _ => match text.parse() {
-                Ok(bits) => Self::for_bits(bits),
-                Err(_) => Err(format!(
-                    "`{text}` is no codec: write bits per weight, `int4`, `int8`, `fp8`, `f16` or `Mx16@D`"
+            _ => match (text.strip_prefix("rank").map(str::parse), text.parse()) {
+                (Some(Ok(rank)), _) if (1..=LARGEST_RANK).contains(&rank) => Ok(Self::LowRank { rank }),
+                (None, Ok(bits)) => Self::for_bits(bits),
+                _ => Err(format!(
+                    "`{text}` is no codec: write bits per weight, `int4`, `int8`, `fp8`, `f16`, `Mx16@D`, or `rankR` with R up to \
+                     {LARGEST_RANK}"
                 )),
             },
         }
@@ -162,6 +187,16 @@ const LADDER: [(MatrixCodec, f64); 9] = [
     (MatrixCodec::Int8, 8.3e-5),
     (MatrixCodec::F16, 2e-8),
 ];
+
+/// Largest inner dimension of a low-rank matrix; with more, no matrix of a language model has less than one bit.
+const LARGEST_RANK: usize = 4096;
+
+/// How many times the rank of the layers' matrices the embedding's is, and a head's: they are the largest by far, and
+/// tied ones are read twice.
+const EMBEDDING_RANK: f64 = 1.75;
+
+/// What ranks are multiples of: a nibble is four signs.
+const RANK_STEP: usize = 4;
 
 /// Names of the embedding and of a head that is not tied.
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -369,7 +404,7 @@ const GAUSSIAN_ERROR: [f64; MAX_BOOKS] = [0.58, 0.337, 0.182, 0.097, 0.052, 0.02
 /// No plan fits into the bytes that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{target} bytes can't be reached: at 1 bit per weight, the fewest of any codec, the artifact has {smallest}"
+    "{target} bytes can't be reached: with factors of rank {RANK_STEP}, the smallest of any codec, the artifact has {smallest}"
 )]
 pub struct TooSmall {
     /// Bytes that were asked for.
@@ -422,7 +457,8 @@ impl Plan {
 
     /// Codecs for an artifact of at most `target` bytes, where `size` says how many an artifact with a plan has.
     ///
-    /// All matrices begin at 1 bit. Then the linear input, or the embedding, for which the next codec of the ladder
+    /// If 1 bit in all matrices is too much, all become products of two matrices of signs, of the highest rank that
+    /// fits. Otherwise all matrices begin at 1 bit. Then the linear input, or the embedding, for which the next codec of the ladder
     /// lowers the expected error most for its bytes gets it: first in all layers alike, then in single layers with
     /// what is left. Every linear input counts the same, and the embedding as much as all of them together: on
     /// TinyStories-656K, which has 8 inputs, the KL divergence was 3.7 nats per unit of relative error of the
@@ -441,9 +477,8 @@ impl Plan {
         let fewest = LADDER[0].0;
         let mut plan =
             Self { layers: vec![[fewest; 4]; layers], embedding: embedding.unwrap_or(fewest), named };
-        let smallest = size(&plan)?;
-        if smallest > target {
-            return Err(TooSmall { target, smallest }.into());
+        if size(&plan)? > target {
+            return Self::of_low_rank(target, embedding, &plan, size);
         }
         let inputs = (4 * layers) as f64;
         let single = (0..layers).flat_map(|layer| (0..4).map(move |input| vec![(layer, input)]));
@@ -487,6 +522,34 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// `plan` with low-rank matrices of the highest rank for which the artifact has at most `target` bytes.
+    fn of_low_rank<E: From<TooSmall>>(
+        target: u64,
+        embedding: Option<MatrixCodec>,
+        plan: &Self,
+        mut size: impl FnMut(&Self) -> Result<u64, E>,
+    ) -> Result<Self, E> {
+        let of_rank = |steps: usize| {
+            let rank = RANK_STEP * steps;
+            let wider = ((steps as f64 * EMBEDDING_RANK).round() as usize).max(1) * RANK_STEP;
+            Self {
+                layers: vec![[MatrixCodec::LowRank { rank }; 4]; plan.layers.len()],
+                embedding: embedding.unwrap_or(MatrixCodec::LowRank { rank: wider }),
+                named: plan.named.clone(),
+            }
+        };
+        let smallest = size(&of_rank(1))?;
+        if smallest > target {
+            return Err(TooSmall { target, smallest }.into());
+        }
+        let (mut fits, mut too_large) = (1, LARGEST_RANK / RANK_STEP);
+        while too_large - fits > 1 {
+            let middle = usize::midpoint(fits, too_large);
+            if size(&of_rank(middle))? <= target { fits = middle } else { too_large = middle }
+        }
+        Ok(of_rank(fits))
     }
 
     /// The codec of a matrix.

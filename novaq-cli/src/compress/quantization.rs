@@ -10,16 +10,18 @@ use novaq_engine::model::{CachePrecision, LinearInput, Model};
 use serde::{Deserialize, Serialize};
 
 use super::job::{Job, Shapes, Unit};
-use super::matrices::{self, Quantizer, Shared, Starts};
+use super::matrices::{self, Fitted, Quantizer, Shared, Starts};
 use super::output::write_whole;
-use super::plan::{Additive, EMBEDDING, HEAD, MatrixCodec, Named, Plan};
+use super::plan::{EMBEDDING, HEAD, Named, Plan};
+use super::refinement::{REFINED, refined_name};
 use super::{Budget, Options, STOP};
 use crate::checkpoint::{Checkpoint, layer_name};
 use crate::evaluate::text;
-use crate::layered::{self, Captured, LAYER_INPUTS, Layered, Replaced, Share, Streams, Vectors};
+use crate::layered::{self, Captured, LAYER_INPUTS, Layered, Share, Streams, Tensors, Vectors};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
 use crate::quantize::hessian::{damped, expected_noise, mean_product};
+use crate::refine::Refine;
 
 /// Share of the mean diagonal that is added to the head's Hessian for a tied embedding. Large, because the embedding is
 /// also what the first layer reads, where every direction counts. With nothing but the embedding of TinyStories-656K
@@ -74,9 +76,7 @@ impl Run<'_> {
         let length = text::SEQUENCE_TOKENS.min(config.max_position_embeddings);
         let count = tokens.div_ceil(length);
         let sampled = if text.is_some() { 0 } else { count };
-        let weights = self.checkpoint.layer_weights() * config.num_hidden_layers as u64;
-        let most = sampled.max(HELD_OUT_SEQUENCES);
-        let share = Share::of(self.options.memory, config, weights, length, most);
+        let share = self.share(sampled.max(HELD_OUT_SEQUENCES));
         let mut model = Layered::original(self.checkpoint)?.keeping(share.layers);
         let bar = progress((sampled + HELD_OUT_SEQUENCES) as u64, "Sampling", "sequences");
         let mut sample =
@@ -94,6 +94,14 @@ impl Run<'_> {
         Ok(sequences)
     }
 
+    /// What the memory allowed for sampling is used for while up to `sequences` are written.
+    pub(super) fn share(&self, sequences: usize) -> Share {
+        let config = self.checkpoint.config();
+        let length = text::SEQUENCE_TOKENS.min(config.max_position_embeddings);
+        let weights = self.checkpoint.layer_weights() * config.num_hidden_layers as u64;
+        Share::of(self.options.memory, config, weights, length, sequences)
+    }
+
     /// Brings all matrices of the model in their codecs to the work folder; returns the codecs.
     pub(super) fn quantize(&self, sequences: &[Vec<u32>]) -> anyhow::Result<Plan> {
         let checkpoint = self.checkpoint;
@@ -106,13 +114,13 @@ impl Run<'_> {
             began = Instant::now();
             Ok(())
         };
-        let mut original = Streams::embed(sequences, &layered::embedding(checkpoint, &Replaced::new())?)?;
+        let mut original = Streams::embed(sequences, &layered::embedding(checkpoint, &Tensors::default())?)?;
         let plan = self.plan(&original, &bar)?;
         let mut quantizer =
             Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
 
         self.embedding(&plan, &mut quantizer, sequences, &bar)?;
-        let embedding = finished(checkpoint, &self.job, EMBEDDING)?.matrices;
+        let embedding = finished(checkpoint, &self.job, EMBEDDING)?.tensors;
         let mut quantized = Streams::embed(sequences, &layered::embedding(checkpoint, &embedding)?)?;
         drop(embedding);
         // Activations are needed only as far as something is left to be quantized.
@@ -123,8 +131,8 @@ impl Run<'_> {
             if self.job.has(&unit_name(layer)) {
                 if layer < needed {
                     let unit = finished_layer(checkpoint, &self.job, layer)?;
-                    original.advance(&self.layer_of(layer, &Replaced::new())?, CachePrecision::F32)?;
-                    quantized.advance(&self.layer_of(layer, &unit.matrices)?, CachePrecision::F32)?;
+                    original.advance(&self.layer_of(layer, &Tensors::default())?, CachePrecision::F32)?;
+                    quantized.advance(&self.layer_of(layer, &unit.tensors)?, CachePrecision::F32)?;
                 }
                 bar.inc(4);
             } else {
@@ -144,7 +152,7 @@ impl Run<'_> {
     }
 
     /// Layer `layer` as calibration runs it.
-    fn layer_of(&self, layer: usize, replaced: &Replaced) -> anyhow::Result<Model> {
+    fn layer_of(&self, layer: usize, replaced: &Tensors) -> anyhow::Result<Model> {
         Ok(layered::layer(self.checkpoint, layer, replaced, Vectors::Rounded)?)
     }
 
@@ -160,7 +168,7 @@ impl Run<'_> {
         let mut noise = Vec::new();
         for layer in 0..self.checkpoint.config().num_hidden_layers {
             bar.set_message(format!("measuring layer {layer}"));
-            let captured = streams.capture_and_advance(&self.layer_of(layer, &Replaced::new())?)?;
+            let captured = streams.capture_and_advance(&self.layer_of(layer, &Tensors::default())?)?;
             let mut of_layer = [0.0; 4];
             for ((noise, names), captured) in
                 of_layer.iter_mut().zip(Checkpoint::LAYER_MATRICES).zip(&captured)
@@ -253,23 +261,21 @@ impl Run<'_> {
         &self,
         plan: &Plan,
         name: &str,
-        quantize: impl FnOnce(Additive) -> anyhow::Result<Shared>,
+        quantize: impl FnOnce(Fitted) -> anyhow::Result<Shared>,
     ) -> anyhow::Result<()> {
         if self.job.has(name) {
             return Ok(());
         }
         let mut unit = Unit::default();
-        match plan.vocabulary(name) {
-            MatrixCodec::Aq(codec) => {
-                let began = Instant::now();
-                let shared = quantize(codec)?;
-                unit.matrices.extend(shared.matrices.into_iter().map(|m| (name.to_owned(), m)));
-                unit.record(&[name], shared.relative_error, began);
-            }
-            codec => {
-                let matrix = matrices::rounded(codec, name, &self.checkpoint.matrix(name)?)?;
-                unit.matrices.extend(matrix.map(|matrix| (name.to_owned(), matrix)));
-            }
+        let codec = plan.vocabulary(name);
+        if let Some(fitted) = codec.fitted() {
+            let began = Instant::now();
+            let shared = quantize(fitted)?;
+            unit.tensors.matrices.extend(shared.matrices.into_iter().map(|m| (name.to_owned(), m)));
+            unit.record(&[name], shared.relative_error, began);
+        } else {
+            let matrix = matrices::rounded(codec, name, &self.checkpoint.matrix(name)?)?;
+            unit.tensors.matrices.extend(matrix.map(|matrix| (name.to_owned(), matrix)));
         }
         self.job.store(name, &unit)
     }
@@ -285,34 +291,38 @@ impl Run<'_> {
         bar: &ProgressBar,
     ) -> anyhow::Result<Unit> {
         let mut unit = Unit::default();
-        let captured = original.capture_and_advance(&self.layer_of(layer, &Replaced::new())?)?;
+        let captured = original.capture_and_advance(&self.layer_of(layer, &Tensors::default())?)?;
         for (index, (reference, names)) in captured.into_iter().zip(Checkpoint::LAYER_MATRICES).enumerate() {
             bar.set_message(format!("layer {layer} {}", names.join(" ").replace(".weight", "")));
-            let inputs = quantized.capture(&self.layer_of(layer, &unit.matrices)?, LAYER_INPUTS[index])?;
+            let inputs = quantized.capture(&self.layer_of(layer, &unit.tensors)?, LAYER_INPUTS[index])?;
             tracing::debug!(layer, input = names[0], "captured");
             // o_proj and down_proj write to the residual stream, unless a norm is between them.
             let adds = index % 2 == 1 && !self.checkpoint.config().variant.post_norms;
             for (codec, names) in plan.groups(self.checkpoint, layer, index) {
                 let weights = self.layer_weights(layer, &names)?;
-                let MatrixCodec::Aq(codec) = codec else {
+                let Some(fitted) = codec.fitted() else {
                     for (name, weights) in names.iter().zip(&weights) {
                         let matrix = matrices::rounded(codec, &layer_name(layer, name), weights)?;
-                        unit.matrices.extend(matrix.map(|matrix| ((*name).to_owned(), matrix)));
+                        unit.tensors.matrices.extend(matrix.map(|matrix| ((*name).to_owned(), matrix)));
                     }
                     continue;
                 };
                 let began = Instant::now();
                 let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
                 let shared = quantizer
-                    .layer(codec, &weights, &reference, &inputs, adds, &row_weights)
+                    .layer(fitted, &weights, &reference, &inputs, adds, &row_weights)
                     .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
                 tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
-                unit.matrices.extend(names.iter().map(|&n| n.to_owned()).zip(shared.matrices));
+                unit.tensors.matrices.extend(names.iter().map(|&n| n.to_owned()).zip(shared.matrices));
                 unit.record(&names, shared.relative_error, began);
             }
             bar.inc(1);
         }
-        quantized.advance(&self.layer_of(layer, &unit.matrices)?, CachePrecision::F32)?;
+        if self.options.refine >= Refine::Blocks {
+            bar.set_message(format!("refining layer {layer}"));
+            self.refine_layer(layer, &mut unit.tensors, original, quantized)?;
+        }
+        quantized.advance(&self.layer_of(layer, &unit.tensors)?, CachePrecision::F32)?;
         Ok(unit)
     }
 
@@ -335,33 +345,52 @@ fn spread(sequences: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
 }
 
 /// Name of a layer's file in the work folder.
-fn unit_name(layer: usize) -> String {
+pub(super) fn unit_name(layer: usize) -> String {
     format!("layer-{layer:05}")
 }
 
-/// The matrices of `layer` that are done, by their names without its prefix.
+/// The tensors of `layer` that are done, by their names without its prefix.
 pub(super) fn finished_layer(checkpoint: &Checkpoint, job: &Job, layer: usize) -> anyhow::Result<Unit> {
+    let name = unit_name(layer);
+    load_layer(checkpoint, job, &if job.has(REFINED) { refined_name(&name) } else { name })
+}
+
+/// What quantization made of `layer`, refined or not.
+pub(super) fn quantized_layer(checkpoint: &Checkpoint, job: &Job, layer: usize) -> anyhow::Result<Unit> {
+    load_layer(checkpoint, job, &unit_name(layer))
+}
+
+fn load_layer(checkpoint: &Checkpoint, job: &Job, unit: &str) -> anyhow::Result<Unit> {
     let names = Checkpoint::LAYER_MATRICES.iter().copied().flatten();
     let shapes: Shapes =
         names.map(|name| ((*name).to_owned(), checkpoint.layer_matrix_shape(name))).collect();
-    job.load(&unit_name(layer), &shapes)
+    job.load(unit, &shapes)
 }
 
-/// The embedding or the head, done.
+/// The embedding or the head, done, and the last norm if it was refined.
 pub(super) fn finished(checkpoint: &Checkpoint, job: &Job, name: &str) -> anyhow::Result<Unit> {
+    load_vocabulary(checkpoint, job, if job.has(REFINED) { REFINED } else { name }, name)
+}
+
+/// What quantization made of the embedding or the head, refined or not.
+pub(super) fn quantized_vocabulary(checkpoint: &Checkpoint, job: &Job, name: &str) -> anyhow::Result<Unit> {
+    load_vocabulary(checkpoint, job, name, name)
+}
+
+fn load_vocabulary(checkpoint: &Checkpoint, job: &Job, unit: &str, name: &str) -> anyhow::Result<Unit> {
     let config = checkpoint.config();
-    job.load(name, &vec![(name.to_owned(), [config.vocab_size, config.hidden_size])])
+    job.load(unit, &vec![(name.to_owned(), [config.vocab_size, config.hidden_size])])
 }
 
 /// The compressed model, whose matrices are in the work folder.
 pub(super) fn compressed<'a>(checkpoint: &'a Checkpoint, job: &'a Job) -> anyhow::Result<Layered<'a>> {
-    let mut vocabulary = finished(checkpoint, job, EMBEDDING)?.matrices;
+    let mut vocabulary = finished(checkpoint, job, EMBEDDING)?.tensors;
     if !checkpoint.config().tie_word_embeddings {
-        vocabulary.append(&mut finished(checkpoint, job, HEAD)?.matrices);
+        vocabulary.matrices.append(&mut finished(checkpoint, job, HEAD)?.tensors.matrices);
     }
     let last = layered::vocabulary(checkpoint, &vocabulary, Vectors::Rounded)?;
     Ok(Layered::new(last, move |layer| {
         let unit = finished_layer(checkpoint, job, layer)?;
-        Ok(layered::layer(checkpoint, layer, &unit.matrices, Vectors::Rounded)?)
+        Ok(layered::layer(checkpoint, layer, &unit.tensors, Vectors::Rounded)?)
     }))
 }

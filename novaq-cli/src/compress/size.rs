@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use novaq_engine::artifact::{
     ArtifactError, Codec, Estimates, Manifest, ManifestDraft, Outline, Similarity, Verification,
 };
+use novaq_engine::codec::Codebooks;
 use novaq_engine::model::Architecture;
 use serde::Serialize;
 
 use super::HELD_OUT_TEXT;
 use super::encoder::{HELD_OUT_LINES, MOST_HELD_OUT};
-use super::plan::{HEAD, Layout, MatrixCodec, Part, Plan};
+use super::plan::{HEAD, Layout, MatrixCodec, Part, Plan, SIGNS};
 use super::quantization::HELD_OUT_SEQUENCES;
 use crate::evaluate::text::SEQUENCE_TOKENS;
 
@@ -123,6 +124,13 @@ impl<'a> Sizes<'a> {
                 MatrixCodec::Int4 => Codec::Int4,
                 MatrixCodec::Fp8 => Codec::Fp8,
                 MatrixCodec::F16 => Codec::F16,
+                MatrixCodec::LowRank { rank } => {
+                    let set = sets.entry((None, "", SIGNS)).or_insert_with(|| {
+                        let bytes = Codebooks::signs().to_bytes().len() as u64;
+                        outline.codebooks(SIGNS.books, SIGNS.dim, bytes).0
+                    });
+                    Codec::LowRank { rank, first: set.clone(), second: set.clone() }
+                }
                 MatrixCodec::Aq(additive) => {
                     // Matrices of a layer that read one input share a set; embedding and head have their own.
                     let name = if part.input.is_none() { part.name.as_str() } else { "" };

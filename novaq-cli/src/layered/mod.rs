@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use novaq_engine::model::{CachePrecision, Config, KvCache, Model};
 
 use crate::checkpoint::Checkpoint;
-pub use parts::{Replaced, Vectors, embedding, layer, norm, vocabulary};
+pub use parts::{Tensors, Vectors, embedding, layer, norm, vocabulary};
 pub use streams::{Captured, LAYER_INPUTS, Streams};
 pub(crate) use streams::{Seen, Wanted, join};
 
@@ -36,8 +36,8 @@ impl<'a> Layered<'a> {
     /// # Errors
     /// If its embedding, last norm or head can't be read.
     pub fn original(checkpoint: &'a Checkpoint) -> anyhow::Result<Self> {
-        let last = vocabulary(checkpoint, &Replaced::new(), Vectors::Exact)?;
-        Ok(Self::new(last, |index| Ok(layer(checkpoint, index, &Replaced::new(), Vectors::Exact)?)))
+        let last = vocabulary(checkpoint, &Tensors::default(), Vectors::Exact)?;
+        Ok(Self::new(last, |index| Ok(layer(checkpoint, index, &Tensors::default(), Vectors::Exact)?)))
     }
 
     /// Keeps layers once they are there, as long as they take at most `bytes`.

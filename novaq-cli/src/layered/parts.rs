@@ -8,8 +8,14 @@ use novaq_engine::model::{Config, Model, ModelError, TensorSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, dense, layer_name};
 
-/// Matrices that stand in for those of the checkpoint: of a layer by their name without its prefix, others by their name.
-pub type Replaced = BTreeMap<String, Matrix>;
+/// Tensors that stand in for those of the checkpoint: of a layer by their name without its prefix, others by their name.
+#[derive(Clone, Debug, Default)]
+pub struct Tensors {
+    /// In any codec.
+    pub matrices: BTreeMap<String, Matrix>,
+    /// Norms and biases.
+    pub vectors: BTreeMap<String, Vec<f32>>,
+}
 
 /// The precision of norms and biases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +33,11 @@ pub enum Vectors {
 pub fn layer(
     checkpoint: &Checkpoint,
     layer: usize,
-    replaced: &Replaced,
+    replaced: &Tensors,
     vectors: Vectors,
 ) -> Result<Model, CheckpointError> {
     let prefix = layer_name(layer, "");
-    let tensors = Tensors { checkpoint, prefix: &prefix, replaced, vectors, error: None };
+    let tensors = Source { checkpoint, prefix: &prefix, replaced, vectors, error: None };
     tensors.load(without_vocabulary(checkpoint), layer..layer + 1)
 }
 
@@ -40,9 +46,9 @@ pub fn layer(
 /// # Errors
 /// If it can't be read.
 pub fn norm(checkpoint: &Checkpoint) -> Result<Model, CheckpointError> {
-    let (replaced, vectors) = (&Replaced::new(), Vectors::Rounded);
+    let (replaced, vectors) = (&Tensors::default(), Vectors::Rounded);
     // No tensor has a name that begins so: there is no matrix to read.
-    let tensors = Tensors { checkpoint, prefix: "\0", replaced, vectors, error: None };
+    let tensors = Source { checkpoint, prefix: "\0", replaced, vectors, error: None };
     tensors.load(without_vocabulary(checkpoint), 0..0)
 }
 
@@ -63,10 +69,10 @@ fn without_vocabulary(checkpoint: &Checkpoint) -> Config {
 /// If a tensor can't be read.
 pub fn vocabulary(
     checkpoint: &Checkpoint,
-    replaced: &Replaced,
+    replaced: &Tensors,
     vectors: Vectors,
 ) -> Result<Model, CheckpointError> {
-    let tensors = Tensors { checkpoint, prefix: "", replaced, vectors, error: None };
+    let tensors = Source { checkpoint, prefix: "", replaced, vectors, error: None };
     tensors.load(checkpoint.config().clone(), 0..0)
 }
 
@@ -74,23 +80,23 @@ pub fn vocabulary(
 ///
 /// # Errors
 /// If a tensor can't be read.
-pub fn embedding(checkpoint: &Checkpoint, replaced: &Replaced) -> Result<Model, CheckpointError> {
+pub fn embedding(checkpoint: &Checkpoint, replaced: &Tensors) -> Result<Model, CheckpointError> {
     let config = Config { tie_word_embeddings: true, ..checkpoint.config().clone() };
-    let tensors = Tensors { checkpoint, prefix: "", replaced, vectors: Vectors::Exact, error: None };
+    let tensors = Source { checkpoint, prefix: "", replaced, vectors: Vectors::Exact, error: None };
     tensors.load(config, 0..0)
 }
 
 /// Hands the tensors of a part to the engine. Its error type knows no files, so the real error is kept here.
-struct Tensors<'a> {
+struct Source<'a> {
     checkpoint: &'a Checkpoint,
     /// What the names of its matrices begin with; others are those of a vocabulary that nobody uses.
     prefix: &'a str,
-    replaced: &'a Replaced,
+    replaced: &'a Tensors,
     vectors: Vectors,
     error: Option<CheckpointError>,
 }
 
-impl Tensors<'_> {
+impl Source<'_> {
     fn load(mut self, config: Config, layers: Range<usize>) -> Result<Model, CheckpointError> {
         let model = Model::load_part(config, layers, &mut self);
         model.map_err(|error| self.error.take().unwrap_or(error.into()))
@@ -107,14 +113,14 @@ impl Tensors<'_> {
     }
 }
 
-impl TensorSource for Tensors<'_> {
+impl TensorSource for Source<'_> {
     fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
         let fail = |source| ModelError::Tensor { name: name.to_owned(), source };
         let Some(short) = name.strip_prefix(self.prefix) else {
             let width = self.checkpoint.config().hidden_size;
             return Ok(Some(Matrix::Dense(DenseMatrix::new(1, width, vec![0.0; width]).map_err(fail)?)));
         };
-        if let Some(matrix) = self.replaced.get(short) {
+        if let Some(matrix) = self.replaced.matrices.get(short) {
             return Ok(Some(matrix.clone()));
         }
         let matrix = self.checkpoint.matrix(name);
@@ -122,6 +128,10 @@ impl TensorSource for Tensors<'_> {
     }
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let short = name.strip_prefix(self.prefix).unwrap_or(name);
+        if let Some(vector) = self.replaced.vectors.get(short) {
+            return Ok(Some(vector.clone()));
+        }
         let vector = match self.vectors {
             Vectors::Exact => self.checkpoint.exact_vector(name),
             Vectors::Rounded => self.checkpoint.vector(name),

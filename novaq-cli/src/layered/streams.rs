@@ -46,6 +46,11 @@ impl Streams {
         self.0.first().map(Vec::as_slice)
     }
 
+    /// Stream after stream.
+    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.0.iter().map(Vec::as_slice)
+    }
+
     /// Stream after stream, in parallel.
     pub fn par_iter(&self) -> impl IndexedParallelIterator<Item = &[f32]> {
         self.0.par_iter().map(Vec::as_slice)
@@ -99,22 +104,25 @@ impl Streams {
         })
     }
 
-    /// Values of all streams.
-    fn values(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+    /// Values of the first stream and of all.
+    fn values(&self) -> [usize; 2] {
+        [self.0.first().map_or(0, Vec::len), self.0.iter().map(Vec::len).sum()]
     }
 }
 
-/// Puts the parts of all sequences, whose streams have `all` values together, one below the other; each is dropped once it
-/// is copied.
-pub(crate) fn join(parts: impl Iterator<Item = Seen>, all: usize, hidden_size: usize) -> Captured {
+/// Puts the parts of all sequences, the first of whose streams has `share` values of `all`, one below the other; each is
+/// dropped once it is copied.
+pub(crate) fn join(
+    parts: impl Iterator<Item = Seen>,
+    [share, all]: [usize; 2],
+    hidden_size: usize,
+) -> Captured {
     let positions = all / hidden_size;
     let (mut inputs, mut residual) = (Vec::new(), Vec::new());
     for (index, (x, r)) in parts.enumerate() {
         if index == 0 {
-            let share = r.len().max(1);
-            inputs.reserve_exact(x.len() * all / share);
-            residual.reserve_exact(all);
+            inputs.reserve_exact(x.len() * all / share.max(1));
+            residual.reserve_exact(r.len() * all / share.max(1));
         }
         inputs.extend(x);
         residual.extend(r);

@@ -10,6 +10,7 @@
 //!   then revisits every group with all others fixed;
 //! - [`fit`] solves for the codewords and the row scales by least squares with the codes fixed;
 //! - [`additive`] alternates the three;
+//! - [`low_rank`] is for less than one bit: two factors of signs;
 //! - [`scalar`] is round-to-nearest and GPTQ on a uniform grid, the baseline of the benchmarks.
 //!
 //! Everything is a function of its arguments and a seed: work is cut into pieces of fixed size whose results are
@@ -20,13 +21,14 @@ pub mod beam;
 pub mod feedback;
 pub mod fit;
 pub mod hessian;
+pub mod low_rank;
 pub mod scalar;
 
 /// Entries of one codebook: what a nibble can name.
 pub const ENTRIES: usize = 16;
 
 /// Rows that one task of a parallel loop works on; fixed, so that sums do not depend on the number of threads.
-const ROWS_PER_TASK: usize = 32;
+pub(crate) const ROWS_PER_TASK: usize = 32;
 
 #[cfg(test)]
 mod testing {

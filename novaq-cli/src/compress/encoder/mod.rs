@@ -34,6 +34,7 @@ use crate::layered::{Captured, LAYER_INPUTS};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
 use crate::quantize::hessian::{damped, expected_noise, mean_product};
+use crate::refine::Refine;
 use streams::Streams;
 use tensors::Tensors;
 
@@ -136,6 +137,10 @@ fn sizes<'a>(
 pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<Summary> {
     let began = Instant::now();
     output::refuse_existing(&options.output)?;
+    if options.refine != Refine::None {
+        return Err(anyhow::anyhow!("`--refine {}` is for models that predict tokens", options.refine))
+            .hint(|| "an encoder's layers are fitted without it; leave it out".to_owned());
+    }
     let Some(calibration) = &options.calibration else {
         return Err(anyhow::anyhow!("an encoder can't write the text that it is calibrated on")).hint(|| {
             "add `--calibration <FILE>` with one text per line, like those to be embedded".to_owned()
@@ -156,6 +161,8 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
         plan: fixed.clone(),
         calibration: common::calibration(options),
         calibration_tokens: options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS),
+        refine: options.refine,
+        refine_steps: options.refine_steps,
         sources: sources.clone(),
     };
     // Read before anything is written, so that a bad text leaves nothing behind.
@@ -250,7 +257,7 @@ impl Run<'_> {
                 unit
             };
             let full = |name: String| encoder_layer_name(layer, &name);
-            all.matrices.extend(unit.matrices.into_iter().map(|(name, m)| (full(name), m)));
+            all.tensors.matrices.extend(unit.tensors.matrices.into_iter().map(|(name, m)| (full(name), m)));
             all.records.extend(unit.records.into_iter().map(|(name, record)| (full(name), record)));
         }
         bar.finish_and_clear();
@@ -312,7 +319,7 @@ impl Run<'_> {
             }
             let (name, weights) = (&part.name, self.checkpoint.matrix(&part.name)?);
             let (codec, began, mut error) = (plan.codec(part), Instant::now(), None);
-            let matrix = if let MatrixCodec::Aq(codec) = codec {
+            let matrix = if let Some(codec) = codec.fitted() {
                 let metric = Array2::eye(weights.ncols());
                 let counts = counts(name, weights.nrows(), texts);
                 let shared = quantizer.embedding(codec, weights.view(), metric.view(), &counts)?;
@@ -322,7 +329,7 @@ impl Run<'_> {
                 matrices::rounded(codec, name, &weights)?
             };
             let matrix = matrix.context("one matrix in, none out")?;
-            unit.matrices.insert(name.clone(), matrix);
+            unit.tensors.matrices.insert(name.clone(), matrix);
             if let Some(error) = error {
                 unit.record(&[name], error, began);
             }
@@ -365,7 +372,7 @@ impl Run<'_> {
             for (codec, names) in plan.groups(self.checkpoint, layer, index) {
                 let weights = self.layer_weights(layer, &names)?;
                 let (began, mut error) = (Instant::now(), None);
-                let matrices: Vec<Matrix> = if let MatrixCodec::Aq(codec) = codec {
+                let matrices: Vec<Matrix> = if let Some(codec) = codec.fitted() {
                     let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
                     let shared = quantizer
                         .layer(codec, &weights, &reference, &inputs, adds, &row_weights)
@@ -387,8 +394,8 @@ impl Run<'_> {
                     let bias = name.replace(".weight", ".bias");
                     let values = self.checkpoint.vector(&format!("{prefix}{bias}"))?;
                     let corrected: Vec<f32> = values.iter().zip(missing).map(|(b, m)| b + m).collect();
-                    unit.matrices.insert(bias.clone(), row(&format!("{prefix}{bias}"), &corrected)?);
-                    unit.matrices.insert((*name).to_owned(), matrix);
+                    unit.tensors.matrices.insert(bias.clone(), row(&format!("{prefix}{bias}"), &corrected)?);
+                    unit.tensors.matrices.insert((*name).to_owned(), matrix);
                 }
                 if let Some(error) = error {
                     unit.record(&names, error, began);
@@ -432,7 +439,7 @@ impl Run<'_> {
             *bias = (f64::from(*bias) * slope + to - slope * from) as f32;
         }
         for (name, values) in names.into_iter().zip([weight, bias]) {
-            unit.matrices.insert(name.to_owned(), row(&format!("{prefix}{name}"), &values)?);
+            unit.tensors.matrices.insert(name.to_owned(), row(&format!("{prefix}{name}"), &values)?);
         }
         Ok(())
     }
@@ -512,7 +519,7 @@ impl Run<'_> {
     fn write(&self, unit: &Unit, tokenizer: &Tokenizer, draft: ManifestDraft) -> anyhow::Result<Written> {
         output::write_parts(&self.job, tokenizer, draft, |writer| {
             for part in Part::all(self.checkpoint) {
-                let matrix = unit.matrices.get(&part.name);
+                let matrix = unit.tensors.matrices.get(&part.name);
                 let matrix = matrix.with_context(|| format!("`{}` was not quantized", part.name))?;
                 match (part.matrix(), matrix) {
                     (Some(_), matrix) => output::write_matrix(writer, &part.name, matrix)?,

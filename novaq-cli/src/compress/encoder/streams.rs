@@ -68,9 +68,9 @@ impl Streams {
         self.texts.par_iter().map_init(BertBuffers::default, run).collect()
     }
 
-    /// Values of all streams.
-    fn values(&self) -> usize {
-        self.texts.iter().map(Vec::len).sum()
+    /// Values of the first stream and of all.
+    fn values(&self) -> [usize; 2] {
+        [self.texts.first().map_or(0, Vec::len), self.texts.iter().map(Vec::len).sum()]
     }
 
     /// All positions of all texts, `[positions, hidden_size]`.

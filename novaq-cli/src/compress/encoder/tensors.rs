@@ -31,7 +31,7 @@ impl<'a> Tensors<'a> {
 
     /// The tensor `name` of the unit; vectors are matrices of one row there.
     fn done(&self, name: &str) -> Option<&Matrix> {
-        self.unit.matrices.get(name.strip_prefix(self.prefix)?)
+        self.unit.tensors.matrices.get(name.strip_prefix(self.prefix)?)
     }
 }
 

@@ -1,0 +1,97 @@
+//! Refinement by the teacher: the original shows the compressed model what it would have said.
+//!
+//! Quantization ([`crate::quantize`]) minimises the errors of single layers. Refinement follows the gradients of what
+//! those errors do: layer by layer the error of the residual stream after the layer, on inputs that are quantized
+//! already ([`blocks`]), then for the whole model the Kullback-Leibler divergence of its next-token distribution from the
+//! original's and the angle between their hidden states ([`full`]). Codewords, row scales, norms, biases and the codes
+//! themselves move ([`coded`]); what is stored keeps its size.
+//!
+//! Gradients are candle's. Everything is a function of the model, the text and the seed: sequences go through in parts
+//! of fixed size whose gradients are added in a fixed order.
+
+mod adam;
+mod blocks;
+mod coded;
+mod forward;
+mod full;
+mod student;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use candle_core::Device;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use blocks::{Example, refine_layer};
+pub(crate) use full::{Course, Stopped, refine_model};
+
+/// How far the teacher refines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Refine {
+    /// Not at all.
+    #[default]
+    None,
+    /// Layer by layer; needs one layer at a time in memory.
+    Blocks,
+    /// Layer by layer, then the whole model on its predictions; needs the whole model in memory, several times.
+    Full,
+}
+
+impl fmt::Display for Refine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Blocks => "blocks",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// Steps for a whole model where nobody says how many.
+pub const DEFAULT_STEPS: usize = 400;
+
+/// Steps for a single layer.
+pub const BLOCK_STEPS: usize = 100;
+
+/// Sequences of one step.
+pub const SEQUENCES_PER_STEP: usize = PARTS * SEQUENCES_PER_PART;
+
+/// Parts of a step's sequences that go through the model one beside the other.
+const PARTS: usize = 4;
+
+/// Sequences of a part.
+const SEQUENCES_PER_PART: usize = 2;
+
+/// Share of the steps after which the codes stay as they are, so that everything else settles on them.
+const CODES_SETTLE: f64 = 0.8;
+
+/// Steps until the rates are reached: the first gradients say little about the sizes of those that follow.
+const WARM_UP: usize = 10;
+
+/// Rates at the start; they fall to zero along a cosine. Found on TinyStories-656K at 2 bits.
+const RATES: coded::Rates = coded::Rates { latent: Some(0.01), words: 0.003, scales: 0.002, vectors: 0.002 };
+
+/// The rates of step `step` of `steps`, counted from zero.
+fn rates(step: usize, steps: usize) -> coded::Rates {
+    let done = step as f64 / steps.max(1) as f64;
+    let warm = ((step + 1) as f64 / WARM_UP as f64).min(1.0);
+    let factor = (warm * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())) as f32;
+    coded::Rates {
+        latent: RATES.latent.filter(|_| done < CODES_SETTLE).map(|rate| rate * factor),
+        words: RATES.words * factor,
+        scales: RATES.scales * factor,
+        vectors: RATES.vectors * factor,
+    }
+}
+
+/// Where gradients are computed: the first CUDA device if this program was built for one and there is one.
+#[cfg_attr(not(feature = "cuda"), expect(clippy::unnecessary_wraps, reason = "CUDA may fail"))]
+fn device() -> candle_core::Result<Device> {
+    #[cfg(feature = "cuda")]
+    return Device::cuda_if_available(0);
+    #[cfg(not(feature = "cuda"))]
+    Ok(Device::Cpu)
+}
