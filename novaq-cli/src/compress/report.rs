@@ -15,6 +15,7 @@ use super::plan::{Part, Plan};
 use super::{Budget, Options};
 use crate::checkpoint::Checkpoint;
 use crate::output::{bytes, count, duration};
+use crate::refine::Refine;
 use crate::resources::Usage;
 
 /// The report's version; a change that readers have to know of makes it larger.
@@ -63,6 +64,12 @@ pub struct ReportSettings {
     pub calibration: String,
     /// Tokens of it that were asked for.
     pub calibration_tokens: usize,
+    /// How far the original refined the result.
+    #[serde(default)]
+    pub refine: Refine,
+    /// Steps of the refinement of the whole model, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine_steps: Option<usize>,
 }
 
 /// One matrix.
@@ -91,8 +98,11 @@ pub struct MatrixReport {
 pub struct Seconds {
     /// Sampling text from the original.
     pub text: f64,
-    /// Quantizing.
+    /// Quantizing, layers refined one by one included.
     pub quantization: f64,
+    /// Refining the whole model.
+    #[serde(default)]
+    pub refinement: f64,
     /// Measuring the result.
     pub measurement: f64,
     /// All of it.
@@ -145,6 +155,8 @@ impl Report {
                 seed: options.seed,
                 calibration: settings.calibration.clone(),
                 calibration_tokens: settings.calibration_tokens,
+                refine: settings.refine,
+                refine_steps: (settings.refine == Refine::Full).then_some(settings.refine_steps),
             },
             matrices: matrices.collect(),
             totals: manifest.compression.clone(),
@@ -152,8 +164,9 @@ impl Report {
             seconds: Seconds {
                 text: times.text,
                 quantization: times.quantization,
+                refinement: times.refinement,
                 measurement: times.measurement,
-                total: times.text + times.quantization + times.measurement,
+                total: times.text + times.quantization + times.refinement + times.measurement,
             },
             peak_memory_bytes: Usage::of_this_process().map(|usage| usage.peak_memory),
         })
@@ -185,6 +198,11 @@ impl Report {
         writeln!(out, "- Asked for: {}, seed {}", self.settings.budget, self.settings.seed)?;
         let tokens = count(self.settings.calibration_tokens as u64);
         writeln!(out, "- Calibration: {}, {tokens} tokens", self.settings.calibration)?;
+        match (self.settings.refine, self.settings.refine_steps) {
+            (Refine::None, _) => {}
+            (refine, None) => writeln!(out, "- Refinement: {refine}")?,
+            (refine, Some(steps)) => writeln!(out, "- Refinement: {refine}, {steps} steps")?,
+        }
         writeln!(out, "- Size: {}, {:.1} times smaller than 32-bit floats", bytes(t.bytes), t.ratio_fp32)?;
         writeln!(
             out,
@@ -207,11 +225,11 @@ impl Report {
             )?;
         }
         let s = &self.seconds;
-        let [text, quantization, measurement, total] =
-            [s.text, s.quantization, s.measurement, s.total].map(duration);
+        let [text, quantization, refinement, measurement, total] =
+            [s.text, s.quantization, s.refinement, s.measurement, s.total].map(duration);
         writeln!(
             out,
-            "- Time: {total}: text {text}, quantization {quantization}, measurement {measurement}"
+            "- Time: {total}: text {text}, quantization {quantization}, refinement {refinement}, measurement {measurement}"
         )?;
         if let Some(memory) = self.peak_memory_bytes {
             writeln!(out, "- Peak memory: {}", bytes(memory))?;

@@ -72,7 +72,7 @@ impl CodedMatrix {
         self.latent.values.len() / self.rows
     }
 
-    /// `(codes, latent weights)` by row.
+    /// The codes of row `r`, `[⌈columns / d⌉][M]`.
     fn row_codes(&self, r: usize) -> &[u8] {
         let len = self.codes.len() / self.rows;
         &self.codes[r * len..(r + 1) * len]

@@ -22,13 +22,16 @@ use std::fmt;
 
 use candle_core::Device;
 use clap::ValueEnum;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use blocks::{Example, refine_layer};
 pub(crate) use full::{Course, Stopped, refine_model};
 
 /// How far the teacher refines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Refine {
     /// Not at all.
