@@ -23,7 +23,7 @@ const BEAM: usize = 4;
 /// How far a step moves each kind of number at most, about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rates {
-    /// Latent weights, in units of the row's scale; `None` keeps the codes as they are.
+    /// Latent weights, as a share of the codec's error in units of the row's scale; `None` keeps the codes as they are.
     pub(super) latent: Option<f32>,
     /// Codewords, in units of the row's scale.
     pub(super) words: f32,
@@ -77,6 +77,13 @@ impl CodedMatrix {
         let len = self.codes.len() / self.rows;
         &self.codes[r * len..(r + 1) * len]
     }
+}
+
+/// Root mean square of the error of AQ(M, d) on a unit Gaussian, about: that of the codecs over 8 weights is within a sixth of
+/// `1.25 · 2^-bits`. The finer the codes, the less a latent weight has to move to change one; coarser ones than those of 2
+/// bits gain nothing by longer steps.
+fn expected_error(books: usize, dim: usize) -> f32 {
+    1.25 * (-4.0 * books as f32 / dim as f32).min(-2.0).exp2()
 }
 
 /// What one task of [`CodedSet::step`] adds up over its rows.
@@ -163,7 +170,7 @@ impl CodedSet {
             }
             m.scales.step(&scales, rates.scales, step);
             if let Some(rate) = rates.latent {
-                m.latent.step(&latent, rate, step);
+                m.latent.step(&latent, rate * expected_error(self.books, self.dim), step);
                 if self.signs {
                     m.latent.values.iter_mut().for_each(|l| *l = l.clamp(-LARGEST_LATENT, LARGEST_LATENT));
                 }
@@ -359,7 +366,7 @@ mod tests {
             let gradients: Vec<Vec<f32>> = (0..2)
                 .map(|i| set.decode(i).iter().zip(target.decode(i)).map(|(a, b)| a - b).collect())
                 .collect();
-            set.step(&gradients, rates(Some(0.02)), step);
+            set.step(&gradients, rates(Some(0.03)), step);
         }
         assert!(distance(&set) < 0.05 * before, "{} {before}", distance(&set));
         let codes = set.matrices[0].codes.clone();

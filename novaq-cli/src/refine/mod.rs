@@ -75,7 +75,7 @@ const CODES_SETTLE: f64 = 0.8;
 const WARM_UP: usize = 10;
 
 /// Rates at the start; they fall to zero along a cosine. Found on TinyStories-656K at 2 bits.
-const RATES: coded::Rates = coded::Rates { latent: Some(0.01), words: 0.003, scales: 0.002, vectors: 0.002 };
+const RATES: coded::Rates = coded::Rates { latent: Some(0.032), words: 0.003, scales: 0.002, vectors: 0.002 };
 
 /// The rates of step `step` of `steps`, counted from zero.
 fn rates(step: usize, steps: usize) -> coded::Rates {
