@@ -19,6 +19,7 @@ use gateway_agent::{
     agent::{HttpService, RejectResponse},
     agent_error::TransportError,
 };
+use http_body_util::BodyExt;
 use ic_http_gateway::{HttpGatewayClient, HttpGatewayError, HttpGatewayRequestArgs, HttpGatewayResponse};
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
@@ -164,12 +165,28 @@ fn referring_page(headers: &HeaderMap) -> Option<Uri> {
     headers.get(header::REFERER)?.to_str().ok()?.parse().ok()
 }
 
+/// The body, if it has at most `limit` bytes. Of a larger one a few times as much is read and dropped: a client that is still
+/// writing when the connection closes would see no answer.
+async fn bounded(mut body: Body, limit: usize) -> Option<Bytes> {
+    let (mut bytes, mut read) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        read += data.len();
+        if read <= limit {
+            bytes.extend_from_slice(&data);
+        } else if read > 8 * limit {
+            return None;
+        }
+    }
+    (read <= limit).then(|| bytes.into())
+}
+
 async fn serve_canister(State(gateway): State<Gateway>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Some(target) = Target::of(&parts, &gateway.domains) else {
         return Failure::no_canister(&gateway.domains).page(&parts.headers);
     };
-    let Ok(body) = axum::body::to_bytes(body, limits::MESSAGE_BYTES).await else {
+    let Some(body) = bounded(body, limits::MESSAGE_BYTES).await else {
         return Failure::large_request().page(&parts.headers);
     };
     let headers = parts.headers.clone();
