@@ -133,7 +133,11 @@ impl Run<'_> {
     /// All tensors as quantization left them.
     fn quantized(&self) -> anyhow::Result<Tensors> {
         let (checkpoint, job) = (self.checkpoint, &self.job);
-        let mut tensors = Tensors { vectors: self.original()?.vectors, matrices: BTreeMap::new() };
+        let mut tensors = Tensors::default();
+        for Part { name, .. } in Part::all(checkpoint).into_iter().filter(|part| part.matrix().is_none()) {
+            let vector = checkpoint.vector(&name)?;
+            tensors.vectors.insert(name, vector);
+        }
         for name in self.vocabulary_names() {
             tensors.matrices.append(&mut quantized_vocabulary(checkpoint, job, name)?.tensors.matrices);
         }

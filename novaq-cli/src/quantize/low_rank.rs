@@ -121,7 +121,10 @@ pub fn quantize(
     let product = ones.decode() * low_rank.first.decode() * &root;
     for (r, scale) in low_rank.second.scales.iter_mut().enumerate() {
         let (along, square) = (product.row(r).dot(&outputs.row(r)), product.row(r).norm_squared());
-        *scale = f16::from_f64(if square > 0.0 { along / square } else { 0.0 });
+        // Scales are positive: refinement moves their logarithms.
+        if along > 0.0 {
+            *scale = f16::from_f64(along / square);
+        }
     }
     let error = low_rank.second.decode() * low_rank.first.decode() * &root - &outputs;
     let whole = outputs.norm_squared();

@@ -112,11 +112,6 @@ impl Loader {
         Ok(Some(read))
     }
 
-    /// The tensors loaded so far.
-    pub fn into_tensors(self) -> impl TensorSource {
-        self.tensors
-    }
-
     /// Reads tensor `index` of the manifest as floats, row-major: for exports. It counts as not loaded.
     ///
     /// # Errors
