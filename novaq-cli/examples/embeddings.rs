@@ -1,11 +1,12 @@
 //! Prints what compression costs an encoder: `cargo run --example embeddings -- <MODEL_DIR> <CALIBRATION> <HELD_OUT>...`.
 //!
-//! Each line of the files is a text. Nothing of the held-out files is calibrated on. The first rows have other codecs for all
-//! matrices; the others have the embeddings of words at 4 bits.
+//! Each line of the files is a text. Nothing of the held-out files is calibrated or refined on. Rows of plain codecs have them
+//! for all matrices; the others have the embeddings of words in a codec of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Parser;
 use novaq_cli::artifact_dir::ArtifactDir;
 use novaq_cli::checkpoint::EncoderCheckpoint;
 use novaq_cli::compress::plan::MatrixCodec;
@@ -17,61 +18,115 @@ use novaq_engine::tokenizer::Tokenizer;
 /// Tokens to measure on, of each file.
 const TOKENS: usize = 16_384;
 
+#[derive(Parser)]
+struct Args {
+    /// Folder of the checkpoint.
+    model: PathBuf,
+
+    /// Texts to calibrate and to refine on.
+    calibration: PathBuf,
+
+    /// Texts to measure on.
+    #[arg(required = true)]
+    held_out: Vec<PathBuf>,
+
+    /// Steps of refinement of the whole model; a row without any comes first.
+    #[arg(long, default_value_t = 0)]
+    refine_steps: usize,
+
+    /// Bits per weight of the layers.
+    #[arg(long, value_delimiter = ',', default_values_t = [4.0, 3.0, 2.0])]
+    bits: Vec<f64>,
+
+    /// Codec of the embeddings of words; by default that of a compression.
+    #[arg(long)]
+    embedding: Option<MatrixCodec>,
+
+    /// Codecs for all matrices.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values_t = [MatrixCodec::Int8, MatrixCodec::Int4])]
+    codecs: Vec<MatrixCodec>,
+
+    /// Tokens to calibrate on.
+    #[arg(long)]
+    calibration_tokens: Option<usize>,
+}
+
 fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1).map(PathBuf::from);
-    let usage = "usage: embeddings <MODEL_DIR> <CALIBRATION> <HELD_OUT>...";
-    let (model, calibration) = (args.next().context(usage)?, args.next().context(usage)?);
-    let checkpoint = EncoderCheckpoint::open(&model)?;
+    let args = Args::parse();
+    let checkpoint = EncoderCheckpoint::open(&args.model)?;
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
     let mut held_out = Vec::new();
-    for path in args {
+    for path in &args.held_out {
         let text =
-            std::fs::read_to_string(&path).with_context(|| format!("`{}` can't be read", path.display()))?;
-        held_out.extend(spread(&lines(checkpoint.config(), &tokenizer, &text)?, TOKENS));
+            std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+        held_out.push(spread(&lines(checkpoint.config(), &tokenizer, &text)?, TOKENS));
     }
-    anyhow::ensure!(!held_out.is_empty(), usage);
     let original = checkpoint.encoder()?;
-    println!("| codes | bits per weight of the layers | of the embeddings | bytes | mean cosine | least |");
-    println!("|---|---|---|---|---|---|");
-    let codec = |name: &str| name.parse::<MatrixCodec>().map_err(anyhow::Error::msg);
-    let rows = [
-        ("INT8", Budget::Codec(codec("int8")?), Some(codec("int8")?)),
-        ("INT4, groups of 32", Budget::Codec(codec("int4")?), Some(codec("int4")?)),
-        ("AQ 4", Budget::Bits(4.0), None),
-        ("AQ 3", Budget::Bits(3.0), None),
-        ("AQ 2", Budget::Bits(2.0), None),
-    ];
+    println!(
+        "| codes | bits per weight of the layers | of the embeddings | bytes | mean cosine | least | seconds |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     let folder = tempfile::tempdir()?;
-    for (codes, budget, embedding) in rows {
-        let options = Options {
-            output: folder.path().join(codes),
-            budget,
-            embedding,
-            overrides: Vec::new(),
-            calibration: Some(calibration.clone()),
-            calibration_tokens: None,
-            refine: Refine::None,
-            refine_steps: 0,
-            seed: 0,
-            memory: DEFAULT_MEMORY,
-            name: None,
-            version: "1.0.0".to_owned(),
-            license: None,
-            origin: None,
-            text: None,
-            report: None,
-            restart: false,
-            stop_after: None,
-        };
-        encoder::run(&checkpoint, &options)?;
-        let artifact = ArtifactDir::open(&options.output)?;
+    let row = |codes: &str, budget: Budget, embedding: Option<MatrixCodec>, steps: usize| {
+        let output = folder.path().join(codes);
+        let summary = encoder::run(&checkpoint, &options(&args, &output, budget, embedding, steps))?;
+        let artifact = ArtifactDir::open(&output)?;
         let compressed = artifact.load_encoder()?.encoder;
-        let Measured { mean_cosine, min_cosine, .. } = compare(&original, &compressed, &held_out, || {})?;
+        let (mut means, mut least) = (Vec::new(), 1.0f64);
+        for texts in &held_out {
+            let Measured { mean_cosine, min_cosine, .. } = compare(&original, &compressed, texts, || {})?;
+            means.push(format!("{mean_cosine:.4}"));
+            least = least.min(min_cosine);
+        }
         let sizes = &artifact.manifest().compression;
         println!(
-            "| {codes} | {:.2} | {:.2} | {} | {mean_cosine:.4} | {min_cosine:.4} |",
-            sizes.bits_per_weight_body, sizes.bits_per_weight_embedding, sizes.bytes
+            "| {codes} | {:.2} | {:.2} | {} | {} | {least:.4} | {:.0} |",
+            sizes.bits_per_weight_body,
+            sizes.bits_per_weight_embedding,
+            sizes.bytes,
+            means.join(", "),
+            summary.seconds
         );
+        anyhow::Ok(())
+    };
+    for &codec in &args.codecs {
+        row(&codec.to_string(), Budget::Codec(codec), Some(codec), 0)?;
+    }
+    for &bits in &args.bits {
+        row(&format!("AQ {bits}"), Budget::Bits(bits), args.embedding, 0)?;
+        if args.refine_steps > 0 {
+            let codes = format!("AQ {bits}, {} steps of refinement", args.refine_steps);
+            row(&codes, Budget::Bits(bits), args.embedding, args.refine_steps)?;
+        }
     }
     Ok(())
+}
+
+fn options(
+    args: &Args,
+    output: &Path,
+    budget: Budget,
+    embedding: Option<MatrixCodec>,
+    steps: usize,
+) -> Options {
+    Options {
+        output: output.to_owned(),
+        budget,
+        embedding,
+        overrides: Vec::new(),
+        calibration: Some(args.calibration.clone()),
+        calibration_tokens: args.calibration_tokens,
+        refine: if steps > 0 { Refine::Full } else { Refine::None },
+        refine_steps: steps,
+        seed: 0,
+        memory: DEFAULT_MEMORY,
+        name: None,
+        version: "1.0.0".to_owned(),
+        license: None,
+        origin: None,
+        text: None,
+        report: None,
+        restart: false,
+        stop_after: None,
+    }
 }

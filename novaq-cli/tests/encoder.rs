@@ -10,7 +10,7 @@ use novaq_engine::model::{BertConfig, Encoder, Pooling};
 use novaq_engine::tokenizer::Tokenizer;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use small::{FEW_TOKENS, checkpoint, contents, contents_names, json_of, novaq};
+use small::{CALIBRATED, FEW_TOKENS, checkpoint, contents, contents_names, encoder, json_of, novaq};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -102,47 +102,12 @@ fn minilm_agrees_with_transformers() {
     }
 }
 
-/// A folder with a copy of the random encoder, `model`, and `texts.txt` to calibrate it on.
+/// A folder with the random encoder.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let (from, to) = (fixtures().join("tiny-bert"), folder.path().join("model"));
-    fs::create_dir_all(to.join("1_Pooling")).unwrap();
-    for file in [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "modules.json",
-        "sentence_bert_config.json",
-        "1_Pooling/config.json",
-    ] {
-        fs::copy(from.join(file), to.join(file)).unwrap();
-    }
-    let words = [
-        "the",
-        "miller",
-        "river",
-        "daughters",
-        "winter",
-        "forest",
-        "king",
-        "apples",
-        "birds",
-        "wheel",
-        "old",
-        "came",
-    ];
-    let mut state = 1u64;
-    let mut word = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        words[(state >> 33) as usize % words.len()]
-    };
-    let lines: Vec<String> =
-        (0..300).map(|i| (0..4 + i % 15).map(|_| word()).collect::<Vec<_>>().join(" ") + ".").collect();
-    fs::write(folder.path().join("texts.txt"), lines.join("\n")).unwrap();
+    encoder(folder.path());
     folder
 }
-
-const CALIBRATED: [&str; 4] = ["--calibration", "texts.txt", "--license", "CC0-1.0"];
 
 fn compress(folder: &Path, out: &str, options: &[&str]) -> Value {
     json_of(folder, &[&["compress", "model", "-o", out, "--json"], &CALIBRATED[..], options].concat())
@@ -182,6 +147,11 @@ fn an_encoder_is_compressed_measured_and_expanded() {
     assert_eq!(report["bytes"], files);
     let error = novaq(folder, &["eval", "out", "--against", "model"]).unwrap_err();
     assert!(error.contains("add `--text <FILE>` with one text per line"), "{error}");
+
+    let report = novaq(folder, &["report", "out"]).unwrap();
+    assert!(report.contains("- Quality: cosine to the original's embeddings 0.99"), "{report}");
+    assert!(report.contains("| encoder.layer.1.output.dense.weight | 32 × 72 | 8x16@8 |"), "{report}");
+    assert!(report.contains("| embeddings.word_embeddings.weight |"), "{report}");
 
     // Fewer bits, less alike.
     let coarse = compress(folder, "coarse", &["--bpw", "1", "--embedding-bpw", "2"]);
@@ -352,6 +322,12 @@ fn what_is_not_supported_is_named() {
         let error = refused(|model| change(&model.join(file), from, to));
         assert!(error.contains(expected), "{file}: {error}");
     }
+    let vocabulary = "\"vocab\":{";
+    let larger = format!("{vocabulary}\"zyx\":424,");
+    let error = refused(|model| change(&model.join("tokenizer.json"), vocabulary, &larger));
+    let expected =
+        "the tokenizer has 425 tokens, the embedding `embeddings.word_embeddings.weight` has 424 rows";
+    assert!(error.contains(expected), "{error}");
     let error = refused(|model| fs::remove_file(model.join("1_Pooling/config.json")).unwrap());
     assert!(error.contains("1_Pooling/config.json` can't be read"), "{error}");
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use small::{FEW_TOKENS, checkpoint, contents, json_of, novaq};
+use small::{CALIBRATED, FEW_TOKENS, checkpoint, contents, encoder, json_of, novaq};
 
 /// The divergence of what `novaq compress` makes with `more` options.
 fn divergence(folder: &Path, output: &str, more: &[&str]) -> f64 {
@@ -42,24 +42,19 @@ fn each_stage_of_refinement_lowers_the_divergence() {
     assert_eq!(size("none"), size("full"));
 }
 
-/// The command again after a kill ends with the artifact of an undisturbed run.
-#[test]
-fn a_refinement_that_was_killed_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    checkpoint(folder.path(), "gqa-default");
-    let args = |output| {
-        let refine = ["--refine", "full", "--refine-steps", "160"];
-        [&["compress", "model", "-o", output], &FEW_TOKENS[..], &refine].concat()
-    };
-    novaq(folder.path(), &args("whole")).unwrap();
+/// Kills `novaq compress` with `args` in `folder` once some steps are saved. The command again ends with the artifact of an
+/// undisturbed run.
+fn goes_on_after_a_kill(folder: &Path, args: &[&str]) {
+    let args = |output| [&["compress", "model", "-o", output, "--refine", "full"], args].concat();
+    novaq(folder, &args("whole")).unwrap();
     let mut killed = Command::new(assert_cmd::cargo::cargo_bin("novaq"))
-        .current_dir(folder.path())
+        .current_dir(folder)
         .args(args("again"))
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let began = Instant::now();
-    let saved = folder.path().join("again.partial/refinement.safetensors");
+    let saved = folder.join("again.partial/refinement.safetensors");
     while !saved.exists() && killed.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < Duration::from_mins(5), "nothing was saved");
         std::thread::sleep(Duration::from_millis(5));
@@ -67,9 +62,44 @@ fn a_refinement_that_was_killed_goes_on() {
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(saved.exists(), "it ended before it was killed");
-    novaq(folder.path(), &args("again")).unwrap();
-    assert!(contents(&folder.path().join("whole")) == contents(&folder.path().join("again")));
-    assert!(!folder.path().join("again.partial").exists());
+    novaq(folder, &args("again")).unwrap();
+    assert!(contents(&folder.join("whole")) == contents(&folder.join("again")));
+    assert!(!folder.join("again.partial").exists());
+}
+
+#[test]
+fn a_refinement_that_was_killed_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "gqa-default");
+    goes_on_after_a_kill(folder.path(), &[&FEW_TOKENS[..], &["--refine-steps", "160"]].concat());
+}
+
+#[test]
+fn a_refinement_of_an_encoder_that_was_killed_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    encoder(folder.path());
+    goes_on_after_a_kill(folder.path(), &[&CALIBRATED[..], &["--refine-steps", "160"]].concat());
+}
+
+#[test]
+fn each_stage_of_refinement_brings_an_encoder_closer() {
+    let folder = tempfile::tempdir().unwrap();
+    encoder(folder.path());
+    let options =
+        [&["compress", "model", "--json", "--bpw", "1", "--embedding-bpw", "8"], &CALIBRATED[..]].concat();
+    let distance = |output, more: &[&str]| {
+        let summary = json_of(folder.path(), &[&options[..], &["-o", output], more].concat());
+        let said = json_of(folder.path(), &[&options[..], &["--dry-run"], more].concat());
+        let said = said["cost"]["peak_memory_bytes"].as_u64().unwrap();
+        assert!(summary["peak_memory_bytes"].as_u64().is_none_or(|took| took <= said), "{summary} {said}");
+        1.0 - summary["similarity"]["mean_cosine"].as_f64().unwrap()
+    };
+    let none = distance("none", &[]);
+    let blocks = distance("blocks", &["--refine", "blocks"]);
+    let full = distance("full", &["--refine", "full", "--refine-steps", "60"]);
+    assert!(blocks < 0.9 * none && full < 0.9 * blocks, "{none} {blocks} {full}");
+    let report = novaq(folder.path(), &["report", "full"]).unwrap();
+    assert!(report.contains("- Refinement: full, 60 steps"), "{report}");
 }
 
 /// Below one bit matrices are products of signs; refinement is what makes them useful.

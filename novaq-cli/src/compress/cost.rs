@@ -11,10 +11,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::Options;
 use super::matrices::START_ROUNDS;
 use super::plan::{Additive, Layout, MatrixCodec, Part, Plan};
 use super::quantization::{HEAD_SEQUENCES, HELD_OUT_SEQUENCES};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::evaluate::text::SEQUENCE_TOKENS;
 use crate::layered::Share;
 use crate::quantize::additive::{Effort, GAUSSIAN_VECTORS, normal, quantize};
@@ -65,6 +66,14 @@ const GRADIENT_OVERHEAD: f64 = 2.5;
 /// moments, gradients of each part of a step and their sum, and all that is saved twice while it is written.
 const BYTES_PER_REFINED_WEIGHT: u64 = 84;
 
+/// The same for each weight that is not trained: the original's values, what is stored and its values.
+const BYTES_PER_FIXED_WEIGHT: u64 = 12;
+
+/// Activations of a layer for a position of a sequence of `length`, with their gradients; attention has the most.
+fn activations_per_position(inputs: [u64; 4], heads: usize, length: usize) -> u64 {
+    12 * inputs.iter().sum::<u64>() + 6 * (heads * length) as u64
+}
+
 /// Second moments that are measured per linear input: of the inputs, of their change, and of the residual stream's
 /// for every second one.
 const MOMENTS: f64 = 2.5;
@@ -89,14 +98,16 @@ impl Cost {
         })
     }
 
-    /// What it takes to compress an encoder to `plan` on `tokens` tokens of text, by the same count; if the plan is not
-    /// `fixed`, one pass more measures what it is made of.
+    /// What it takes to compress an encoder to `plan` as `options` say, on `tokens` tokens of text, by the same count; if the
+    /// plan is not `fixed`, one pass more measures what it is made of.
     pub(super) fn of_encoder(
-        layout: &dyn Layout,
+        checkpoint: &EncoderCheckpoint,
         plan: &Plan,
+        options: &Options,
         tokens: usize,
         fixed: bool,
     ) -> anyhow::Result<Self> {
+        let (layout, config) = (checkpoint as &dyn Layout, checkpoint.config());
         let parts = Part::all(layout);
         let (mut layers, mut coded, mut coded_products, mut all) = (0.0, 0.0, 0.0, 0);
         for part in &parts {
@@ -116,7 +127,16 @@ impl Cost {
         let depth = layout.layers() as f64;
         let passes = PASSES + if fixed { 0.0 } else { 1.0 };
         let speed = Speed::measure()?;
+        let positions = SEQUENCES_PER_STEP * config.max_seq_length;
+        let mut gradients = 0.0;
+        if options.refine >= Refine::Blocks {
+            gradients += BLOCK_STEPS as f64 * GRADIENT_PRODUCTS;
+        }
+        if options.refine >= Refine::Full {
+            gradients += options.refine_steps as f64 * (GRADIENT_PRODUCTS + 1.0);
+        }
         let seconds = passes * tokens as f64 * layers * speed.product
+            + gradients * positions as f64 * layers * GRADIENT_OVERHEAD * speed.hessian_product
             + (MOMENTS * depth * squares * tokens as f64
                 + coded_products * hessian_products(Effort::default()))
                 * speed.hessian_product
@@ -124,7 +144,20 @@ impl Cost {
             + 2.0 * depth * cubes * speed.factor;
         // Hidden states and captured inputs of both models, some of them twice for a while, and all weights as floats.
         let activations = 2 * (inputs.iter().sum::<u64>() + 4 * inputs[0]);
-        Ok(Self { peak_memory_bytes: 4 * (tokens as u64 * activations + 2 * all), seconds })
+        let quantizing = 4 * (tokens as u64 * activations + 2 * all);
+        let refined = |weights: f64, layers: usize| {
+            let heads = config.num_attention_heads;
+            BYTES_PER_REFINED_WEIGHT * weights as u64
+                + 4 * (positions * layers) as u64
+                    * activations_per_position(inputs, heads, config.max_seq_length)
+        };
+        let peak_memory_bytes = match options.refine {
+            Refine::None => quantizing,
+            Refine::Blocks => quantizing + refined(layers / depth, 1),
+            Refine::Full => (quantizing + refined(layers / depth, 1))
+                .max(BYTES_PER_FIXED_WEIGHT * all + refined(layers, config.num_hidden_layers)),
+        };
+        Ok(Self { peak_memory_bytes, seconds })
     }
 }
 
@@ -273,9 +306,7 @@ impl Shape {
             + 5 * layer
             + passes(threads * length as u64);
 
-        // Activations and their gradients, of which attention has the most.
-        let heads = config.num_attention_heads as u64;
-        let per_position = 12 * self.inputs.iter().sum::<u64>() + 6 * heads * length as u64;
+        let per_position = activations_per_position(self.inputs, config.num_attention_heads, length);
         let positions = (SEQUENCES_PER_STEP * length) as u64;
         let refined = |weights: u64, layers: u64, entries: u64| {
             BYTES_PER_REFINED_WEIGHT * weights + floats(positions * (layers * per_position + 8 * entries))

@@ -65,7 +65,7 @@ pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Fo
     let named = overrides(checkpoint, options)?;
     let tokenizer_json = checkpoint.tokenizer_json()?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
-    super::check_vocabulary(checkpoint, &tokenizer)?;
+    super::check_vocabulary(&tokenizer, plan::EMBEDDING, checkpoint.config().vocab_size)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
     let fixed = fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
     let exact = fixed.is_some();

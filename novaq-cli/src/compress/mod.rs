@@ -149,7 +149,7 @@ pub struct Summary {
     pub similarity: Option<Similarity>,
     /// Squared error of each linear layer's output relative to the output, on the calibration text.
     pub relative_errors: BTreeMap<String, f64>,
-    /// File of the report; there is none of an encoder.
+    /// File of the report.
     pub report: Option<PathBuf>,
     /// Most memory resident at a time, in bytes, if the system says so.
     pub peak_memory_bytes: Option<u64>,
@@ -175,7 +175,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     output::refuse_existing(&options.output)?;
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)
         .with_context(|| format!("the tokenizer of `{}` can't be used", checkpoint.path().display()))?;
-    check_vocabulary(checkpoint, &tokenizer)?;
+    check_vocabulary(&tokenizer, plan::EMBEDDING, checkpoint.config().vocab_size)?;
     check_weights(checkpoint)?;
     let sources = checkpoint.source_files()?;
     let calibration = forecast::calibration(options);
@@ -234,17 +234,15 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     summary(written, options, Some(report), began)
 }
 
-/// Fails if the tokenizer has tokens that the embedding has not. More rows than tokens are common: they fill up tiles.
-fn check_vocabulary(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> anyhow::Result<()> {
-    let (tokens, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
+/// Fails if the tokenizer has tokens that the `embedding` of so many `rows` has not. More rows than tokens are common: they
+/// fill up tiles.
+fn check_vocabulary(tokenizer: &Tokenizer, embedding: &str, rows: usize) -> anyhow::Result<()> {
+    let tokens = tokenizer.vocab_size();
     if tokens <= rows {
         return Ok(());
     }
-    Err(anyhow::anyhow!(
-        "the tokenizer has {tokens} tokens, the embedding `{}` has {rows} rows",
-        plan::EMBEDDING
-    ))
-    .hint(|| "the tokenizer is one of another model".to_owned())
+    Err(anyhow::anyhow!("the tokenizer has {tokens} tokens, the embedding `{embedding}` has {rows} rows"))
+        .hint(|| "the tokenizer is one of another model".to_owned())
 }
 
 /// Reads every tensor once, so that one that can't be used is found before any work is done.

@@ -5,27 +5,29 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use novaq_engine::model::Config;
+use ndarray::Array2;
+use novaq_engine::model::{Architecture, Config};
 
 use super::STOP;
-use super::job::Unit;
-use super::plan::{EMBEDDING, HEAD, Part};
+use super::job::{Job, Unit};
+use super::plan::{EMBEDDING, HEAD, Layout, Part};
 use super::quantization::{Run, quantized_layer, quantized_vocabulary, unit_name};
-use crate::checkpoint::{dense, layer_name};
+use crate::checkpoint::{CheckpointError, dense, layer_name};
 use crate::evaluate::text;
 use crate::layered::{Layered, Streams, Tensors};
 use crate::output::{HintExt, progress};
 use crate::refine::{Course, Example, Refine, SEQUENCES_PER_STEP, Stopped, refine_layer, refine_model};
 
-/// The unit with the refined embedding and head. It is stored last: once it is there, every unit is refined.
+/// The unit with the refined embedding and head, or with a whole refined encoder. It is stored last: once it is there, every
+/// unit is refined.
 pub(super) const REFINED: &str = "refined-vocabulary";
 
 /// The files with the text and with the steps done so far.
-const TEXT: &str = "refinement-text.json";
+pub(super) const TEXT: &str = "refinement-text.json";
 const STATE: &str = "refinement.safetensors";
 
 /// What a seed is changed by for the text of the refinement.
-const REFINEMENT: u64 = 0x7265_6669_6e65_6d65;
+pub(super) const REFINEMENT: u64 = 0x7265_6669_6e65_6d65;
 
 /// Name of the unit with what the refinement made of another one.
 pub(super) fn refined_name(unit: &str) -> String {
@@ -52,7 +54,8 @@ impl Run<'_> {
         }
         let pairs = quantized.iter().zip(original.iter());
         let examples: Vec<Example> = pairs.map(|(input, target)| Example { input, target }).collect();
-        *tensors = refine_layer(self.checkpoint.config(), layer, std::mem::take(tensors), &examples)?;
+        let architecture = self.checkpoint.config().clone().into();
+        *tensors = refine_layer(&architecture, layer, std::mem::take(tensors), &examples)?;
         Ok(())
     }
 
@@ -62,38 +65,16 @@ impl Run<'_> {
             return Ok(());
         }
         let sequences = self.refinement_text(text)?;
-        let began = Instant::now();
-        let config = self.checkpoint.config();
-        let steps = self.options.refine_steps;
-        let bar = progress(steps as u64, "Refining", "steps");
-        let saved = self.job.read(STATE)?;
-        let course = Course { config, original: &self.original()?, sequences: &sequences, steps };
-        let result = refine_model(
-            &course,
-            self.quantized()?,
-            saved.as_deref(),
-            |state| self.job.write(STATE, state),
-            |step| {
-                bar.set_position(step.steps as u64);
-                bar.set_message(format!("KL {:.4}", step.divergence));
-                if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            },
-        );
-        bar.finish_and_clear();
-        self.job.spend(|times| &mut times.refinement, began)?;
-        let refined = match result {
-            Err(error) if error.is::<Stopped>() => {
-                let folder = self.job.folder().display();
-                return Err(error.context(format!("what is done is kept in `{folder}`")))
-                    .hint(|| "run the same command again to go on".to_owned());
-            }
-            result => result?,
+        let checkpoint = self.checkpoint;
+        let original = original(checkpoint, |name| checkpoint.matrix(name), |name| checkpoint.vector(name))?;
+        let course = Course {
+            architecture: &checkpoint.config().clone().into(),
+            original: &original,
+            sequences: &sequences,
+            steps: self.options.refine_steps,
         };
-        self.store(refined)?;
-        if self.job.read(STATE)?.is_some() {
-            self.job.remove(STATE)?;
-        }
-        Ok(())
+        self.store(refined(&self.job, &course, self.quantized()?)?)?;
+        forget_steps(&self.job)
     }
 
     /// The text to refine on, made on the first call.
@@ -115,19 +96,6 @@ impl Run<'_> {
         };
         self.job.write(TEXT, &serde_json::to_vec(&sequences)?)?;
         Ok(sequences)
-    }
-
-    /// All tensors of the checkpoint.
-    fn original(&self) -> anyhow::Result<Tensors> {
-        let mut tensors = Tensors::default();
-        for Part { name, shape, .. } in Part::all(self.checkpoint) {
-            if shape.len() == 2 {
-                tensors.matrices.insert(name.clone(), dense(self.checkpoint.matrix(&name)?)?);
-            } else {
-                tensors.vectors.insert(name.clone(), self.checkpoint.vector(&name)?);
-            }
-        }
-        Ok(tensors)
     }
 
     /// All tensors as quantization left them.
@@ -173,6 +141,66 @@ impl Run<'_> {
     fn vocabulary_names(&self) -> &'static [&'static str] {
         if self.checkpoint.config().tie_word_embeddings { &[EMBEDDING] } else { &[EMBEDDING, HEAD] }
     }
+}
+
+/// All tensors of a checkpoint.
+pub(super) fn original(
+    layout: &dyn Layout,
+    matrix: impl Fn(&str) -> Result<Array2<f32>, CheckpointError>,
+    vector: impl Fn(&str) -> Result<Vec<f32>, CheckpointError>,
+) -> anyhow::Result<Tensors> {
+    let mut tensors = Tensors::default();
+    for Part { name, shape, .. } in Part::all(layout) {
+        if shape.len() == 2 {
+            tensors.matrices.insert(name.clone(), dense(matrix(&name)?)?);
+        } else {
+            tensors.vectors.insert(name.clone(), vector(&name)?);
+        }
+    }
+    Ok(tensors)
+}
+
+/// What the whole model `tensors` becomes by `course`. Goes on from the steps that the work folder has.
+///
+/// # Errors
+/// If the user stopped it, and as [`refine_model`].
+pub(super) fn refined(job: &Job, course: &Course, tensors: Tensors) -> anyhow::Result<Tensors> {
+    let began = Instant::now();
+    let bar = progress(course.steps as u64, "Refining", "steps");
+    let of = match course.architecture {
+        Architecture::Decoder(_) => "KL",
+        Architecture::Encoder(_) => "1 - cosine",
+    };
+    let saved = job.read(STATE)?;
+    let result = refine_model(
+        course,
+        tensors,
+        saved.as_deref(),
+        |state| job.write(STATE, state),
+        |step| {
+            bar.set_position(step.steps as u64);
+            bar.set_message(format!("{of} {:.4}", step.distance));
+            if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        },
+    );
+    bar.finish_and_clear();
+    job.spend(|times| &mut times.refinement, began)?;
+    match result {
+        Err(error) if error.is::<Stopped>() => {
+            let folder = job.folder().display();
+            Err(error.context(format!("what is done is kept in `{folder}`")))
+                .hint(|| "run the same command again to go on".to_owned())
+        }
+        result => result,
+    }
+}
+
+/// Removes the steps from the work folder, once what they came to is stored.
+pub(super) fn forget_steps(job: &Job) -> anyhow::Result<()> {
+    if job.read(STATE)?.is_some() {
+        job.remove(STATE)?;
+    }
+    Ok(())
 }
 
 /// Takes what has a name that begins with `prefix` out of `all`, under the rest of its name.

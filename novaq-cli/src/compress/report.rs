@@ -5,15 +5,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use novaq_engine::artifact::{Compression, Manifest, Verification};
+use novaq_engine::artifact::{Compression, Manifest, Similarity, Verification};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::job::{Settings, Times};
 use super::output::Written;
-use super::plan::{Part, Plan};
+use super::plan::{Layout, Part, Plan};
 use super::{Budget, Options};
-use crate::checkpoint::Checkpoint;
 use crate::output::{bytes, count, duration};
 use crate::refine::Refine;
 use crate::resources::Usage;
@@ -43,9 +42,12 @@ pub struct Report {
     pub matrices: Vec<MatrixReport>,
     /// Sizes, as in the manifest.
     pub totals: Compression,
-    /// Quality on held-out text, as in the manifest.
+    /// Quality of a decoder on held-out text, as in the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Verification>,
+    /// Quality of an encoder on held-out texts, as in the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<Similarity>,
     /// What each step took, interrupted calls included.
     pub seconds: Seconds,
     /// Most memory resident at a time during the last call, in bytes, if the system says so.
@@ -119,7 +121,7 @@ pub fn beside(output: &Path) -> PathBuf {
 
 impl Report {
     pub(super) fn new(
-        checkpoint: &Checkpoint,
+        layout: &dyn Layout,
         options: &Options,
         settings: &Settings,
         plan: &Plan,
@@ -129,7 +131,7 @@ impl Report {
         let manifest: &Manifest = &written.manifest;
         let section =
             |name: &str| manifest.tensors.iter().find(|t| t.name == name).map_or(0, |t| t.section.length);
-        let matrices = Part::all(checkpoint).into_iter().filter_map(|part| {
+        let matrices = Part::all(layout).into_iter().filter_map(|part| {
             let shape = part.matrix()?;
             let record = written.records.get(&part.name).copied().unwrap_or_default();
             let bytes = section(&part.name);
@@ -161,6 +163,7 @@ impl Report {
             matrices: matrices.collect(),
             totals: manifest.compression.clone(),
             quality: manifest.verification.clone(),
+            similarity: manifest.similarity.clone(),
             seconds: Seconds {
                 text: times.text,
                 quantization: times.quantization,
@@ -222,6 +225,16 @@ impl Report {
                 100.0 * q.top1_agreement,
                 count(q.tokens),
                 q.text
+            )?;
+        }
+        if let Some(s) = &self.similarity {
+            writeln!(
+                out,
+                "- Quality: cosine to the original's embeddings {:.4} on average, {:.4} at least, on {} {}",
+                s.mean_cosine,
+                s.min_cosine,
+                count(s.texts),
+                s.text
             )?;
         }
         let s = &self.seconds;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use novaq_engine::model::{CachePrecision, Config, KvCache, Model};
 
 use crate::checkpoint::Checkpoint;
+pub(crate) use parts::rounded_vector;
 pub use parts::{Tensors, Vectors, embedding, layer, norm, vocabulary};
 pub use streams::{Captured, LAYER_INPUTS, Streams};
 pub(crate) use streams::{Seen, Wanted, join};

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use anyhow::ensure;
+use half::f16;
 use novaq_engine::codec::{DenseMatrix, Matrix};
 use novaq_engine::model::{Config, Model, ModelError, TensorSource};
 
@@ -15,6 +17,13 @@ pub struct Tensors {
     pub matrices: BTreeMap<String, Matrix>,
     /// Norms and biases.
     pub vectors: BTreeMap<String, Vec<f32>>,
+}
+
+/// The vector `name` rounded to 16-bit floats, as an artifact keeps it.
+pub(crate) fn rounded_vector(name: &str, values: &[f32]) -> anyhow::Result<Vec<f32>> {
+    let rounded: Vec<f32> = values.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+    ensure!(rounded.iter().all(|v| v.is_finite()), "`{name}` left the range of 16-bit floats");
+    Ok(rounded)
 }
 
 /// The precision of norms and biases.

@@ -1,11 +1,12 @@
 //! One layer against the original's residual stream.
 
 use candle_core::{D, Tensor};
-use novaq_engine::model::Config;
+use novaq_engine::model::Architecture;
 
-use super::forward::Forward;
 use super::student::{Loss, Student};
-use super::{BLOCK_STEPS, PARTS, SEQUENCES_PER_PART, SEQUENCES_PER_STEP, device, rates};
+use super::{
+    BLOCK_STEPS, PARTS, SEQUENCES_PER_PART, SEQUENCES_PER_STEP, device, hidden_size, network, rates,
+};
 use crate::layered::Tensors;
 
 /// What a layer reads and what it should give, for one sequence, each `[positions, hidden_size]`.
@@ -20,18 +21,18 @@ pub(crate) struct Example<'a> {
 /// over positions of `|y - ŷ|² / |y|²`, since the norm that reads the stream next takes its size out.
 ///
 /// # Errors
-/// If the tensors are not those of a layer of `config`'s model.
+/// If the tensors are not those of a layer of such a model.
 pub(crate) fn refine_layer(
-    config: &Config,
+    architecture: &Architecture,
     layer: usize,
     tensors: Tensors,
     examples: &[Example],
 ) -> anyhow::Result<Tensors> {
     let device = device()?;
-    let width = config.hidden_size;
+    let width = hidden_size(architecture);
     let longest = examples.iter().map(|e| e.input.len() / width).max().unwrap_or(0);
-    let forward = Forward::new(config, longest, &device)?;
-    let mut student = Student::new(tensors, &device);
+    let network = network(architecture, longest, &device)?;
+    let mut student = Student::new(tensors, &device, |_| true)?;
     while !examples.is_empty() && student.steps() < BLOCK_STEPS {
         let first = student.steps() * SEQUENCES_PER_STEP;
         student.step(rates(student.steps(), BLOCK_STEPS), PARTS, |weights, part| {
@@ -45,10 +46,10 @@ pub(crate) fn refine_layer(
                 Tensor::from_vec(values, (positions, width), &device)
             };
             let (x, y) = (join(|e| e.input)?, join(|e| e.target)?);
-            let error = (forward.layer(weights, "", layer, &x, &lengths)? - &y)?.sqr()?.sum(D::Minus1)?;
+            let error = (network.layer(weights, "", layer, &x, &lengths)? - &y)?.sqr()?.sum(D::Minus1)?;
             let tensor = error.div(&(y.sqr()?.sum(D::Minus1)? + f64::from(f32::MIN_POSITIVE))?)?.sum_all()?;
             let value = f64::from(tensor.to_scalar::<f32>()?);
-            Ok(Loss { tensor, value, positions })
+            Ok(Loss { tensor, value, count: positions })
         })?;
     }
     student.finish()

@@ -2,8 +2,9 @@
 //!
 //! Quantization ([`crate::quantize`]) minimises the errors of single layers. Refinement follows the gradients of what
 //! those errors do: layer by layer the error of the residual stream after the layer, on inputs that are quantized
-//! already ([`blocks`]), then for the whole model the Kullback-Leibler divergence of its next-token distribution from the
-//! original's and the angle between their hidden states ([`full`]). Codewords, row scales, norms, biases and the codes
+//! already ([`blocks`]), then for the whole model what matters of its outputs and the angles between its hidden states and
+//! the original's ([`full`]): of a decoder the Kullback-Leibler divergence of its next-token distribution, of an encoder the
+//! angle between the embeddings of a text. Codewords, row scales, norms, biases and the codes
 //! themselves move ([`coded`]); what is stored keeps its size.
 //!
 //! Gradients are candle's. Everything is a function of the model, the text and the seed: sequences go through in parts
@@ -12,21 +13,29 @@
 mod adam;
 mod blocks;
 mod coded;
-mod forward;
+mod decoder;
+mod encoder;
 mod full;
+mod layers;
 mod student;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap::ValueEnum;
+use novaq_engine::model::Architecture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use blocks::{Example, refine_layer};
 pub(crate) use full::{Course, Stopped, refine_model};
+
+use decoder::Decoder;
+use encoder::Encoder;
+use layers::Weights;
+use student::Loss;
 
 /// How far the teacher refines.
 #[derive(
@@ -87,6 +96,49 @@ fn rates(step: usize, steps: usize) -> coded::Rates {
         words: RATES.words * factor,
         scales: RATES.scales * factor,
         vectors: RATES.vectors * factor,
+    }
+}
+
+/// What the mean over layers of one minus the cosine of the hidden states counts beside what is minimised of the outputs.
+const COSINE: f64 = 0.1;
+
+/// The forward pass of an architecture on candle tensors, and what its refinement minimises.
+trait Network: Sync {
+    /// Layer `layer` on `x [positions, hidden_size]`, sequences of `lengths` one below the other; its tensors' names begin
+    /// with `prefix`.
+    fn layer(
+        &self,
+        weights: &Weights,
+        prefix: &str,
+        layer: usize,
+        x: &Tensor,
+        lengths: &[usize],
+    ) -> candle_core::Result<Tensor>;
+
+    /// How far `student` is from `teacher` on `sequences`.
+    fn loss(&self, teacher: &Weights, student: &Weights, sequences: &[&[u32]]) -> candle_core::Result<Loss>;
+
+    /// Whether the matrix `name` is trained where the whole model is.
+    fn trains(&self, name: &str) -> bool;
+}
+
+/// The network of `architecture` for sequences of at most `max_positions` tokens.
+fn network<'a>(
+    architecture: &'a Architecture,
+    max_positions: usize,
+    device: &Device,
+) -> candle_core::Result<Box<dyn Network + 'a>> {
+    Ok(match architecture {
+        Architecture::Decoder(config) => Box::new(Decoder::new(config, max_positions, device)?),
+        Architecture::Encoder(config) => Box::new(Encoder::new(config, device)),
+    })
+}
+
+/// Width of the residual stream.
+fn hidden_size(architecture: &Architecture) -> usize {
+    match architecture {
+        Architecture::Decoder(config) => config.hidden_size,
+        Architecture::Encoder(config) => config.hidden_size,
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use candle_core::{Device, Tensor, Var};
-use half::f16;
 use novaq_engine::codec::{AqMatrix, LowRankMatrix, Matrix};
 use rayon::prelude::*;
 use safetensors::tensor::{SafeTensors, TensorView};
@@ -13,8 +12,8 @@ use safetensors::{Dtype, serialize};
 
 use super::adam::Trained;
 use super::coded::{CodedSet, Rates, State};
-use super::forward::Weights;
-use crate::layered::Tensors;
+use super::layers::Weights;
+use crate::layered::{Tensors, rounded_vector};
 
 /// All of `tensors` in floats.
 pub(super) fn floats(tensors: &Tensors, device: &Device) -> candle_core::Result<Weights> {
@@ -34,18 +33,18 @@ struct Vector {
 
 /// What a part of a step came to.
 pub(super) struct Loss {
-    /// What is minimised, summed over positions.
+    /// What is minimised, a sum.
     pub(super) tensor: Tensor,
-    /// What is reported, summed over positions.
+    /// What is reported, a sum.
     pub(super) value: f64,
-    /// Positions.
-    pub(super) positions: usize,
+    /// What both are sums over: positions, or texts.
+    pub(super) count: usize,
 }
 
 /// What a part of a step taught.
 struct Learned<'a> {
     value: f64,
-    positions: usize,
+    count: usize,
     /// By the name of a tensor; none where the loss does not depend on it.
     gradients: HashMap<&'a str, Vec<f32>>,
 }
@@ -57,15 +56,20 @@ pub(super) struct Student {
     vectors: Vec<Vector>,
     /// Matrices whose factors are among the sets.
     low_rank: Vec<String>,
-    /// Matrices in codecs that are not trained.
+    /// Matrices that are not trained, and the same in floats.
     fixed: BTreeMap<String, Matrix>,
+    fixed_weights: Weights,
     /// Steps taken.
     steps: usize,
 }
 
 impl Student {
-    /// A student that begins with `tensors`.
-    pub(super) fn new(tensors: Tensors, device: &Device) -> Self {
+    /// A student that begins with `tensors`; matrices that it does not `train` stay as they are.
+    pub(super) fn new(
+        tensors: Tensors,
+        device: &Device,
+        trains: impl Fn(&str) -> bool,
+    ) -> candle_core::Result<Self> {
         let mut groups: Vec<Vec<(String, AqMatrix)>> = Vec::new();
         let mut fixed = BTreeMap::new();
         let mut low_rank = Vec::new();
@@ -80,6 +84,9 @@ impl Student {
         };
         for (name, matrix) in tensors.matrices {
             match matrix {
+                matrix if !trains(&name) => {
+                    fixed.insert(name, matrix);
+                }
                 Matrix::Aq(matrix) => add(name, matrix),
                 Matrix::LowRank(matrix) => {
                     add(first_factor(&name), matrix.first().clone());
@@ -96,14 +103,15 @@ impl Student {
             let unit = if square > 0.0 { square.sqrt() } else { 1.0 };
             Vector { name, unit, values: Trained::new(values.iter().map(|v| v / unit).collect()) }
         });
-        Self {
+        Ok(Self {
             device: device.clone(),
+            fixed_weights: dense(&fixed, device)?,
             sets: groups.iter().map(|group| CodedSet::new(group)).collect(),
             vectors: vectors.collect(),
             low_rank,
             fixed,
             steps: 0,
-        }
+        })
     }
 
     /// Steps taken.
@@ -131,7 +139,7 @@ impl Student {
         Ok(variables)
     }
 
-    /// Takes a step against the gradient of the mean of `loss` over the positions of `parts` parts. Returns the mean of
+    /// Takes a step against the gradient of the mean of `loss` over `parts` parts. Returns the mean of
     /// the losses' reported values.
     pub(super) fn step(
         &mut self,
@@ -140,7 +148,7 @@ impl Student {
         loss: impl Fn(&Weights, usize) -> candle_core::Result<Loss> + Sync,
     ) -> candle_core::Result<f64> {
         let variables = self.variables()?;
-        let mut weights = dense(&self.fixed, &self.device)?;
+        let mut weights = self.fixed_weights.clone();
         weights.extend(variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())));
         let parts: Vec<Learned> = (0..parts)
             .into_par_iter()
@@ -153,10 +161,10 @@ impl Student {
                         found.insert(name.as_str(), gradient.flatten_all()?.to_vec1()?);
                     }
                 }
-                Ok(Learned { value: loss.value, positions: loss.positions, gradients: found })
+                Ok(Learned { value: loss.value, count: loss.count, gradients: found })
             })
             .collect::<candle_core::Result<_>>()?;
-        let positions: usize = parts.iter().map(|part| part.positions).sum();
+        let count: usize = parts.iter().map(|part| part.count).sum();
         let value: f64 = parts.iter().map(|part| part.value).sum();
         // In the order of the parts, so that the number of threads changes nothing.
         let total = |name: &str, len: usize| {
@@ -165,7 +173,7 @@ impl Student {
                 sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g);
             }
             for s in &mut sum {
-                *s /= positions.max(1) as f32;
+                *s /= count.max(1) as f32;
             }
             sum
         };
@@ -179,7 +187,7 @@ impl Student {
             let gradient = total(name, values.values.len());
             values.step(&gradient, rates.vectors, self.steps);
         }
-        Ok(value / positions.max(1) as f64)
+        Ok(value / count.max(1) as f64)
     }
 
     /// The tensors as they are stored: vectors are rounded to 16-bit floats.
@@ -196,10 +204,8 @@ impl Student {
         }
         tensors.matrices.extend(coded.into_iter().map(|(name, m)| (name, Matrix::Aq(m))));
         for Vector { name, unit, values } in self.vectors {
-            let rounded: Vec<f32> = values.values.iter().map(|v| f16::from_f32(v * unit).to_f32()).collect();
-            if rounded.iter().any(|v| !v.is_finite()) {
-                bail!("`{name}` left the range of 16-bit floats");
-            }
+            let values: Vec<f32> = values.values.iter().map(|v| v * unit).collect();
+            let rounded = rounded_vector(&name, &values)?;
             tensors.vectors.insert(name, rounded);
         }
         Ok(tensors)

@@ -31,6 +31,48 @@ pub fn checkpoint(folder: &Path, name: &str) -> PathBuf {
     model
 }
 
+/// A copy of the engine's random encoder, in the layout of sentence-transformers, and `texts.txt` to calibrate it on.
+pub fn encoder(folder: &Path) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../novaq-engine/tests/fixtures/encoders");
+    let (from, to) = (fixtures.join("tiny-bert"), folder.join("model"));
+    fs::create_dir_all(to.join("1_Pooling")).unwrap();
+    for file in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    ] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let words = [
+        "the",
+        "miller",
+        "river",
+        "daughters",
+        "winter",
+        "forest",
+        "king",
+        "apples",
+        "birds",
+        "wheel",
+        "old",
+        "came",
+    ];
+    let mut state = 1u64;
+    let mut word = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        words[(state >> 33) as usize % words.len()]
+    };
+    let lines: Vec<String> =
+        (0..300).map(|i| (0..4 + i % 15).map(|_| word()).collect::<Vec<_>>().join(" ") + ".").collect();
+    fs::write(folder.join("texts.txt"), lines.join("\n")).unwrap();
+}
+
+/// The calibration of [`encoder`].
+pub const CALIBRATED: [&str; 4] = ["--calibration", "texts.txt", "--license", "CC0-1.0"];
+
 /// Runs `novaq` in `folder`; standard output on success, standard error on failure.
 pub fn novaq(folder: &Path, args: &[&str]) -> Result<String, String> {
     let output = Command::cargo_bin("novaq").unwrap().current_dir(folder).args(args).output().unwrap();

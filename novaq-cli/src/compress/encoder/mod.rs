@@ -3,7 +3,7 @@
 //! As a decoder's: embeddings, then layer after layer, each on the activations of the model quantized so far. What is
 //! different: an encoder can't write text to calibrate on; every linear layer has a bias and is followed, at the latest one
 //! layer later, by a norm with an affine map. So weights are fitted to inputs around their mean, biases make up for the means,
-//! and the affine maps for what else is linear in a single channel.
+//! and the affine maps for what else is linear in a single channel. A refinement is one on lines of the calibration file.
 
 mod streams;
 mod tensors;
@@ -19,6 +19,9 @@ use novaq_engine::artifact::{Estimates, ManifestDraft, Similarity, SourceFile, V
 use novaq_engine::codec::Matrix;
 use novaq_engine::model::{BertEmbeddings, BertLayer, Encoder, LinearInput};
 use novaq_engine::tokenizer::Tokenizer;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::forecast as common;
@@ -26,15 +29,17 @@ use super::job::{Job, Settings, Shapes, Unit};
 use super::matrices::{self, Quantizer, Starts};
 use super::output::Written;
 use super::plan::{Layout, MatrixCodec, Named, Part, Plan};
+use super::refinement::{self, REFINED, REFINEMENT, forget_steps, refined};
+use super::report::{self, Report};
 use super::size::Sizes;
-use super::{Budget, Cost, Forecast, Options, STOP, Summary, output};
+use super::{Budget, Cost, Forecast, Options, STOP, Summary, check_vocabulary, output};
 use crate::checkpoint::{CheckpointError, EncoderCheckpoint, encoder_layer_name};
 use crate::evaluate::similarity::{compare, lines, spread};
-use crate::layered::{Captured, LAYER_INPUTS};
+use crate::layered::{Captured, LAYER_INPUTS, rounded_vector};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
 use crate::quantize::hessian::{damped, expected_noise, mean_product};
-use crate::refine::Refine;
+use crate::refine::{Course, Example, Refine, SEQUENCES_PER_STEP, refine_layer};
 use streams::Streams;
 use tensors::Tensors;
 
@@ -59,10 +64,11 @@ const PLAN: &str = "plan.json";
 /// The name of the work folder's file with the embeddings.
 const EMBEDDINGS: &str = "embeddings";
 
-/// Tokens of texts to calibrate and to measure on.
+/// Tokens of texts to calibrate, to refine the whole model and to measure on.
 #[derive(Serialize, Deserialize)]
 struct Texts {
     calibration: Vec<Vec<u32>>,
+    refinement: Vec<Vec<u32>>,
     held_out: Vec<Vec<u32>>,
 }
 
@@ -73,6 +79,7 @@ struct Texts {
 pub fn forecast(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<Forecast> {
     let named = named(checkpoint, options)?;
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
+    check_vocabulary(&tokenizer, EncoderCheckpoint::WORDS, checkpoint.config().vocab_size)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
     let fixed = common::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
     let exact = fixed.is_some();
@@ -85,7 +92,7 @@ pub fn forecast(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Re
         (None, _) => bail!("a budget other than of bits gives a plan"),
     };
     let tokens = options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS);
-    let cost = Cost::of_encoder(checkpoint, &plan, tokens, exact)?;
+    let cost = Cost::of_encoder(checkpoint, &plan, options, tokens, exact)?;
     Forecast::new(&sizes, &plan, exact, tokens, cost)
 }
 
@@ -137,10 +144,6 @@ fn sizes<'a>(
 pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<Summary> {
     let began = Instant::now();
     output::refuse_existing(&options.output)?;
-    if options.refine != Refine::None {
-        return Err(anyhow::anyhow!("`--refine {}` is for models that predict tokens", options.refine))
-            .hint(|| "an encoder's layers are fitted without it; leave it out".to_owned());
-    }
     let Some(calibration) = &options.calibration else {
         return Err(anyhow::anyhow!("an encoder can't write the text that it is calibrated on")).hint(|| {
             "add `--calibration <FILE>` with one text per line, like those to be embedded".to_owned()
@@ -148,6 +151,7 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
     };
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)
         .with_context(|| format!("the tokenizer of `{}` can't be used", checkpoint.path().display()))?;
+    check_vocabulary(&tokenizer, EncoderCheckpoint::WORDS, checkpoint.config().vocab_size)?;
     let sources = checkpoint.source_files()?;
     let named = named(checkpoint, options)?;
     let sizes = sizes(checkpoint, options, sources.clone(), &tokenizer)?;
@@ -166,14 +170,19 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
         sources: sources.clone(),
     };
     // Read before anything is written, so that a bad text leaves nothing behind.
-    let texts = texts(checkpoint, &tokenizer, calibration, settings.calibration_tokens)?;
+    let texts = texts(checkpoint, &tokenizer, calibration, &settings)?;
+    let report = options.report.clone().unwrap_or_else(|| report::beside(&options.output));
     let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
     let run = Run { checkpoint, options, named, fixed, job };
     let texts = run.texts(texts)?;
-    let unit = run.quantize(&texts.calibration)?;
+    let (plan, unit) = run.quantize(&texts.calibration)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "all matrices are quantized");
+    let unit = run.refine(unit, &texts.refinement)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f32(), "the model is refined");
+    let measuring = Instant::now();
     let encoder = run.assemble(&unit)?;
     let similarity = run.verify(&encoder, &texts.held_out)?;
+    run.job.spend(|times| &mut times.measurement, measuring)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "quality is measured");
     let estimates = Estimates {
         heap_bytes: encoder.heap_bytes() as u64,
@@ -183,8 +192,9 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
     };
     let draft = draft(checkpoint, options, sources, Some(similarity), estimates)?;
     let written = run.write(&unit, &tokenizer, draft)?;
+    Report::new(checkpoint, options, &settings, &plan, &written, &run.job.times()?)?.write(&report)?;
     output::publish(run.job, &options.output)?;
-    super::summary(written, options, None, began)
+    super::summary(written, options, Some(report), began)
 }
 
 /// The lines of the calibration file, some of them held out.
@@ -192,7 +202,7 @@ fn texts(
     checkpoint: &EncoderCheckpoint,
     tokenizer: &Tokenizer,
     path: &Path,
-    max_tokens: usize,
+    settings: &Settings,
 ) -> anyhow::Result<Texts> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("`{}` can't be read", path.display()))?;
@@ -203,10 +213,15 @@ fn texts(
     let plain = |texts: Vec<(usize, Vec<u32>)>| texts.into_iter().map(|(_, text)| text).collect();
     let (held_out, calibration): (Vec<_>, Vec<_>) = (plain(held_out), plain(calibration));
     let step = held_out.len().div_ceil(MOST_HELD_OUT).max(1);
-    Ok(Texts {
-        calibration: spread(&calibration, max_tokens),
-        held_out: held_out.into_iter().step_by(step).collect(),
-    })
+    let kept = spread(&calibration, settings.calibration_tokens);
+    let mut refinement = Vec::new();
+    if settings.refine == Refine::Full {
+        // A file may have several sources, one after the other.
+        refinement = calibration;
+        refinement.shuffle(&mut ChaCha8Rng::seed_from_u64(settings.seed ^ REFINEMENT));
+        refinement.truncate(settings.refine_steps * SEQUENCES_PER_STEP);
+    }
+    Ok(Texts { calibration: kept, refinement, held_out: held_out.into_iter().step_by(step).collect() })
 }
 
 /// A compression in progress.
@@ -229,8 +244,14 @@ impl Run<'_> {
         Ok(texts)
     }
 
-    /// All matrices of the model in their codecs and the vectors that changed, by full name.
-    fn quantize(&self, texts: &[Vec<u32>]) -> anyhow::Result<Unit> {
+    /// The codecs, and all matrices of the model in them and all vectors, by full name.
+    fn quantize(&self, texts: &[Vec<u32>]) -> anyhow::Result<(Plan, Unit)> {
+        let mut began = Instant::now();
+        let mut spend = || -> anyhow::Result<()> {
+            self.job.spend(|times| &mut times.quantization, began)?;
+            began = Instant::now();
+            Ok(())
+        };
         let (layers, width) = (self.checkpoint.layers(), self.checkpoint.config().hidden_size);
         let bar = progress(layers as u64 * 4 + 1, "Quantizing", "steps");
         let mut original = Streams::embed(texts, &self.original_embeddings()?, width)?;
@@ -253,15 +274,41 @@ impl Run<'_> {
             } else {
                 let unit = self.layer(layer, &plan, &mut quantizer, &mut original, &mut quantized, &bar)?;
                 self.job.store(&unit_name(layer), &unit)?;
+                spend()?;
                 self.check_stop(layer)?;
                 unit
             };
             let full = |name: String| encoder_layer_name(layer, &name);
             all.tensors.matrices.extend(unit.tensors.matrices.into_iter().map(|(name, m)| (full(name), m)));
+            all.tensors.vectors.extend(unit.tensors.vectors.into_iter().map(|(name, v)| (full(name), v)));
             all.records.extend(unit.records.into_iter().map(|(name, record)| (full(name), record)));
         }
         bar.finish_and_clear();
-        Ok(all)
+        spend()?;
+        Ok((plan, all))
+    }
+
+    /// Refines the whole model, if that was asked for, on `texts`.
+    fn refine(&self, unit: Unit, texts: &[Vec<u32>]) -> anyhow::Result<Unit> {
+        if self.options.refine < Refine::Full {
+            return Ok(unit);
+        }
+        if self.job.has(REFINED) {
+            return self.job.load(REFINED, &self.matrix_shapes(|name| Some(name.to_owned())));
+        }
+        let checkpoint = self.checkpoint;
+        let original =
+            refinement::original(checkpoint, |name| checkpoint.matrix(name), |name| checkpoint.vector(name))?;
+        let course = Course {
+            architecture: &checkpoint.config().clone().into(),
+            original: &original,
+            sequences: texts,
+            steps: self.options.refine_steps,
+        };
+        let unit = Unit { tensors: refined(&self.job, &course, unit.tensors)?, records: unit.records };
+        self.job.store(REFINED, &unit)?;
+        forget_steps(&self.job)?;
+        Ok(unit)
     }
 
     /// The codecs: the same everywhere, or as the expected errors of the original say.
@@ -394,7 +441,8 @@ impl Run<'_> {
                     let bias = name.replace(".weight", ".bias");
                     let values = self.checkpoint.vector(&format!("{prefix}{bias}"))?;
                     let corrected: Vec<f32> = values.iter().zip(missing).map(|(b, m)| b + m).collect();
-                    unit.tensors.matrices.insert(bias.clone(), row(&format!("{prefix}{bias}"), &corrected)?);
+                    let name_of_bias = format!("{prefix}{bias}");
+                    unit.tensors.vectors.insert(bias, rounded_vector(&name_of_bias, &corrected)?);
                     unit.tensors.matrices.insert((*name).to_owned(), matrix);
                 }
                 if let Some(error) = error {
@@ -407,6 +455,13 @@ impl Run<'_> {
         advanced.advance(&self.layer_with(layer, &unit)?);
         let norm = ["output.LayerNorm.weight", "output.LayerNorm.bias"];
         self.correct_norm(&mut unit, norm, &prefix, &original.joined(), &advanced.joined())?;
+        if self.options.refine >= Refine::Blocks {
+            bar.set_message(format!("refining layer {layer}"));
+            let pairs = quantized.iter().zip(original.iter());
+            let examples: Vec<Example> = pairs.map(|(input, target)| Example { input, target }).collect();
+            let architecture = self.checkpoint.config().clone().into();
+            unit.tensors = refine_layer(&architecture, layer, unit.tensors, &examples)?;
+        }
         quantized.advance(&self.layer_with(layer, &unit)?);
         Ok(unit)
     }
@@ -439,7 +494,9 @@ impl Run<'_> {
             *bias = (f64::from(*bias) * slope + to - slope * from) as f32;
         }
         for (name, values) in names.into_iter().zip([weight, bias]) {
-            unit.tensors.matrices.insert(name.to_owned(), row(&format!("{prefix}{name}"), &values)?);
+            unit.tensors
+                .vectors
+                .insert(name.to_owned(), rounded_vector(&format!("{prefix}{name}"), &values)?);
         }
         Ok(())
     }
@@ -496,34 +553,32 @@ impl Run<'_> {
         })
     }
 
-    /// Names and shapes of what a layer's file holds: all its matrices and vectors.
+    /// Names and shapes of the matrices that a layer's file holds.
     fn layer_shapes(&self) -> Shapes {
         let prefix = encoder_layer_name(0, "");
-        self.stored_shapes(|name| name.strip_prefix(&prefix).map(str::to_owned))
+        self.matrix_shapes(|name| name.strip_prefix(&prefix).map(str::to_owned))
     }
 
-    /// Names and shapes of what the embeddings' file holds.
+    /// Names and shapes of the matrices that the embeddings' file holds.
     fn embedding_shapes(&self) -> Shapes {
-        self.stored_shapes(|name| name.starts_with("embeddings.").then(|| name.to_owned()))
+        self.matrix_shapes(|name| name.starts_with("embeddings.").then(|| name.to_owned()))
     }
 
-    fn stored_shapes(&self, name: impl Fn(&str) -> Option<String>) -> Shapes {
-        let stored = |(full, shape): (String, Vec<usize>)| match shape[..] {
-            [rows, columns] => Some((name(&full)?, [rows, columns])),
-            _ => Some((name(&full)?, [1, shape[0]])),
-        };
-        self.checkpoint.shapes().into_iter().filter_map(stored).collect()
+    /// The matrices to which `name` gives a name, and their shapes.
+    fn matrix_shapes(&self, name: impl Fn(&str) -> Option<String>) -> Shapes {
+        let shape = |part: Part| Some((name(&part.name)?, part.matrix()?));
+        Part::all(self.checkpoint).into_iter().filter_map(shape).collect()
     }
 
     /// Writes shards and manifest to the work folder, tensors in the order in which the forward pass needs them.
     fn write(&self, unit: &Unit, tokenizer: &Tokenizer, draft: ManifestDraft) -> anyhow::Result<Written> {
         output::write_parts(&self.job, tokenizer, draft, |writer| {
             for part in Part::all(self.checkpoint) {
-                let matrix = unit.tensors.matrices.get(&part.name);
-                let matrix = matrix.with_context(|| format!("`{}` was not quantized", part.name))?;
-                match (part.matrix(), matrix) {
-                    (Some(_), matrix) => output::write_matrix(writer, &part.name, matrix)?,
-                    (None, vector) => writer.vector(&part.name, &vector.decode(), VectorPrecision::F16)?,
+                let tensors = &unit.tensors;
+                match (tensors.matrices.get(&part.name), tensors.vectors.get(&part.name)) {
+                    (Some(matrix), _) => output::write_matrix(writer, &part.name, matrix)?,
+                    (None, Some(vector)) => writer.vector(&part.name, vector, VectorPrecision::F16)?,
+                    (None, None) => bail!("`{}` was not quantized", part.name),
                 }
             }
             Ok(unit.records.clone())
@@ -550,12 +605,6 @@ fn counts(name: &str, rows: usize, texts: &[Vec<u32>]) -> Vec<f32> {
         }
     }
     counts
-}
-
-/// The vector `name`, rounded to 16-bit floats as the artifact keeps it, in the form in which a unit has it.
-fn row(name: &str, values: &[f32]) -> anyhow::Result<Matrix> {
-    let values = Array2::from_shape_vec((1, values.len()), values.to_vec())?;
-    matrices::rounded(MatrixCodec::F16, name, &values)?.context("16-bit floats are rounded")
 }
 
 /// `matrix · input`.

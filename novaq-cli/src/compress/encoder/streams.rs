@@ -73,6 +73,11 @@ impl Streams {
         [self.texts.first().map_or(0, Vec::len), self.texts.iter().map(Vec::len).sum()]
     }
 
+    /// Text after text.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.texts.iter().map(Vec::as_slice)
+    }
+
     /// All positions of all texts, `[positions, hidden_size]`.
     pub(super) fn joined(&self) -> Array2<f32> {
         let values = self.texts.concat();

@@ -29,15 +29,15 @@ impl<'a> Tensors<'a> {
         make(&mut self).map_err(|e| self.error.take().unwrap_or(e.into()))
     }
 
-    /// The tensor `name` of the unit; vectors are matrices of one row there.
-    fn done(&self, name: &str) -> Option<&Matrix> {
-        self.unit.tensors.matrices.get(name.strip_prefix(self.prefix)?)
+    /// The name of a tensor in the unit.
+    fn short<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
     }
 }
 
 impl TensorSource for Tensors<'_> {
     fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
-        if let Some(matrix) = self.done(name) {
+        if let Some(matrix) = self.unit.tensors.matrices.get(self.short(name)) {
             return Ok(Some(matrix.clone()));
         }
         let fail = |source| ModelError::Tensor { name: name.to_owned(), source };
@@ -46,8 +46,8 @@ impl TensorSource for Tensors<'_> {
     }
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        if let Some(vector) = self.done(name) {
-            return Ok(Some(vector.decode()));
+        if let Some(vector) = self.unit.tensors.vectors.get(self.short(name)) {
+            return Ok(Some(vector.clone()));
         }
         Ok(self.checkpoint.vector(name).map_err(|error| self.error = Some(error)).ok())
     }
