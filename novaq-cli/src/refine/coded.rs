@@ -20,6 +20,10 @@ use crate::quantize::{ENTRIES, ROWS_PER_TASK};
 /// Partial choices that the search for a vector's codes keeps. It starts from the present codes, so few are enough.
 const BEAM: usize = 4;
 
+/// Of so many steps, one searches for the codes of every vector; the others only where a single other code is better already.
+/// Few codes change in a step.
+const SEARCH_EVERY: usize = 8;
+
 /// How far a step moves each kind of number at most, about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rates {
@@ -180,12 +184,13 @@ impl CodedSet {
             self.words.step(&words, rates.words, step);
         }
         if rates.latent.is_some() {
-            self.choose();
+            self.choose(step.is_multiple_of(SEARCH_EVERY));
         }
     }
 
-    /// Gives every vector the codes nearest to its latent weights.
-    fn choose(&mut self) {
+    /// Gives every vector the codes nearest to its latent weights; unless it is to `search` for all, those of which no single
+    /// one can be replaced for a better one stay.
+    fn choose(&mut self, search_all: bool) {
         let (books, dim) = (self.books, self.dim);
         let tables = SearchTables::new(&self.codebooks(), Array2::eye(dim).view());
         for m in &mut self.matrices {
@@ -194,7 +199,11 @@ impl CodedSet {
             m.codes.par_chunks_mut(per_task * books).zip(targets).for_each(|(codes, targets)| {
                 let mut search = BeamSearch::new(BEAM);
                 for (codes, target) in codes.chunks_exact_mut(books).zip(targets.chunks_exact(dim)) {
-                    search.encode(&tables, target, codes);
+                    if search_all {
+                        search.encode(&tables, target, codes);
+                    } else {
+                        search.revise(&tables, target, codes);
+                    }
                 }
             });
         }
