@@ -69,7 +69,7 @@ impl TensorSource for Random<'_> {
     }
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        let around = if name.ends_with(".bias") { 0.0 } else { 1.0 };
+        let around = if name.rsplit('.').next() == Some("bias") { 0.0 } else { 1.0 };
         let values = (0..(self.length)(name)).map(|_| around + self.rng.random_range(-0.3..0.3));
         let vector: Vec<f32> = values.collect();
         self.tensors.vectors.insert(name.to_owned(), vector.clone());
