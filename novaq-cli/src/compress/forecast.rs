@@ -1,6 +1,5 @@
 //! What a compression would come to, from the headers alone.
 
-use anyhow::Context;
 use novaq_engine::artifact::{Estimates, SourceFile};
 use novaq_engine::tokenizer::Tokenizer;
 use serde::Serialize;
@@ -8,6 +7,7 @@ use serde::Serialize;
 use super::cost::{Cost, Task};
 use super::output;
 use super::plan::{self, Additive, Layout, MatrixCodec, Named, Plan, TooSmall};
+use super::sensitivity::Sensitivity;
 use super::size::{Kind, Sizes};
 use super::{Budget, Options};
 use crate::checkpoint::Checkpoint;
@@ -67,15 +67,15 @@ pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Fo
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     super::check_vocabulary(&tokenizer, plan::EMBEDDING, checkpoint.config().vocab_size)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
-    let fixed = fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
-    let exact = fixed.is_some();
-    let plan = match (fixed, options.budget) {
-        (None, Budget::Bits(bits)) => {
-            let evenly = vec![[1.0; 4]; checkpoint.config().num_hidden_layers];
-            Plan::within_bits(checkpoint, bits, &evenly, options.embedding_codec(), named)
-        }
-        (fixed, _) => fixed.context("a budget other than of bits gives a plan")?,
+    let planning = Planning {
+        layout: checkpoint,
+        parameters: checkpoint.parameters(),
+        options,
+        named: &named,
+        sizes: &sizes,
     };
+    let plan = planning.expected()?;
+    let exact = planning.follows_from_headers(&plan);
     let tokens = calibration_tokens(checkpoint, options);
     let cost = Cost::of(&Task {
         checkpoint,
@@ -164,40 +164,78 @@ pub fn default_calibration_tokens(checkpoint: &Checkpoint) -> usize {
     (CALIBRATION_WORK / checkpoint.parameters().max(1)).clamp(least, most) as usize
 }
 
-/// The plan, if it follows from the headers: all layers get the same codec, or the budget is one for the artifact.
-/// Codecs for other bits per weight follow from what is measured.
-pub(super) fn fixed_plan(
-    layout: &dyn Layout,
-    parameters: u64,
-    options: &Options,
-    named: &Named,
-    sizes: &Sizes,
-) -> anyhow::Result<Option<Plan>> {
-    let uniform = |body| Ok(Some(Plan::uniform(layout, body, options.embedding_codec(), named.clone())));
-    let fp32 = 4 * parameters;
-    let target = match options.budget {
-        Budget::Codec(codec) => return uniform(codec),
-        Budget::Bits(bits) if (bits * 2.0).fract() == 0.0 => {
-            return uniform(MatrixCodec::Aq(Additive { books: (bits * 2.0) as usize, dim: 8 }));
+/// What a plan depends on, beside what is measured.
+pub(super) struct Planning<'a> {
+    pub(super) layout: &'a dyn Layout,
+    /// Weights of the model.
+    pub(super) parameters: u64,
+    pub(super) options: &'a Options,
+    /// Codecs of single matrices.
+    pub(super) named: &'a Named,
+    pub(super) sizes: &'a Sizes<'a>,
+}
+
+impl Planning<'_> {
+    /// The plan as long as nothing is measured.
+    ///
+    /// # Errors
+    /// If the budget can't be met.
+    pub(super) fn expected(&self) -> anyhow::Result<Plan> {
+        self.plan(&Sensitivity::expected(self.layout))
+    }
+
+    /// The plan, if nothing that could be measured changes it.
+    ///
+    /// # Errors
+    /// If the budget can't be met.
+    pub(super) fn fixed(&self) -> anyhow::Result<Option<Plan>> {
+        let plan = self.expected()?;
+        Ok(self.follows_from_headers(&plan).then_some(plan))
+    }
+
+    /// Whether [`Self::expected`], which is `plan`, is what any measurement gives: all layers have the same codec, or ranks
+    /// that follow from the size.
+    pub(super) fn follows_from_headers(&self, plan: &Plan) -> bool {
+        match self.options.budget {
+            Budget::Codec(_) => true,
+            Budget::Bits(_) => false,
+            Budget::Bytes(_) | Budget::Ratio(_) => plan.is_low_rank(),
         }
-        Budget::Bits(_) => return Ok(None),
-        Budget::Bytes(bytes) => bytes,
-        Budget::Ratio(ratio) => (fp32 as f64 / ratio) as u64,
-    };
-    let size = |plan: &Plan| anyhow::Ok(sizes.manifest(plan)?.compression.bytes);
-    let plan = Plan::within_bytes(layout, target, options.embedding, named.clone(), size);
-    match plan.as_ref().err().and_then(|error| error.downcast_ref()) {
-        Some(&TooSmall { smallest, .. }) => plan.map(Some).hint(|| {
-            // Rounded down, so that what is proposed can be reached.
-            let ratio = (10.0 * fp32 as f64 / smallest as f64).floor() / 10.0;
-            let fixed = if options.embedding.is_some() || !named.is_empty() {
-                ", or leave out `--embedding-bpw` and `--tensor`"
-            } else {
-                ""
-            };
-            format!("ask for `--size {smallest}` or `--ratio {ratio}`{fixed}")
-        }),
-        None => plan.map(Some),
+    }
+
+    /// The plan for parts that are as sensitive as measured.
+    ///
+    /// # Errors
+    /// If the budget can't be met.
+    pub(super) fn plan(&self, sensitivity: &Sensitivity) -> anyhow::Result<Plan> {
+        let Self { layout, parameters, options, named, sizes } = *self;
+        let fp32 = 4 * parameters;
+        let target = match options.budget {
+            Budget::Codec(codec) => {
+                return Ok(Plan::uniform(layout, codec, options.embedding_codec(), named.clone()));
+            }
+            Budget::Bits(bits) => {
+                let embedding = options.embedding_codec();
+                return Ok(Plan::within_bits(layout, bits, sensitivity, embedding, named.clone()));
+            }
+            Budget::Bytes(bytes) => bytes,
+            Budget::Ratio(ratio) => (fp32 as f64 / ratio) as u64,
+        };
+        let size = |plan: &Plan| anyhow::Ok(sizes.manifest(plan)?.compression.bytes);
+        let plan = Plan::within_bytes(layout, target, options.embedding, named.clone(), sensitivity, size);
+        match plan.as_ref().err().and_then(|error| error.downcast_ref()) {
+            Some(&TooSmall { smallest, .. }) => plan.hint(|| {
+                // Rounded down, so that what is proposed can be reached.
+                let ratio = (10.0 * fp32 as f64 / smallest as f64).floor() / 10.0;
+                let fixed = if options.embedding.is_some() || !named.is_empty() {
+                    ", or leave out `--embedding-bpw` and `--tensor`"
+                } else {
+                    ""
+                };
+                format!("ask for `--size {smallest}` or `--ratio {ratio}`{fixed}")
+            }),
+            None => plan,
+        }
     }
 }
 

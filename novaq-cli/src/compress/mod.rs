@@ -16,6 +16,7 @@ pub mod plan;
 mod quantization;
 mod refinement;
 pub mod report;
+pub mod sensitivity;
 mod size;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use crate::output::HintExt;
 use crate::refine::Refine;
 use crate::resources::Usage;
 pub use cost::Cost;
+use forecast::Planning;
 pub use forecast::{Forecast, default_calibration_tokens, forecast};
 pub(crate) use output::write_whole;
 pub use quantization::HELD_OUT;
@@ -181,7 +183,14 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     let calibration = forecast::calibration(options);
     let named = forecast::overrides(checkpoint, options)?;
     let sizes = forecast::sizes(checkpoint, options, sources.clone(), &tokenizer)?;
-    let fixed = forecast::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
+    let planning = Planning {
+        layout: checkpoint,
+        parameters: checkpoint.parameters(),
+        options,
+        named: &named,
+        sizes: &sizes,
+    };
+    let fixed = planning.fixed()?;
     let settings = Settings {
         novaq: env!("CARGO_PKG_VERSION").to_owned(),
         seed: options.seed,
@@ -214,7 +223,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     };
     let report = options.report.clone().unwrap_or_else(|| report::beside(&options.output));
     let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
-    let run = Run { checkpoint, options, named, fixed, job };
+    let run = Run { checkpoint, options, planning: &planning, fixed, job };
 
     let sequences = run.sequences(calibration_text, settings.calibration_tokens)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "text is ready");

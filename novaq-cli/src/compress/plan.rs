@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::matrices::Fitted;
 use super::pattern::Override;
+use super::sensitivity::Sensitivity;
 
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint, encoder_layer_name, layer_name};
 use crate::quantize::beam::MAX_BOOKS;
@@ -421,28 +422,27 @@ impl Plan {
     }
 
     /// Codecs over vectors of 8 weights with at most `bits` of codes per weight of the layers on average. Codebooks
-    /// go one by one to the linear input where one more lowers the expected error most for its bits.
-    /// `noise` says per layer and linear input how large the relative error of the output is expected to be if
-    /// vectors are quantized with an error of one. Matrices in `named` are left out of the count.
+    /// go one by one to the linear input where one more lowers the expected loss most for its bits. Matrices in
+    /// `named` are left out of the count.
     pub fn within_bits(
         layout: &dyn Layout,
         bits: f64,
-        noise: &[[f64; 4]],
+        sensitivity: &Sensitivity,
         embedding: MatrixCodec,
         named: Named,
     ) -> Self {
         let weights = input_weights(layout, &named);
         let total = weights.iter().flatten().sum::<u64>();
         let least = Additive { books: 2, dim: 8 };
-        let mut books = vec![[least.books; 4]; noise.len()];
+        let mut books = vec![[least.books; 4]; weights.len()];
         let mut left = ((bits - least.bits()) * total as f64) as u64;
         loop {
             let gain = |layer: usize, input: usize| {
                 let books = books[layer][input];
-                noise[layer][input] * (GAUSSIAN_ERROR[books - 1] - GAUSSIAN_ERROR[books])
+                sensitivity.layers[layer][input] * (GAUSSIAN_ERROR[books - 1] - GAUSSIAN_ERROR[books])
                     / weights[layer][input] as f64
             };
-            let open = (0..noise.len()).flat_map(|layer| (0..4).map(move |input| (layer, input)));
+            let open = (0..weights.len()).flat_map(|layer| (0..4).map(move |input| (layer, input)));
             let best = open
                 .filter(|&(l, i)| books[l][i] < MAX_BOOKS && weights[l][i] > 0 && weights[l][i] / 2 <= left)
                 .max_by(|&a, &b| gain(a.0, a.1).total_cmp(&gain(b.0, b.1)).then(b.cmp(&a)));
@@ -459,10 +459,8 @@ impl Plan {
     ///
     /// If 1 bit in all matrices is too much, all become products of two matrices of signs, of the highest rank that
     /// fits. Otherwise all matrices begin at 1 bit. Then the linear input, or the embedding, for which the next codec of the ladder
-    /// lowers the expected error most for its bytes gets it: first in all layers alike, then in single layers with
-    /// what is left. Every linear input counts the same, and the embedding as much as all of them together: on
-    /// TinyStories-656K, which has 8 inputs, the KL divergence was 3.7 nats per unit of relative error of the
-    /// embedding, 0.43 of one input. With `embedding` given, that stays as it is.
+    /// lowers the expected loss most for its bytes gets it, until nothing more fits. With `embedding` given, that stays as it
+    /// is.
     ///
     /// # Errors
     /// [`TooSmall`] if the smallest plan does not fit, or what `size` says.
@@ -471,6 +469,7 @@ impl Plan {
         target: u64,
         embedding: Option<MatrixCodec>,
         named: Named,
+        sensitivity: &Sensitivity,
         mut size: impl FnMut(&Self) -> Result<u64, E>,
     ) -> Result<Self, E> {
         let layers = layout.layers();
@@ -480,48 +479,43 @@ impl Plan {
         if size(&plan)? > target {
             return Self::of_low_rank(target, embedding, &plan, size);
         }
-        let inputs = (4 * layers) as f64;
-        let single = (0..layers).flat_map(|layer| (0..4).map(move |input| vec![(layer, input)]));
-        let alike = (0..4).map(|input| (0..layers).map(|layer| (layer, input)).collect());
-        for units in [alike.collect::<Vec<Vec<_>>>(), single.collect()] {
-            // A unit without inputs is the embedding.
-            let mut open: Vec<Vec<(usize, usize)>> = units;
-            if embedding.is_none() {
-                open.push(Vec::new());
-            }
-            loop {
-                let gain = |unit: &[(usize, usize)]| -> Option<(MatrixCodec, f64)> {
-                    let before = match unit.first() {
-                        Some(&(layer, input)) => plan.layers[layer][input],
-                        None => plan.embedding,
-                    };
-                    let rung = LADDER.iter().position(|&(codec, _)| codec == before)?;
-                    let &(after, error) = LADDER.get(rung + 1)?;
-                    let weight = if unit.is_empty() { inputs } else { unit.len() as f64 };
-                    let [now, then] = [before, after].map(|codec| plan.unit_bytes(layout, unit, codec));
-                    // Padding can make more bits smaller; a unit whose matrices are all named has no bytes to gain.
-                    let bytes = then.saturating_sub(now).max(1);
-                    (then > 0).then(|| (after, weight * (LADDER[rung].1 - error) / bytes as f64))
+        // A unit without an input is the embedding.
+        let inputs = (0..layers).flat_map(|layer| (0..4).map(move |input| Some((layer, input))));
+        let mut open: Vec<Option<(usize, usize)>> =
+            inputs.chain(embedding.is_none().then_some(None)).collect();
+        loop {
+            let gain = |unit: Option<(usize, usize)>| -> Option<(MatrixCodec, f64)> {
+                let (before, weight) = match unit {
+                    Some((layer, input)) => (plan.layers[layer][input], sensitivity.layers[layer][input]),
+                    None => (plan.embedding, sensitivity.vocabulary),
                 };
-                let candidates = open.iter().enumerate();
-                let gains = candidates.filter_map(|(at, unit)| Some((at, gain(unit)?)));
-                let best = gains.max_by(|(i, (_, a)), (j, (_, b))| a.total_cmp(b).then(j.cmp(i)));
-                let Some((at, (codec, _))) = best else { break };
-                let mut larger = plan.clone();
-                for &(layer, input) in &open[at] {
-                    larger.layers[layer][input] = codec;
-                }
-                if open[at].is_empty() {
-                    larger.embedding = codec;
-                }
-                if size(&larger)? <= target {
-                    plan = larger;
-                } else {
-                    open.remove(at);
-                }
+                let rung = LADDER.iter().position(|&(codec, _)| codec == before)?;
+                let &(after, error) = LADDER.get(rung + 1)?;
+                let [now, then] = [before, after].map(|codec| plan.unit_bytes(layout, unit, codec));
+                // Padding can make more bits smaller; a unit whose matrices are all named has no bytes to gain.
+                let bytes = then.saturating_sub(now).max(1);
+                (then > 0).then(|| (after, weight * (LADDER[rung].1 - error) / bytes as f64))
+            };
+            let candidates = open.iter().enumerate();
+            let gains = candidates.filter_map(|(at, &unit)| Some((at, gain(unit)?)));
+            let best = gains.max_by(|(i, (_, a)), (j, (_, b))| a.total_cmp(b).then(j.cmp(i)));
+            let Some((at, (codec, _))) = best else { return Ok(plan) };
+            let mut larger = plan.clone();
+            match open[at] {
+                Some((layer, input)) => larger.layers[layer][input] = codec,
+                None => larger.embedding = codec,
+            }
+            if size(&larger)? <= target {
+                plan = larger;
+            } else {
+                open.remove(at);
             }
         }
-        Ok(plan)
+    }
+
+    /// Whether the budget made products of signs of the layers.
+    pub(super) fn is_low_rank(&self) -> bool {
+        matches!(self.layers.first(), Some([MatrixCodec::LowRank { .. }, ..]))
     }
 
     /// `plan` with low-rank matrices of the highest rank for which the artifact has at most `target` bytes.
@@ -549,7 +543,26 @@ impl Plan {
             let middle = usize::midpoint(fits, too_large);
             if size(&of_rank(middle))? <= target { fits = middle } else { too_large = middle }
         }
-        Ok(of_rank(fits))
+        let mut best = of_rank(fits);
+        // What is left goes to the embedding, then to single inputs.
+        let inputs = (0..best.layers.len()).flat_map(|layer| (0..4).map(move |input| Some((layer, input))));
+        for unit in std::iter::once(None).chain(inputs) {
+            loop {
+                let mut larger = best.clone();
+                let codec = match unit {
+                    Some((layer, input)) => &mut larger.layers[layer][input],
+                    None => &mut larger.embedding,
+                };
+                let MatrixCodec::LowRank { rank } = codec else { break };
+                *rank += RANK_STEP;
+                let alike = unit.is_some() && *rank > RANK_STEP * (fits + 1);
+                if alike || size(&larger)? > target {
+                    break;
+                }
+                best = larger;
+            }
+        }
+        Ok(best)
     }
 
     /// The codec of a matrix.
@@ -586,24 +599,21 @@ impl Plan {
         groups
     }
 
-    /// Bytes in `codec` of what the linear inputs `unit`, or with none the embedding and the head, hold beside the
-    /// named matrices; codebooks included.
-    fn unit_bytes(&self, layout: &dyn Layout, unit: &[(usize, usize)], codec: MatrixCodec) -> u64 {
+    /// Bytes in `codec` of what a layer's linear input, or with none the embedding and the head, hold beside the named
+    /// matrices; codebooks included.
+    fn unit_bytes(&self, layout: &dyn Layout, unit: Option<(usize, usize)>, codec: MatrixCodec) -> u64 {
         let set = |shapes: Vec<[usize; 2]>| -> u64 {
             let codebooks = if shapes.is_empty() { 0 } else { codec.codebook_bytes() };
             codebooks + shapes.into_iter().map(|shape| codec.matrix_bytes(shape)).sum::<u64>()
         };
-        if unit.is_empty() {
+        let Some((layer, input)) = unit else {
             let parts = Part::all(layout).into_iter().filter(|part| part.input.is_none());
             let free = parts.filter(|part| !self.named.contains_key(&part.name));
             return free.filter_map(|part| part.matrix()).map(|shape| set(vec![shape])).sum();
-        }
-        let of_input = |&(layer, input): &(usize, usize)| {
-            let names = layout.layer_matrices()[input].iter();
-            let free = names.filter(|name| !self.named.contains_key(&layout.layer_name(layer, name)));
-            set(free.map(|name| layout.layer_matrix_shape(name)).collect())
         };
-        unit.iter().map(of_input).sum()
+        let names = layout.layer_matrices()[input].iter();
+        let free = names.filter(|name| !self.named.contains_key(&layout.layer_name(layer, name)));
+        set(free.map(|name| layout.layer_matrix_shape(name)).collect())
     }
 }
 

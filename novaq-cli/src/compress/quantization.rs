@@ -3,24 +3,26 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::ProgressBar;
 use ndarray::Array2;
 use novaq_engine::model::{CachePrecision, LinearInput, Model};
 use serde::{Deserialize, Serialize};
 
+use super::forecast::Planning;
 use super::job::{Job, Shapes, Unit};
 use super::matrices::{self, Fitted, Quantizer, Shared, Starts};
 use super::output::write_whole;
-use super::plan::{EMBEDDING, HEAD, Named, Plan};
+use super::plan::{EMBEDDING, HEAD, Plan};
 use super::refinement::{REFINED, refined_name};
-use super::{Budget, Options, STOP};
+use super::sensitivity::Sensitivity;
+use super::{Options, STOP};
 use crate::checkpoint::{Checkpoint, layer_name};
 use crate::evaluate::text;
 use crate::layered::{self, Captured, LAYER_INPUTS, Layered, Share, Streams, Tensors, Vectors};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
-use crate::quantize::hessian::{damped, expected_noise, mean_product};
+use crate::quantize::hessian::{damped, mean_product};
 use crate::refine::Refine;
 
 /// Share of the mean diagonal that is added to the head's Hessian for a tied embedding. Large, because the embedding is
@@ -54,7 +56,7 @@ const PLAN: &str = "plan.json";
 pub(super) struct Run<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) options: &'a Options,
-    pub(super) named: Named,
+    pub(super) planning: &'a Planning<'a>,
     /// The plan, where it follows from the headers.
     pub(super) fixed: Option<Plan>,
     pub(super) job: Job,
@@ -115,7 +117,7 @@ impl Run<'_> {
             Ok(())
         };
         let mut original = Streams::embed(sequences, &layered::embedding(checkpoint, &Tensors::default())?)?;
-        let plan = self.plan(&original, &bar)?;
+        let plan = self.plan(sequences, &bar)?;
         let mut quantizer =
             Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
 
@@ -156,33 +158,19 @@ impl Run<'_> {
         Ok(layered::layer(self.checkpoint, layer, replaced, Vectors::Rounded)?)
     }
 
-    /// The codecs: the same everywhere, or as the expected errors of the original say.
-    fn plan(&self, streams: &Streams, bar: &ProgressBar) -> anyhow::Result<Plan> {
+    /// The codecs: the same everywhere, or as the sensitivities of the original's parts say.
+    fn plan(&self, sequences: &[Vec<u32>], bar: &ProgressBar) -> anyhow::Result<Plan> {
         if let Some(plan) = &self.fixed {
             return Ok(plan.clone());
         }
         if let Some(plan) = self.job.json(PLAN)? {
             return Ok(plan);
         }
-        let mut streams = streams.clone();
-        let mut noise = Vec::new();
-        for layer in 0..self.checkpoint.config().num_hidden_layers {
-            bar.set_message(format!("measuring layer {layer}"));
-            let captured = streams.capture_and_advance(&self.layer_of(layer, &Tensors::default())?)?;
-            let mut of_layer = [0.0; 4];
-            for ((noise, names), captured) in
-                of_layer.iter_mut().zip(Checkpoint::LAYER_MATRICES).zip(&captured)
-            {
-                let h =
-                    damped(mean_product(captured.inputs.view(), captured.inputs.view()), matrices::DAMPING);
-                let weights = matrices::stacked(&self.layer_weights(layer, names)?);
-                *noise = expected_noise(weights.view(), h.view())?;
-            }
-            noise.push(of_layer);
-        }
-        let Budget::Bits(bits) = self.options.budget else { bail!("the plan of the budget is missing") };
-        let (embedding, named) = (self.options.embedding_codec(), self.named.clone());
-        let plan = Plan::within_bits(self.checkpoint, bits, &noise, embedding, named);
+        let (named, seed) = (self.planning.named, self.options.seed);
+        let memory = self.share(0).layers;
+        let sensitivity = Sensitivity::measure(self.checkpoint, named, sequences, memory, seed, bar)?;
+        tracing::debug!(?sensitivity, "measured");
+        let plan = self.planning.plan(&sensitivity)?;
         self.job.write(PLAN, &serde_json::to_vec(&plan)?)?;
         Ok(plan)
     }

@@ -143,33 +143,10 @@ pub fn compare(
         sequences.iter().filter(|s| s.len() > 1).map(|s| (&s[..s.len() - 1], &s[1..])).unzip();
     let reference = streams(original, CachePrecision::F32, &inputs, &bar)?;
     let candidate = streams(compressed, CachePrecision::Int8, &inputs, &bar)?;
-    let (original, compressed) = (original.last(), compressed.last());
-    let (width, vocab_size) = (original.config().hidden_size, original.config().vocab_size);
-    let parts: Vec<Sums> = reference
-        .par_iter()
-        .zip(candidate.par_iter())
-        .zip(&next)
-        .map(|((p, q), next)| {
-            let mut sums = Sums::default();
-            let mut reference = Reader::new(original, CachePrecision::F32, next.len())?;
-            let mut candidate = Reader::new(compressed, CachePrecision::Int8, next.len())?;
-            let hidden = p.chunks(CHUNK * width).zip(q.chunks(CHUNK * width));
-            for ((p, q), next) in hidden.zip(next.chunks(CHUNK)) {
-                let p = reference.logits(p)?.chunks_exact(vocab_size);
-                let q = candidate.logits(q)?.chunks_exact(vocab_size);
-                for ((p, q), &next) in p.zip(q).zip(next) {
-                    sums.position(p, q, next);
-                }
-            }
-            bar.inc(1);
-            Ok(sums)
-        })
-        .collect::<Result<_, ModelError>>()?;
+    let last = [original.last(), compressed.last()];
+    let total =
+        predictions(last, [&reference, &candidate], |sequence, position| next[sequence][position], &bar)?;
     bar.finish_and_clear();
-    let mut total = Sums::default();
-    for part in &parts {
-        total.add(part);
-    }
     let tokens = total.tokens.max(1) as f64;
     Ok(Measured {
         tokens: total.tokens,
@@ -178,6 +155,59 @@ pub fn compare(
         kl: total.kl / tokens,
         top1_agreement: total.agreed as f64 / tokens,
     })
+}
+
+/// Mean Kullback-Leibler divergence of what `changed` predicts from the streams `candidate` from what `original` predicts from
+/// `reference`, in nats per position. Both are last parts of a model.
+///
+/// # Errors
+/// If the streams are not of these models.
+pub(crate) fn divergence(
+    original: &Model,
+    reference: &Streams,
+    changed: &Model,
+    candidate: &Streams,
+) -> Result<f64, ModelError> {
+    let bar = ProgressBar::hidden();
+    let total = predictions([original, changed], [reference, candidate], |_, _| 0, &bar)?;
+    Ok(total.kl / total.tokens.max(1) as f64)
+}
+
+/// Compares what the last parts of two models predict from their streams; `next` tells the token after a position of a
+/// sequence. `bar` counts sequences.
+fn predictions(
+    [original, compressed]: [&Model; 2],
+    [reference, candidate]: [&Streams; 2],
+    next: impl Fn(usize, usize) -> u32 + Sync,
+    bar: &ProgressBar,
+) -> Result<Sums, ModelError> {
+    let (width, vocab_size) = (original.config().hidden_size, original.config().vocab_size);
+    let parts: Vec<Sums> = reference
+        .par_iter()
+        .zip(candidate.par_iter())
+        .enumerate()
+        .map(|(sequence, (p, q))| {
+            let mut sums = Sums::default();
+            let mut reference = Reader::new(original, CachePrecision::F32, p.len() / width)?;
+            let mut candidate = Reader::new(compressed, CachePrecision::Int8, q.len() / width)?;
+            let mut position = 0;
+            for (p, q) in p.chunks(CHUNK * width).zip(q.chunks(CHUNK * width)) {
+                let p = reference.logits(p)?.chunks_exact(vocab_size);
+                let q = candidate.logits(q)?.chunks_exact(vocab_size);
+                for (p, q) in p.zip(q) {
+                    sums.position(p, q, next(sequence, position));
+                    position += 1;
+                }
+            }
+            bar.inc(1);
+            Ok(sums)
+        })
+        .collect::<Result<_, ModelError>>()?;
+    let mut total = Sums::default();
+    for part in &parts {
+        total.add(part);
+    }
+    Ok(total)
 }
 
 #[cfg(test)]

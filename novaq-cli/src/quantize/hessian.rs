@@ -24,19 +24,6 @@ pub fn mean_product(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Array2<f32> {
     sum / positions as f32
 }
 
-/// How large the output's relative error is expected to be if the weights `w [n, k]` are quantized one by one with error
-/// feedback and an error of one weight's mean square: what a codec's error on unit vectors is multiplied with.
-///
-/// # Errors
-/// When `h [k, k]` is not positive definite.
-pub fn expected_noise(w: ArrayView2<f32>, h: ArrayView2<f32>) -> Result<f64, NotPositiveDefinite> {
-    let factors = BlockFactors::new(h, 1)?;
-    let metric: f64 = factors.metric.iter().map(|m| f64::from(m[[0, 0]])).sum();
-    let square: f64 = w.iter().map(|&x| f64::from(x * x)).sum::<f64>() / w.ncols().max(1) as f64;
-    let output: f64 = w.dot(&h).iter().zip(&w).map(|(a, b)| f64::from(a * b)).sum();
-    Ok(if output > 0.0 { metric * square / output } else { 0.0 })
-}
-
 /// `h` with `share` of its mean diagonal added to the diagonal: makes it positive definite and keeps the codes from
 /// leaning on directions that the calibration text hardly showed. A matrix of zeros becomes the identity.
 pub fn damped(mut h: Array2<f32>, share: f32) -> Array2<f32> {

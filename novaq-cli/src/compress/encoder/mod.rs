@@ -8,11 +8,12 @@
 mod streams;
 mod tensors;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::ProgressBar;
 use ndarray::{Array1, Array2, Axis};
 use novaq_engine::artifact::{Estimates, ManifestDraft, Similarity, SourceFile, VectorPrecision};
@@ -31,14 +32,14 @@ use super::output::Written;
 use super::plan::{Layout, MatrixCodec, Named, Part, Plan};
 use super::refinement::{self, REFINED, REFINEMENT, forget_steps, refined};
 use super::report::{self, Report};
+use super::sensitivity::{MOST_SEQUENCES, Sensitivity, with_noise, with_plain_noise};
 use super::size::Sizes;
-use super::{Budget, Cost, Forecast, Options, STOP, Summary, check_vocabulary, output};
+use super::{Cost, Forecast, Options, STOP, Summary, check_vocabulary, output};
 use crate::checkpoint::{CheckpointError, EncoderCheckpoint, encoder_layer_name};
 use crate::evaluate::similarity::{compare, lines, spread};
 use crate::layered::{Captured, LAYER_INPUTS, rounded_vector};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
-use crate::quantize::hessian::{damped, expected_noise, mean_product};
 use crate::refine::{Course, Example, Refine, SEQUENCES_PER_STEP, refine_layer};
 use streams::Streams;
 use tensors::Tensors;
@@ -81,19 +82,21 @@ pub fn forecast(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Re
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
     check_vocabulary(&tokenizer, EncoderCheckpoint::WORDS, checkpoint.config().vocab_size)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
-    let fixed = common::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
-    let exact = fixed.is_some();
-    let plan = match (fixed, options.budget) {
-        (Some(plan), _) => plan,
-        (None, Budget::Bits(bits)) => {
-            let evenly = vec![[1.0; 4]; checkpoint.layers()];
-            Plan::within_bits(checkpoint, bits, &evenly, options.embedding_codec(), named)
-        }
-        (None, _) => bail!("a budget other than of bits gives a plan"),
-    };
+    let planning = planning(checkpoint, options, &named, &sizes);
+    let plan = planning.expected()?;
+    let exact = planning.follows_from_headers(&plan);
     let tokens = options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS);
     let cost = Cost::of_encoder(checkpoint, &plan, options, tokens, exact)?;
     Forecast::new(&sizes, &plan, exact, tokens, cost)
+}
+
+fn planning<'a>(
+    checkpoint: &'a EncoderCheckpoint,
+    options: &'a Options,
+    named: &'a Named,
+    sizes: &'a Sizes<'a>,
+) -> common::Planning<'a> {
+    common::Planning { layout: checkpoint, parameters: checkpoint.parameters(), options, named, sizes }
 }
 
 /// The codecs of single matrices: those that the options ask for; integers for the positions, which every text needs and
@@ -155,7 +158,8 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
     let sources = checkpoint.source_files()?;
     let named = named(checkpoint, options)?;
     let sizes = sizes(checkpoint, options, sources.clone(), &tokenizer)?;
-    let fixed = common::fixed_plan(checkpoint, checkpoint.parameters(), options, &named, &sizes)?;
+    let planning = planning(checkpoint, options, &named, &sizes);
+    let fixed = planning.fixed()?;
     let settings = Settings {
         novaq: env!("CARGO_PKG_VERSION").to_owned(),
         seed: options.seed,
@@ -173,7 +177,7 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
     let texts = texts(checkpoint, &tokenizer, calibration, &settings)?;
     let report = options.report.clone().unwrap_or_else(|| report::beside(&options.output));
     let job = Job::open(output::work_folder(&options.output), &settings, options.restart)?;
-    let run = Run { checkpoint, options, named, fixed, job };
+    let run = Run { checkpoint, options, planning: &planning, fixed, job };
     let texts = run.texts(texts)?;
     let (plan, unit) = run.quantize(&texts.calibration)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "all matrices are quantized");
@@ -228,7 +232,7 @@ fn texts(
 struct Run<'a> {
     checkpoint: &'a EncoderCheckpoint,
     options: &'a Options,
-    named: Named,
+    planning: &'a common::Planning<'a>,
     /// The plan, where it follows from the headers.
     fixed: Option<Plan>,
     job: Job,
@@ -255,7 +259,7 @@ impl Run<'_> {
         let (layers, width) = (self.checkpoint.layers(), self.checkpoint.config().hidden_size);
         let bar = progress(layers as u64 * 4 + 1, "Quantizing", "steps");
         let mut original = Streams::embed(texts, &self.original_embeddings()?, width)?;
-        let plan = self.plan(&original, &bar)?;
+        let plan = self.plan(texts, &original, &bar)?;
         let mut quantizer =
             Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
         let mut all = self.embeddings(&plan, &mut quantizer, texts, &original, &bar)?;
@@ -311,32 +315,56 @@ impl Run<'_> {
         Ok(unit)
     }
 
-    /// The codecs: the same everywhere, or as the expected errors of the original say.
-    fn plan(&self, streams: &Streams, bar: &ProgressBar) -> anyhow::Result<Plan> {
+    /// The codecs: the same everywhere, or as the sensitivities of the original's parts say: how far noise in each turns the
+    /// embeddings of texts.
+    fn plan(&self, texts: &[Vec<u32>], streams: &Streams, bar: &ProgressBar) -> anyhow::Result<Plan> {
         if let Some(plan) = &self.fixed {
             return Ok(plan.clone());
         }
         if let Some(plan) = self.job.json(PLAN)? {
             return Ok(plan);
         }
+        let original = self.checkpoint.encoder()?;
+        let texts: Vec<Vec<u32>> = texts.iter().take(MOST_SEQUENCES).cloned().collect();
+        let loss = |matrices: BTreeMap<String, Matrix>| -> anyhow::Result<f64> {
+            let mut unit = Unit::default();
+            unit.tensors.matrices = matrices;
+            let measured = compare(&original, &self.assemble(&unit)?, &texts, || {})?;
+            Ok(1.0 - measured.mean_cosine)
+        };
+        let (named, seed) = (self.planning.named, self.options.seed);
         let mut streams = streams.clone();
-        let mut noise = Vec::new();
+        let mut layers = Vec::new();
         for layer in 0..self.checkpoint.layers() {
             bar.set_message(format!("measuring layer {layer}"));
             let captured = streams.capture_and_advance(&self.original_layer(layer)?);
             let mut of_layer = [0.0; 4];
-            let inputs = EncoderCheckpoint::LAYER_MATRICES.iter().zip(captured);
-            for (noise, (names, captured)) in of_layer.iter_mut().zip(inputs) {
-                let inputs = centred(captured).0.inputs;
-                let h = damped(mean_product(inputs.view(), inputs.view()), matrices::DAMPING);
-                let weights = matrices::stacked(&self.layer_weights(layer, names)?);
-                *noise = expected_noise(weights.view(), h.view())?;
+            let inputs = EncoderCheckpoint::LAYER_MATRICES.iter().zip(captured).enumerate();
+            for (input, (names, captured)) in inputs {
+                let full: Vec<String> = names.iter().map(|name| encoder_layer_name(layer, name)).collect();
+                let free: Vec<&str> =
+                    full.iter().map(String::as_str).filter(|name| !named.contains_key(*name)).collect();
+                if !free.is_empty() {
+                    let (inputs, seed) = (centred(captured).0, seed ^ (4 * layer + input) as u64);
+                    let weights = |name: &&str| Ok(self.checkpoint.matrix(name)?);
+                    of_layer[input] = loss(with_noise(&free, weights, &inputs, seed)?)?;
+                }
             }
-            noise.push(of_layer);
+            layers.push(of_layer);
         }
-        let Budget::Bits(bits) = self.options.budget else { bail!("the plan of the budget is missing") };
-        let (embedding, named) = (self.options.embedding_codec(), self.named.clone());
-        let plan = Plan::within_bits(self.checkpoint, bits, &noise, embedding, named);
+        bar.set_message("measuring the embeddings");
+        let tables = Part::all(self.checkpoint).into_iter();
+        let free = tables.filter(|part| {
+            part.input.is_none() && part.matrix().is_some() && !named.contains_key(&part.name)
+        });
+        let noisy = free.map(|Part { name, .. }| {
+            let matrix = with_plain_noise(&self.checkpoint.matrix(&name)?, seed)?;
+            Ok((name, matrix))
+        });
+        let vocabulary = loss(noisy.collect::<anyhow::Result<_>>()?)?;
+        let sensitivity = Sensitivity { layers, vocabulary };
+        tracing::debug!(?sensitivity, "measured");
+        let plan = self.planning.plan(&sensitivity)?;
         self.job.write(PLAN, &serde_json::to_vec(&plan)?)?;
         Ok(plan)
     }
