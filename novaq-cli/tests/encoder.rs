@@ -239,10 +239,9 @@ fn sizes_are_known_before() {
     };
     let error = novaq(folder, &["compress", "model", "--dry-run", "--size", "1kB"]).unwrap_err();
     let smallest = error.split("has ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
-    let size = (smallest.parse::<u64>().unwrap() + 6000).to_string();
     for (out, options) in [
-        ("a", &["--bpw", "2.5"][..]),
-        ("b", &["--size", &size]),
+        ("a", &["--bpw", "4"][..]),
+        ("b", &["--size", smallest]),
         ("c", &["--codec", "2x16@4", "--embedding-bpw", "16"]),
     ] {
         let with_licence = [options, &["--license", "CC0-1.0", "--calibration", "texts.txt"]].concat();
@@ -263,7 +262,7 @@ fn sizes_are_known_before() {
         }
         assert_eq!(forecast["estimates"], manifest["estimates"], "{options:?}");
         if options[0] == "--size" {
-            assert!(bytes <= size.parse::<u64>().unwrap());
+            assert!(bytes <= smallest.parse::<u64>().unwrap());
         }
     }
     assert_eq!(dry_run(&["--bpw", "1.8"])["exact"], false);

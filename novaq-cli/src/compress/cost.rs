@@ -15,6 +15,7 @@ use super::Options;
 use super::matrices::START_ROUNDS;
 use super::plan::{Additive, Layout, MatrixCodec, Part, Plan};
 use super::quantization::{HEAD_SEQUENCES, HELD_OUT_SEQUENCES};
+use super::sensitivity::{MOST_SEQUENCES, measured_sequences};
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::evaluate::text::SEQUENCE_TOKENS;
 use crate::layered::Share;
@@ -36,7 +37,7 @@ pub struct Cost {
 pub(super) struct Task<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) plan: &'a Plan,
-    /// Whether the plan follows from the headers; if not, one pass more measures what it is made of.
+    /// Whether the plan follows from the headers; if not, sensitivities are measured first.
     pub(super) fixed: bool,
     /// Tokens of calibration text.
     pub(super) tokens: usize,
@@ -99,7 +100,7 @@ impl Cost {
     }
 
     /// What it takes to compress an encoder to `plan` as `options` say, on `tokens` tokens of text, by the same count; if the
-    /// plan is not `fixed`, one pass more measures what it is made of.
+    /// plan is not `fixed`, sensitivities are measured first.
     pub(super) fn of_encoder(
         checkpoint: &EncoderCheckpoint,
         plan: &Plan,
@@ -125,9 +126,10 @@ impl Cost {
         let squares: f64 = inputs.iter().map(|&width| (width * width) as f64).sum();
         let cubes: f64 = inputs.iter().map(|&width| (width as f64).powi(3)).sum();
         let depth = layout.layers() as f64;
-        let passes = PASSES + if fixed { 0.0 } else { 1.0 };
+        let measured = (MOST_SEQUENCES * SEQUENCE_TOKENS) as f64 * 2.0 * (4.0 * depth + 1.0);
+        let positions = PASSES * tokens as f64 + if fixed { 0.0 } else { tokens as f64 + measured };
         let speed = Speed::measure()?;
-        let positions = SEQUENCES_PER_STEP * config.max_seq_length;
+        let per_step = SEQUENCES_PER_STEP * config.max_seq_length;
         let mut gradients = 0.0;
         if options.refine >= Refine::Blocks {
             gradients += BLOCK_STEPS as f64 * GRADIENT_PRODUCTS;
@@ -135,8 +137,8 @@ impl Cost {
         if options.refine >= Refine::Full {
             gradients += options.refine_steps as f64 * (GRADIENT_PRODUCTS + 1.0);
         }
-        let seconds = passes * tokens as f64 * layers * speed.product
-            + gradients * positions as f64 * layers * GRADIENT_OVERHEAD * speed.hessian_product
+        let seconds = positions * layers * speed.product
+            + gradients * per_step as f64 * layers * GRADIENT_OVERHEAD * speed.hessian_product
             + (MOMENTS * depth * squares * tokens as f64
                 + coded_products * hessian_products(Effort::default()))
                 * speed.hessian_product
@@ -144,11 +146,12 @@ impl Cost {
             + 2.0 * depth * cubes * speed.factor;
         // Hidden states and captured inputs of both models, some of them twice for a while, and all weights as floats.
         let activations = 2 * (inputs.iter().sum::<u64>() + 4 * inputs[0]);
-        let quantizing = 4 * (tokens as u64 * activations + 2 * all);
+        let encoders = if fixed { 2 } else { 3 };
+        let quantizing = 4 * (tokens as u64 * activations + encoders * all);
         let refined = |weights: f64, layers: usize| {
             let heads = config.num_attention_heads;
             BYTES_PER_REFINED_WEIGHT * weights as u64
-                + 4 * (positions * layers) as u64
+                + 4 * (per_step * layers) as u64
                     * activations_per_position(inputs, heads, config.max_seq_length)
         };
         let peak_memory_bytes = match options.refine {
@@ -239,7 +242,14 @@ impl Shape {
         let held_out = (HELD_OUT_SEQUENCES * SEQUENCE_TOKENS) as f64;
         let tokens = task.tokens as f64;
         let written = held_out + if task.sampled { tokens } else { 0.0 };
-        let passes = (PASSES + if task.fixed { 0.0 } else { 1.0 }) * tokens * self.layer_weights;
+        let mut passes = PASSES * tokens * self.layer_weights;
+        if !task.fixed {
+            let length = SEQUENCE_TOKENS.min(task.checkpoint.config().max_position_embeddings);
+            let positions = (measured_sequences(task.checkpoint, length) * length) as f64;
+            // Half of the layers and both heads for each linear input.
+            let each = self.layer_weights / 2.0 + 2.0 * self.vocabulary as f64;
+            passes += tokens * self.layer_weights + 4.0 * self.layers as f64 * positions * each;
+        }
         let forward = (written + 2.0 * held_out) * self.weights + passes;
         let squares: f64 = self.inputs.iter().map(|&width| (width * width) as f64).sum();
         let cubes: f64 = self.inputs.iter().map(|&width| (width as f64).powi(3)).sum();
@@ -264,7 +274,7 @@ impl Shape {
             + factors * speed.factor
     }
 
-    /// The most of five stages: sampling text, the embedding, a layer, refining the model, measuring.
+    /// The most of six stages: sampling text, sensitivities, the embedding, a layer, refining the model, measuring.
     fn peak_memory_bytes(&self, task: &Task) -> u64 {
         let config = task.checkpoint.config();
         let threads = rayon::current_num_threads() as u64;
@@ -325,7 +335,21 @@ impl Shape {
             + logits
             + passes(2 * threads * length as u64);
 
-        let most = sampling.max(embedding).max(of_layer).max(of_model).max(measuring) + mapped;
+        let sensitivities = if task.fixed {
+            0
+        } else {
+            let probe = (MOST_SEQUENCES * length) as u64;
+            let kept = Share::of(task.memory, config, all_layers, length, 0).layers;
+            let inputs = kept + 5 * layer + 2 * reference + self.search_bytes(widest);
+            vocabulary
+                + floats((tokens + 4 * probe) * hidden)
+                + logits
+                + inputs.max(kept + 3 * vocabulary)
+                + passes(2 * threads * length as u64)
+        };
+
+        let most =
+            sensitivities.max(sampling).max(embedding).max(of_layer).max(of_model).max(measuring) + mapped;
         // The program itself, the tokenizer as it is parsed, and what the allocator keeps for itself.
         let program = (48 << 20) + 16 * task.tokenizer_bytes + threads * (8 << 20);
         program + most + most / 6

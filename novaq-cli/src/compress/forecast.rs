@@ -193,12 +193,11 @@ impl Planning<'_> {
         Ok(self.follows_from_headers(&plan).then_some(plan))
     }
 
-    /// Whether [`Self::expected`], which is `plan`, is what any measurement gives: all layers have the same codec, or ranks
-    /// that follow from the size.
+    /// Whether [`Self::expected`], which is `plan`, is what any measurement gives: the budget leaves no choice.
     pub(super) fn follows_from_headers(&self, plan: &Plan) -> bool {
         match self.options.budget {
             Budget::Codec(_) => true,
-            Budget::Bits(_) => false,
+            Budget::Bits(_) => plan.is_at_an_end(),
             Budget::Bytes(_) | Budget::Ratio(_) => plan.is_low_rank(),
         }
     }

@@ -175,10 +175,13 @@ impl FromStr for MatrixCodec {
     }
 }
 
+/// Codebooks that every matrix gets at least: with a single one, the loss is larger than noise of its size tells.
+const FEWEST_BOOKS: usize = 2;
+
 /// The codecs that a budget in bytes is spent on, from the smallest, with the mean squared error of each relative to
 /// the weights: of Gaussian weights with rows whose largest value is 4 standard deviations, for the last two.
 const LADDER: [(MatrixCodec, f64); 9] = [
-    (MatrixCodec::books(2), GAUSSIAN_ERROR[1]),
+    (MatrixCodec::books(FEWEST_BOOKS), GAUSSIAN_ERROR[FEWEST_BOOKS - 1]),
     (MatrixCodec::books(3), GAUSSIAN_ERROR[2]),
     (MatrixCodec::books(4), GAUSSIAN_ERROR[3]),
     (MatrixCodec::books(5), GAUSSIAN_ERROR[4]),
@@ -433,7 +436,7 @@ impl Plan {
     ) -> Self {
         let weights = input_weights(layout, &named);
         let total = weights.iter().flatten().sum::<u64>();
-        let least = Additive { books: 2, dim: 8 };
+        let least = Additive { books: FEWEST_BOOKS, dim: 8 };
         let mut books = vec![[least.books; 4]; weights.len()];
         let mut left = ((bits - least.bits()) * total as f64) as u64;
         loop {
@@ -511,6 +514,12 @@ impl Plan {
                 open.remove(at);
             }
         }
+    }
+
+    /// Whether all layers have the fewest bits that [`Self::within_bits`] gives, or the most.
+    pub(super) fn is_at_an_end(&self) -> bool {
+        let all = |codec| self.layers.iter().flatten().all(|&given| given == codec);
+        all(MatrixCodec::books(FEWEST_BOOKS)) || all(MatrixCodec::books(MAX_BOOKS))
     }
 
     /// Whether the budget made products of signs of the layers.

@@ -68,8 +68,9 @@ impl Sensitivity {
     ) -> anyhow::Result<Self> {
         let mut original = Layered::original(checkpoint)?.keeping(memory);
         let layers = original.parts();
-        let texts: Vec<&[u32]> =
-            sequences.iter().take(measured_sequences(checkpoint, sequences)).map(Vec::as_slice).collect();
+        let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let count = measured_sequences(checkpoint, longest);
+        let texts: Vec<&[u32]> = sequences.iter().take(count).map(Vec::as_slice).collect();
         let mut calibration = Streams::embed(sequences, original.last())?;
         let mut before = Streams::embed(&texts, original.last())?;
         let reference = through(&mut original, 0, before.clone())?;
@@ -149,11 +150,12 @@ pub(super) fn with_plain_noise(weights: &Array2<f32>, seed: u64) -> anyhow::Resu
     Ok(dense(noisy(weights.view(), &factors, NOISE, seed))?)
 }
 
-/// How many of `sequences` are measured on: each passes half of the layers and the head for every linear input.
-fn measured_sequences(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> usize {
-    let longest = sequences.iter().map(Vec::len).max().unwrap_or(0).max(1) as f64;
+/// How many sequences of `length` tokens are measured on: each passes half of the layers and the head for every linear
+/// input.
+pub(super) fn measured_sequences(checkpoint: &Checkpoint, length: usize) -> usize {
     let passes = 4.0 * checkpoint.config().num_hidden_layers as f64;
-    ((WORK / (passes * longest * checkpoint.parameters().max(1) as f64)) as usize).clamp(1, MOST_SEQUENCES)
+    let work = passes * length.max(1) as f64 * checkpoint.parameters().max(1) as f64;
+    ((WORK / work) as usize).clamp(1, MOST_SEQUENCES)
 }
 
 /// `streams` after the layers from `first` on.
