@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use ndarray::{Array1, Array2, Axis};
 use novaq_engine::artifact::{Estimates, ManifestDraft, Similarity, SourceFile, VectorPrecision};
