@@ -108,7 +108,7 @@ pub struct Args {
     #[arg(long)]
     refine: Option<Refine>,
 
-    /// Steps of `--refine full`, each on 8 sequences of text [default: 400].
+    /// Steps of `--refine full`, each on 8 sequences of text, or 32 texts of an encoder [default: 400].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     refine_steps: Option<u32>,
 

@@ -22,7 +22,7 @@ use crate::layered::Share;
 use crate::quantize::additive::{Effort, GAUSSIAN_VECTORS, normal, quantize};
 use crate::quantize::beam::Codebooks;
 use crate::quantize::hessian::BlockFactors;
-use crate::refine::{BLOCK_STEPS, Refine, SEQUENCES_PER_STEP};
+use crate::refine::{BLOCK_STEPS, Refine, SEQUENCES_PER_STEP, TEXTS_PER_STEP};
 
 /// What a compression takes.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -129,7 +129,7 @@ impl Cost {
         let measured = (MOST_SEQUENCES * SEQUENCE_TOKENS) as f64 * 2.0 * (4.0 * depth + 1.0);
         let positions = PASSES * tokens as f64 + if fixed { 0.0 } else { tokens as f64 + measured };
         let speed = Speed::measure()?;
-        let per_step = SEQUENCES_PER_STEP * config.max_seq_length;
+        let per_step = TEXTS_PER_STEP * config.max_seq_length;
         let mut gradients = 0.0;
         if options.refine >= Refine::Blocks {
             gradients += BLOCK_STEPS as f64 * GRADIENT_PRODUCTS;

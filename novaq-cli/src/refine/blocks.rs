@@ -4,9 +4,7 @@ use candle_core::{D, Tensor};
 use novaq_engine::model::Architecture;
 
 use super::student::{Loss, Student};
-use super::{
-    BLOCK_STEPS, PARTS, SEQUENCES_PER_PART, SEQUENCES_PER_STEP, device, hidden_size, network, rates,
-};
+use super::{BLOCK_STEPS, PARTS, device, hidden_size, network, rates, sequences_per_part};
 use crate::layered::Tensors;
 
 /// What a layer reads and what it should give, for one sequence, each `[positions, hidden_size]`.
@@ -29,16 +27,16 @@ pub(crate) fn refine_layer(
     examples: &[Example],
 ) -> anyhow::Result<Tensors> {
     let device = device()?;
-    let width = hidden_size(architecture);
+    let (width, per_part) = (hidden_size(architecture), sequences_per_part(architecture));
     let longest = examples.iter().map(|e| e.input.len() / width).max().unwrap_or(0);
     let network = network(architecture, longest, &device)?;
     let mut student = Student::new(tensors, &device, |_| true)?;
     while !examples.is_empty() && student.steps() < BLOCK_STEPS {
-        let first = student.steps() * SEQUENCES_PER_STEP;
+        let first = student.steps() * PARTS * per_part;
         student.step(rates(student.steps(), BLOCK_STEPS), PARTS, |weights, part| {
-            let at = first + part * SEQUENCES_PER_PART;
+            let at = first + part * per_part;
             let examples: Vec<&Example> =
-                (at..at + SEQUENCES_PER_PART).map(|i| &examples[i % examples.len()]).collect();
+                (at..at + per_part).map(|i| &examples[i % examples.len()]).collect();
             let lengths: Vec<usize> = examples.iter().map(|e| e.input.len() / width).collect();
             let positions: usize = lengths.iter().sum();
             let join = |of: for<'e> fn(&'e Example) -> &'e [f32]| {

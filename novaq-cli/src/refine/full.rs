@@ -6,7 +6,7 @@ use anyhow::Context;
 use novaq_engine::model::Architecture;
 
 use super::student::{Student, floats};
-use super::{PARTS, SEQUENCES_PER_PART, SEQUENCES_PER_STEP, device, network, rates};
+use super::{PARTS, device, network, rates, sequences_per_part};
 use crate::layered::Tensors;
 
 /// Steps after which what is done so far is saved.
@@ -56,17 +56,18 @@ pub(crate) fn refine_model(
     let device = device()?;
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
     let network = network(architecture, longest, &device)?;
+    let per_part = sequences_per_part(architecture);
     let teacher = floats(original, &device)?;
     let mut student = Student::new(tensors, &device, |name| network.trains(name))?;
     if let Some(saved) = saved {
         student.restore(saved).context("the saved refinement is damaged")?;
     }
     while !sequences.is_empty() && student.steps() < steps {
-        let first = student.steps() * SEQUENCES_PER_STEP;
+        let first = student.steps() * PARTS * per_part;
         let distance = student.step(rates(student.steps(), steps), PARTS, |weights, part| {
-            let at = first + part * SEQUENCES_PER_PART;
+            let at = first + part * per_part;
             let part: Vec<&[u32]> =
-                (at..at + SEQUENCES_PER_PART).map(|i| &sequences[i % sequences.len()][..]).collect();
+                (at..at + per_part).map(|i| &sequences[i % sequences.len()][..]).collect();
             network.loss(&teacher, weights, &part)
         })?;
         let stop = each(Step { steps: student.steps(), distance }).is_break();

@@ -68,14 +68,18 @@ pub const DEFAULT_STEPS: usize = 400;
 /// Steps for a single layer.
 pub const BLOCK_STEPS: usize = 100;
 
-/// Sequences of one step.
+/// Sequences of one step of a decoder.
 pub const SEQUENCES_PER_STEP: usize = PARTS * SEQUENCES_PER_PART;
+
+/// Texts of one step of an encoder. They are shorter than a decoder's sequences, and each says one thing.
+pub const TEXTS_PER_STEP: usize = PARTS * TEXTS_PER_PART;
 
 /// Parts of a step's sequences that go through the model one beside the other.
 const PARTS: usize = 4;
 
 /// Sequences of a part.
 const SEQUENCES_PER_PART: usize = 2;
+const TEXTS_PER_PART: usize = 8;
 
 /// Share of the steps after which the codes stay as they are, so that everything else settles on them.
 const CODES_SETTLE: f64 = 0.8;
@@ -132,6 +136,14 @@ fn network<'a>(
         Architecture::Decoder(config) => Box::new(Decoder::new(config, max_positions, device)?),
         Architecture::Encoder(config) => Box::new(Encoder::new(config, device)),
     })
+}
+
+/// Sequences of a part.
+fn sequences_per_part(architecture: &Architecture) -> usize {
+    match architecture {
+        Architecture::Decoder(_) => SEQUENCES_PER_PART,
+        Architecture::Encoder(_) => TEXTS_PER_PART,
+    }
 }
 
 /// Width of the residual stream.

@@ -40,7 +40,7 @@ use crate::evaluate::similarity::{compare, lines, spread};
 use crate::layered::{Captured, LAYER_INPUTS, rounded_vector};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
-use crate::refine::{Course, Example, Refine, SEQUENCES_PER_STEP, refine_layer};
+use crate::refine::{Course, Example, Refine, TEXTS_PER_STEP, refine_layer};
 use streams::Streams;
 use tensors::Tensors;
 
@@ -223,7 +223,7 @@ fn texts(
         // A file may have several sources, one after the other.
         refinement = calibration;
         refinement.shuffle(&mut ChaCha8Rng::seed_from_u64(settings.seed ^ REFINEMENT));
-        refinement.truncate(settings.refine_steps * SEQUENCES_PER_STEP);
+        refinement.truncate(settings.refine_steps * TEXTS_PER_STEP);
     }
     Ok(Texts { calibration: kept, refinement, held_out: held_out.into_iter().step_by(step).collect() })
 }
