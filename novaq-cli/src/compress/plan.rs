@@ -552,20 +552,24 @@ impl Plan {
             let middle = usize::midpoint(fits, too_large);
             if size(&of_rank(middle))? <= target { fits = middle } else { too_large = middle }
         }
-        let mut best = of_rank(fits);
-        // What is left goes to the embedding, then to single inputs.
+        // What is left goes to the embedding, then to one input after the other, as far as the next rank goes.
+        let (mut best, next) = (of_rank(fits), of_rank(fits + 1));
+        let raise = |plan: &mut Self, unit: Option<(usize, usize)>| -> bool {
+            let (codec, most) = match unit {
+                Some((layer, input)) => (&mut plan.layers[layer][input], next.layers[layer][input]),
+                None => (&mut plan.embedding, next.embedding),
+            };
+            let (MatrixCodec::LowRank { rank }, MatrixCodec::LowRank { rank: most }) = (codec, most) else {
+                return false;
+            };
+            *rank += RANK_STEP;
+            *rank <= most
+        };
         let inputs = (0..best.layers.len()).flat_map(|layer| (0..4).map(move |input| Some((layer, input))));
         for unit in std::iter::once(None).chain(inputs) {
             loop {
                 let mut larger = best.clone();
-                let codec = match unit {
-                    Some((layer, input)) => &mut larger.layers[layer][input],
-                    None => &mut larger.embedding,
-                };
-                let MatrixCodec::LowRank { rank } = codec else { break };
-                *rank += RANK_STEP;
-                let alike = unit.is_some() && *rank > RANK_STEP * (fits + 1);
-                if alike || size(&larger)? > target {
+                if !raise(&mut larger, unit) || size(&larger)? > target {
                     break;
                 }
                 best = larger;
