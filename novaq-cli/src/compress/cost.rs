@@ -79,6 +79,9 @@ fn activations_per_position(inputs: [u64; 4], heads: usize, length: usize) -> u6
 /// for every second one.
 const MOMENTS: f64 = 2.5;
 
+/// How many times longer a low-rank matrix's two decompositions take, with the products between them, than one factorisation.
+const DECOMPOSITION: f64 = 30.0;
+
 /// Shape of the sample that is quantized to measure this machine.
 const SAMPLE_COLUMNS: usize = 256;
 const SAMPLE_ROWS: usize = 64;
@@ -177,6 +180,8 @@ struct Shape {
     coded: f64,
     /// Products of a weight in additive codes and a row of a Hessian, in one multiplication of them all.
     coded_products: f64,
+    /// Cubes of the widths of low-rank matrices, which are decomposed.
+    decomposed: f64,
     /// Weights of the embedding.
     vocabulary: u64,
     /// Entries of the vocabulary.
@@ -227,6 +232,10 @@ impl Shape {
             coded: coded().map(|(codec, weights, _)| weights * effort(codec)).sum::<f64>()
                 + starts.sum::<f64>(),
             coded_products: coded().map(|(_, weights, [_, columns])| weights * columns as f64).sum(),
+            decomposed: matrices()
+                .filter(|(part, _)| matches!(plan.codec(part), MatrixCodec::LowRank { .. }))
+                .map(|(_, [_, columns])| (columns as f64).powi(3))
+                .sum(),
             vocabulary: (config.vocab_size * config.hidden_size) as u64,
             entries: config.vocab_size as u64,
             vocabulary_matrices: if config.tie_word_embeddings { 1 } else { 2 },
@@ -271,7 +280,7 @@ impl Shape {
             + gradients * GRADIENT_OVERHEAD * speed.hessian_product
             + (moments + self.coded_products * hessian_products(Effort::default())) * speed.hessian_product
             + self.coded * speed.weight
-            + factors * speed.factor
+            + (factors + DECOMPOSITION * self.decomposed) * speed.factor
     }
 
     /// The most of six stages: sampling text, sensitivities, the embedding, a layer, refining the model, measuring.

@@ -43,13 +43,8 @@ impl Sensitivity {
     /// of them together. On TinyStories-656K, which has 8 inputs, the KL divergence was 3.7 nats per unit of relative
     /// error of the embedding, 0.43 of one input.
     pub fn expected(layout: &dyn Layout) -> Self {
-        Self::of_layers(vec![[1.0; 4]; layout.layers()])
-    }
-
-    /// The embedding counts as much as all `layers` together.
-    pub(super) fn of_layers(layers: Vec<[f64; 4]>) -> Self {
-        let vocabulary = layers.iter().flatten().sum();
-        Self { layers, vocabulary }
+        let layers = layout.layers();
+        Self { layers: vec![[1.0; 4]; layers], vocabulary: (4 * layers) as f64 }
     }
 
     /// Measures the KL divergence of the next-token distribution, in nats per token, when the matrices of one linear input after

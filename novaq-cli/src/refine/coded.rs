@@ -24,6 +24,10 @@ const BEAM: usize = 4;
 /// Few codes change in a step.
 const SEARCH_EVERY: usize = 8;
 
+/// Codebooks up to which every step searches: with so few, vectors have to change all their codes together, and a search
+/// takes little time.
+const SEARCHED_BOOKS: usize = 2;
+
 /// How far a step moves each kind of number at most, about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rates {
@@ -184,7 +188,7 @@ impl CodedSet {
             self.words.step(&words, rates.words, step);
         }
         if rates.latent.is_some() {
-            self.choose(step.is_multiple_of(SEARCH_EVERY));
+            self.choose(self.books <= SEARCHED_BOOKS || step.is_multiple_of(SEARCH_EVERY));
         }
     }
 
