@@ -10,7 +10,7 @@ use clap::Parser;
 use novaq_cli::artifact_dir::ArtifactDir;
 use novaq_cli::checkpoint::EncoderCheckpoint;
 use novaq_cli::compress::plan::MatrixCodec;
-use novaq_cli::compress::{Budget, DEFAULT_MEMORY, Options, encoder};
+use novaq_cli::compress::{Budget, Options, encoder};
 use novaq_cli::evaluate::similarity::{Measured, compare, lines, spread};
 use novaq_cli::refine::Refine;
 use novaq_engine::tokenizer::Tokenizer;
@@ -110,23 +110,11 @@ fn options(
     steps: usize,
 ) -> Options {
     Options {
-        output: output.to_owned(),
-        budget,
         embedding,
-        overrides: Vec::new(),
         calibration: Some(args.calibration.clone()),
         calibration_tokens: args.calibration_tokens,
         refine: if steps > 0 { Refine::Full } else { Refine::None },
         refine_steps: steps,
-        seed: 0,
-        memory: DEFAULT_MEMORY,
-        name: None,
-        version: "1.0.0".to_owned(),
-        license: None,
-        origin: None,
-        text: None,
-        report: None,
-        restart: false,
-        stop_after: None,
+        ..Options::new(output.to_owned(), budget)
     }
 }

@@ -10,9 +10,7 @@ use clap::Parser;
 use novaq_cli::artifact_dir::ArtifactDir;
 use novaq_cli::checkpoint::Checkpoint;
 use novaq_cli::compress::baseline::Rounding;
-use novaq_cli::compress::{
-    Budget, DEFAULT_MEMORY, HELD_OUT, Options, baseline, default_calibration_tokens, run,
-};
+use novaq_cli::compress::{Budget, HELD_OUT, Options, baseline, default_calibration_tokens, run};
 use novaq_cli::evaluate::{Measured, compare, text};
 use novaq_cli::layered::Layered;
 use novaq_cli::refine::Refine;
@@ -98,24 +96,9 @@ fn compress(
     steps: usize,
 ) -> anyhow::Result<ArtifactDir> {
     let options = Options {
-        output: output.to_owned(),
-        budget: Budget::Bits(bits_per_weight),
-        embedding: None,
-        overrides: Vec::new(),
-        calibration: None,
-        calibration_tokens: None,
         refine: if steps > 0 { Refine::Full } else { Refine::None },
         refine_steps: steps,
-        seed: 0,
-        memory: DEFAULT_MEMORY,
-        name: None,
-        version: "1.0.0".to_owned(),
-        license: None,
-        origin: None,
-        text: None,
-        report: None,
-        restart: false,
-        stop_after: None,
+        ..Options::new(output.to_owned(), Budget::Bits(bits_per_weight))
     };
     run(checkpoint, &options)?;
     ArtifactDir::open(output)

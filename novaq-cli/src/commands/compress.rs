@@ -268,25 +268,24 @@ impl Args {
     /// What to compress, and how.
     fn options(self, origin: Option<Origin>) -> Options {
         let (budget, embedding) = self.budget();
+        let options = Options::new(self.output.unwrap_or_default(), budget);
         Options {
-            output: self.output.unwrap_or_default(),
-            budget,
             embedding,
             overrides: self.tensor,
             calibration: self.calibration,
             calibration_tokens: self.calibration_tokens.map(|n| n as usize),
             refine: self.refine.unwrap_or_default(),
             refine_steps: self.refine_steps.map_or(DEFAULT_STEPS, |n| n as usize),
-            seed: self.seed.unwrap_or(0),
-            memory: self.memory.unwrap_or(DEFAULT_MEMORY),
+            seed: self.seed.unwrap_or(options.seed),
+            memory: self.memory.unwrap_or(options.memory),
             name: self.name,
-            version: self.model_version.unwrap_or_else(|| "1.0.0".to_owned()),
+            version: self.model_version.unwrap_or(options.version),
             license: self.license,
             origin,
-            text: None,
             report: self.report,
             restart: self.restart,
             stop_after: self.stop_after,
+            ..options
         }
     }
 }

@@ -80,24 +80,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         settings.extend([1.0, 1.5, 2.0, 3.0, 4.0].map(Budget::Bits));
     }
     let options = Options {
-        output: PathBuf::new(),
-        budget: settings[0],
-        embedding: None,
-        overrides: Vec::new(),
         calibration: args.calibration,
         calibration_tokens: args.calibration_tokens.map(|n| n as usize),
         refine: args.refine,
         refine_steps: args.refine_steps,
         seed: args.seed,
         memory: args.memory.unwrap_or(DEFAULT_MEMORY),
-        name: None,
-        version: "1.0.0".to_owned(),
-        license: None,
         origin: model.origin,
-        text: None,
-        report: None,
-        restart: false,
-        stop_after: None,
+        ..Options::new(PathBuf::new(), settings[0])
     };
     stop_on_interrupt()?;
     let done = |point: &Point| {

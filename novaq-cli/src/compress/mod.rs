@@ -36,7 +36,7 @@ use crate::evaluate::{compare, text};
 use crate::hub::Origin;
 use crate::layered::Layered;
 use crate::output::HintExt;
-use crate::refine::Refine;
+use crate::refine::{DEFAULT_STEPS, Refine};
 use crate::resources::Usage;
 pub use cost::Cost;
 use forecast::Planning;
@@ -92,6 +92,32 @@ pub struct Options {
     pub restart: bool,
     /// Stop after so many layers, as if interrupted.
     pub stop_after: Option<usize>,
+}
+
+impl Options {
+    /// An artifact in `output` within `budget`, everything else by default.
+    pub fn new(output: PathBuf, budget: Budget) -> Self {
+        Self {
+            output,
+            budget,
+            embedding: None,
+            overrides: Vec::new(),
+            calibration: None,
+            calibration_tokens: None,
+            refine: Refine::None,
+            refine_steps: DEFAULT_STEPS,
+            seed: 0,
+            memory: DEFAULT_MEMORY,
+            name: None,
+            version: "1.0.0".to_owned(),
+            license: None,
+            origin: None,
+            text: None,
+            report: None,
+            restart: false,
+            stop_after: None,
+        }
+    }
 }
 
 /// What the codecs of a model may take.
