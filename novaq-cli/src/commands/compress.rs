@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::compress::pattern::Override;
 use crate::compress::plan::{Additive, MatrixCodec};
-use crate::compress::{self, Budget, DEFAULT_MEMORY, Forecast, Options, STOP, Summary};
+use crate::compress::{self, Budget, Forecast, Options, STOP, Summary};
 use crate::config_file;
 use crate::hub::Location;
 use crate::hub::Origin;

@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use half::f16;
-use ndarray::{Array2, ArrayView2, Axis, concatenate, s};
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use novaq_engine::codec::{
     AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
 };
+use rayon::prelude::*;
 
 use super::plan::{Additive, MatrixCodec};
 use crate::layered::Captured;
 use crate::quantize::additive::{Effort, Quantized, gaussian_codebooks, quantize};
 use crate::quantize::beam;
 use crate::quantize::hessian::{NotPositiveDefinite, corrected, damped, mean_product};
-use crate::quantize::low_rank::{self, Signs};
+use crate::quantize::low_rank::{self, LowRank, Metric, Signs};
 
 /// Damping of the Hessian, as a share of its mean diagonal: of the one that codes are chosen by.
 pub(super) const DAMPING: f32 = 0.01;
@@ -142,15 +143,23 @@ impl Quantizer {
             let scales: Vec<f32> = m.scales.iter().map(|s| s.to_f32()).collect();
             AqMatrix::from_codes(m.rows, m.columns, Arc::clone(&signs), &m.codes, &scales, None)
         };
+        let metric = Metric::new(h)?;
+        let mut below = target;
+        let parts: Vec<ArrayView2<f32>> = shapes
+            .iter()
+            .map(|&(rows, _)| {
+                let (part, rest) = below.split_at(Axis(0), rows);
+                below = rest;
+                part
+            })
+            .collect();
+        let results: Vec<LowRank> =
+            parts.into_par_iter().map(|part| low_rank::quantize(part, &metric, rank, self.seed)).collect();
         let mut shared = Shared { matrices: Vec::new(), relative_error: 0.0 };
-        let mut first = 0;
-        for &(rows, _) in shapes {
-            let part = target.slice(s![first..first + rows, ..]);
-            let result = low_rank::quantize(part, h, rank, self.seed)?;
+        for result in results {
             let matrix = LowRankMatrix::new(factor(&result.first)?, factor(&result.second)?)?;
             shared.matrices.push(Matrix::LowRank(matrix));
             shared.relative_error += result.relative_error / shapes.len() as f64;
-            first += rows;
         }
         Ok(shared)
     }

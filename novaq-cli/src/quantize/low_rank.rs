@@ -69,34 +69,45 @@ impl Signs {
     }
 }
 
-/// Signs for `w [n, k]` with an inner dimension of `rank`, for inputs with the (damped) second moments `h [k, k]`.
-///
-/// # Errors
-/// When `h` is not positive definite.
-pub fn quantize(
-    w: ArrayView2<f32>,
-    h: ArrayView2<f32>,
-    rank: usize,
-    seed: u64,
-) -> Result<LowRank, NotPositiveDefinite> {
+/// Second moments of inputs, decomposed: `H^½` and `H^-½`.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    root: DMatrix<f64>,
+    inverse: DMatrix<f64>,
+}
+
+impl Metric {
+    /// For inputs with the (damped) second moments `h [k, k]`.
+    ///
+    /// # Errors
+    /// When `h` is not positive definite.
+    pub fn new(h: ArrayView2<f32>) -> Result<Self, NotPositiveDefinite> {
+        let k = h.nrows();
+        // The search for eigenvalues would not end.
+        if let Some(column) = h.columns().into_iter().position(|c| c.iter().any(|x| !x.is_finite())) {
+            return Err(NotPositiveDefinite { column });
+        }
+        let eigen = SymmetricEigen::new(DMatrix::from_fn(k, k, |r, c| f64::from(h[[r, c]])));
+        if let Some(column) = eigen.eigenvalues.iter().position(|&e| !(e > 0.0 && e.is_finite())) {
+            return Err(NotPositiveDefinite { column });
+        }
+        let power = |exponent: f64| {
+            let scaled = DMatrix::from_fn(k, k, |r, c| {
+                eigen.eigenvectors[(r, c)] * eigen.eigenvalues[c].powf(exponent)
+            });
+            scaled * eigen.eigenvectors.transpose()
+        };
+        Ok(Self { root: power(0.5), inverse: power(-0.5) })
+    }
+}
+
+/// Signs for `w [n, k]` with an inner dimension of `rank`, for inputs with the given metric.
+pub fn quantize(w: ArrayView2<f32>, metric: &Metric, rank: usize, seed: u64) -> LowRank {
     let (n, k) = w.dim();
-    // The search for eigenvalues would not end.
-    if let Some(column) = h.columns().into_iter().position(|c| c.iter().any(|x| !x.is_finite())) {
-        return Err(NotPositiveDefinite { column });
-    }
+    let Metric { root, inverse } = metric;
     let w = DMatrix::from_fn(n, k, |r, c| f64::from(w[[r, c]]));
-    let metric = SymmetricEigen::new(DMatrix::from_fn(k, k, |r, c| f64::from(h[[r, c]])));
-    if let Some(column) = metric.eigenvalues.iter().position(|&e| !(e > 0.0 && e.is_finite())) {
-        return Err(NotPositiveDefinite { column });
-    }
-    let power = |exponent: f64| {
-        let scaled =
-            DMatrix::from_fn(k, k, |r, c| metric.eigenvectors[(r, c)] * metric.eigenvalues[c].powf(exponent));
-        scaled * metric.eigenvectors.transpose()
-    };
-    let (root, inverse) = (power(0.5), power(-0.5));
     // The directions that the outputs W H^½ depend on most, as columns.
-    let outputs = &w * &root;
+    let outputs = &w * root;
     let eigen = SymmetricEigen::new(outputs.transpose() * &outputs);
     let mut order: Vec<usize> = (0..k).collect();
     order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]).then(a.cmp(&b)));
@@ -109,7 +120,7 @@ pub fn quantize(
     let spread = rotation(rank, seed);
     let second = &outputs * DMatrix::from_fn(k, rank, |r, j| directions[(r, j)] / balance(j)) * &spread;
     let first = DMatrix::from_fn(k, rank, |r, j| directions[(r, j)] * balance(j)) * &spread;
-    let first = first.transpose() * &inverse;
+    let first = first.transpose() * inverse;
 
     let (rows, inner) = magnitudes(&second);
     let mean = |j: usize| first.row(j).iter().map(|x| x.abs()).sum::<f64>() / k.max(1) as f64;
@@ -118,7 +129,7 @@ pub fn quantize(
     let mut low_rank = LowRank { first, second: Signs::of(&second, &rows), relative_error: 0.0 };
     // The output scales that minimise the error with the signs as they are.
     let ones = Signs { scales: vec![f16::ONE; n], ..low_rank.second.clone() };
-    let product = ones.decode() * low_rank.first.decode() * &root;
+    let product = ones.decode() * low_rank.first.decode() * root;
     for (r, scale) in low_rank.second.scales.iter_mut().enumerate() {
         let (along, square) = (product.row(r).dot(&outputs.row(r)), product.row(r).norm_squared());
         // Scales are positive: refinement moves their logarithms.
@@ -126,10 +137,10 @@ pub fn quantize(
             *scale = f16::from_f64(along / square);
         }
     }
-    let error = low_rank.second.decode() * low_rank.first.decode() * &root - &outputs;
+    let error = low_rank.second.decode() * low_rank.first.decode() * root - &outputs;
     let whole = outputs.norm_squared();
     low_rank.relative_error = if whole > 0.0 { error.norm_squared() / whole } else { 0.0 };
-    Ok(low_rank)
+    low_rank
 }
 
 /// A random orthogonal matrix `[rank, rank]`.
@@ -172,7 +183,7 @@ mod tests {
         let errors: Vec<f64> = [4, 12, 24, 60]
             .iter()
             .map(|&rank| {
-                let quantized = quantize(w.view(), h.view(), rank, 0).unwrap();
+                let quantized = quantize(w.view(), &Metric::new(h.view()).unwrap(), rank, 0);
                 let relative = output_error(&w, &quantized.decode(), &h) / whole;
                 assert!((relative - quantized.relative_error).abs() < 1e-3, "{relative} {quantized:?}");
                 relative
@@ -187,7 +198,8 @@ mod tests {
         let w = gaussian(40, 48, 4);
         let h = correlated_hessian(48, 5);
         let error = |metric: &Array2<f32>| {
-            output_error(&w, &quantize(w.view(), metric.view(), 16, 0).unwrap().decode(), &h)
+            let metric = Metric::new(metric.view()).unwrap();
+            output_error(&w, &quantize(w.view(), &metric, 16, 0).decode(), &h)
         };
         let (with, without) = (error(&h), error(&Array2::eye(48)));
         assert!(with < 0.9 * without, "{with} {without}");
@@ -197,12 +209,13 @@ mod tests {
     fn undefined_inputs_are_reported() {
         let mut h = Array2::<f32>::eye(8);
         h[[3, 3]] = f32::NAN;
-        assert!(quantize(gaussian(4, 8, 0).view(), h.view(), 4, 0).is_err());
+        assert!(Metric::new(h.view()).is_err());
     }
 
     #[test]
     fn zeros_stay_zero() {
-        let quantized = quantize(Array2::zeros((5, 8)).view(), Array2::eye(8).view(), 4, 0).unwrap();
+        let metric = Metric::new(Array2::eye(8).view()).unwrap();
+        let quantized = quantize(Array2::zeros((5, 8)).view(), &metric, 4, 0);
         assert!(quantized.decode().iter().all(|x| x.abs() < 1e-6));
         assert_eq!(quantized.relative_error, 0.0);
     }
