@@ -31,7 +31,8 @@ const SEARCHED_BOOKS: usize = 2;
 /// How far a step moves each kind of number at most, about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rates {
-    /// Latent weights, as a share of the codec's error in units of the row's scale; `None` keeps the codes as they are.
+    /// Latent weights, in units of the row's scale, or as a share of the mean error that a student's codecs are expected to have;
+    /// `None` keeps the codes as they are.
     pub(super) latent: Option<f32>,
     /// Codewords, in units of the row's scale.
     pub(super) words: f32,
@@ -138,6 +139,12 @@ impl CodedSet {
         Self { books, dim, signs, words: Trained::new(codebooks.words), matrices }
     }
 
+    /// The weights of all matrices, and the error that the codec is expected to have, in units of the row's scale.
+    pub(super) fn expected_error(&self) -> (usize, f32) {
+        let weights = self.matrices.iter().map(|m| m.rows * m.columns).sum();
+        (weights, expected_error(self.books, self.dim))
+    }
+
     fn codebooks(&self) -> Codebooks {
         Codebooks { books: self.books, dim: self.dim, words: self.words.values.clone() }
     }
@@ -178,7 +185,7 @@ impl CodedSet {
             }
             m.scales.step(&scales, rates.scales, step);
             if let Some(rate) = rates.latent {
-                m.latent.step(&latent, rate * expected_error(self.books, self.dim), step);
+                m.latent.step(&latent, rate, step);
                 if self.signs {
                     m.latent.values.iter_mut().for_each(|l| *l = l.clamp(-LARGEST_LATENT, LARGEST_LATENT));
                 }

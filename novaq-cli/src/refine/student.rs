@@ -53,6 +53,9 @@ struct Learned<'a> {
 pub(super) struct Student {
     device: Device,
     sets: Vec<CodedSet>,
+    /// Mean over all coded weights of the error that their codecs are expected to have. One for all: where the layers have few
+    /// bits, an embedding of many has to move as far as they do (TinyStories-656K at 1 bit: a KL of 0.815 in place of 0.906).
+    mean_error: f32,
     vectors: Vec<Vector>,
     /// Matrices whose factors are among the sets.
     low_rank: Vec<String>,
@@ -103,10 +106,16 @@ impl Student {
             let unit = if square > 0.0 { square.sqrt() } else { 1.0 };
             Vector { name, unit, values: Trained::new(values.iter().map(|v| v / unit).collect()) }
         });
+        let sets: Vec<CodedSet> = groups.iter().map(|group| CodedSet::new(group)).collect();
+        let (weights, errors) = sets
+            .iter()
+            .map(CodedSet::expected_error)
+            .fold((0, 0.0), |(all, sum), (weights, error)| (all + weights, sum + weights as f32 * error));
         Ok(Self {
+            mean_error: errors / weights.max(1) as f32,
             device: device.clone(),
             fixed_weights: dense(&fixed, device)?,
-            sets: groups.iter().map(|group| CodedSet::new(group)).collect(),
+            sets,
             vectors: vectors.collect(),
             low_rank,
             fixed,
@@ -178,6 +187,7 @@ impl Student {
             sum
         };
         self.steps += 1;
+        let rates = Rates { latent: rates.latent.map(|share| share * self.mean_error), ..rates };
         for set in &mut self.sets {
             let gradients: Vec<Vec<f32>> =
                 set.matrices.iter().map(|m| total(&m.name, m.shape().0 * m.shape().1)).collect();
