@@ -20,7 +20,7 @@ use crate::quantize::hessian::{BlockFactors, damped, mean_product};
 const NOISE: f64 = 0.1;
 
 /// Multiply-adds that measuring should take at most; one sequence is measured on whatever it takes.
-const WORK: f64 = 1e12;
+const WORK: f64 = 2e11;
 
 /// Most sequences that are measured on.
 pub(super) const MOST_SEQUENCES: usize = 16;
