@@ -199,7 +199,7 @@ impl CodedSet {
         }
     }
 
-    /// Gives every vector the codes nearest to its latent weights; unless it is to `search` for all, those of which no single
+    /// Gives every vector the codes nearest to its latent weights; unless it is to `search_all`, those of which no single
     /// one can be replaced for a better one stay.
     fn choose(&mut self, search_all: bool) {
         let (books, dim) = (self.books, self.dim);
