@@ -157,7 +157,7 @@ pub struct Agent<'a> {
 impl Agent<'_> {
     /// Puts a prompt into the agent's queue.
     pub async fn submit(&self, prompt: &str, params: GenerationParams) -> anyhow::Result<JobId> {
-        let args = SubmitJobArgs { prompt: prompt.to_string(), params, key: None };
+        let args = SubmitJobArgs { prompt: prompt.to_string(), params, ..SubmitJobArgs::default() };
         let job: JobRecord = self.client.update::<_, AgentError>(self.id, "submit_job", (args,)).await?;
         Ok(job.job_id)
     }

@@ -99,6 +99,7 @@ async fn main() -> anyhow::Result<()> {
         top_k: Some(40),
         top_p: Some(0.95),
         seed: args.seed,
+        ..GenerationParams::default()
     };
     step("tale, as the agent canister writes it");
     let (tokens, progress) = watch(&agent, &args.prompt, params.clone()).await?;

@@ -5,6 +5,9 @@
 //! messages that work until an instruction budget is used and schedule the next one. `job_progress` (a query; called
 //! as an update its reply is certified) returns the tokens since the last one seen. Nobody needs to keep calling.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
 use candid::{CandidType, Principal};
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +21,29 @@ pub const MAX_PROMPT_BYTES: usize = 65_536;
 /// Longest idempotency key in bytes.
 pub const MAX_KEY_BYTES: usize = 64;
 
+/// Most messages of a conversation.
+pub const MAX_MESSAGES: usize = 256;
+
 /// Most tokens that one job may generate.
 pub const MAX_TOKENS: u32 = 32_768;
 
 /// Highest temperature.
 pub const MAX_TEMPERATURE: f32 = 10.0;
+
+/// Smallest and largest repetition penalty.
+pub const REPETITION_PENALTIES: RangeInclusive<f32> = 0.01..=100.0;
+
+/// Most tokens whose logits one job may change.
+pub const MAX_LOGIT_BIASES: usize = 1_024;
+
+/// What may be added to a logit at most, up or down.
+pub const MAX_LOGIT_BIAS: f32 = 1_000.0;
+
+/// Most stop strings of one job.
+pub const MAX_STOP_STRINGS: usize = 16;
+
+/// Longest stop string in bytes.
+pub const MAX_STOP_STRING_BYTES: usize = 256;
 
 /// Most jobs that wait or run at the same time.
 pub const MAX_OPEN_JOBS: u64 = 32;
@@ -104,11 +125,43 @@ pub struct GenerationParams {
     pub top_p: Option<f32>,
     /// Seed of the sampler. The same job with the same seed gives the same tokens.
     pub seed: u64,
+    /// Only tokens at least this probable relative to the likeliest one, 0 to 1.
+    pub min_p: Option<f32>,
+    /// Divides the positive logits of tokens that are in the text already and multiplies the negative ones: above 1
+    /// makes them less likely. Within [`REPETITION_PENALTIES`].
+    pub repetition_penalty: Option<f32>,
+    /// The penalty looks at this many tokens at the end of the text only, prompt included; from 1.
+    pub repetition_window: Option<u32>,
+    /// Added to the logits of single tokens, at most [`MAX_LOGIT_BIASES`], each token once.
+    pub logit_bias: Option<Vec<LogitBias>>,
+    /// The text ends before the first of these strings, at most [`MAX_STOP_STRINGS`] of 1 to
+    /// [`MAX_STOP_STRING_BYTES`] bytes. The tokens that spell it stay in the record.
+    pub stop: Option<Vec<String>>,
+}
+
+/// A change to the logit of one token.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
+pub struct LogitBias {
+    /// Id of the token.
+    pub token: u32,
+    /// What is added to its logit, from -[`MAX_LOGIT_BIAS`] to [`MAX_LOGIT_BIAS`].
+    pub bias: f32,
 }
 
 impl Default for GenerationParams {
     fn default() -> Self {
-        Self { max_tokens: 128, temperature: 0.0, top_k: None, top_p: None, seed: 0 }
+        Self {
+            max_tokens: 128,
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            seed: 0,
+            min_p: None,
+            repetition_penalty: None,
+            repetition_window: None,
+            logit_bias: None,
+            stop: None,
+        }
     }
 }
 
@@ -118,7 +171,18 @@ impl GenerationParams {
     /// # Errors
     /// Names the field that is out of range.
     pub fn validate(&self) -> Result<(), FieldError> {
-        let Self { max_tokens, temperature, top_k, top_p, seed: _ } = *self;
+        let Self {
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            seed: _,
+            min_p,
+            repetition_penalty,
+            repetition_window,
+            ref logit_bias,
+            ref stop,
+        } = *self;
         if !(1..=MAX_TOKENS).contains(&max_tokens) {
             return Err(FieldError::new(
                 "params.max_tokens",
@@ -137,20 +201,121 @@ impl GenerationParams {
         if top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
             return Err(FieldError::new("params.top_p", format!("is {top_p:?}, not above 0 and at most 1")));
         }
+        if let Some(p) = min_p.filter(|p| !(0.0..=1.0).contains(p)) {
+            return Err(FieldError::new("params.min_p", format!("is {p}, not within 0..=1")));
+        }
+        if let Some(penalty) = repetition_penalty.filter(|penalty| !REPETITION_PENALTIES.contains(penalty)) {
+            let (least, most) = (REPETITION_PENALTIES.start(), REPETITION_PENALTIES.end());
+            return Err(FieldError::new(
+                "params.repetition_penalty",
+                format!("is {penalty}, not within {least}..={most}"),
+            ));
+        }
+        if repetition_window == Some(0) {
+            return Err(FieldError::new("params.repetition_window", "is 0, the least is 1"));
+        }
+        if let Some(biases) = logit_bias {
+            validate_logit_bias(biases).map_err(|reason| FieldError::new("params.logit_bias", reason))?;
+        }
+        if let Some(stop) = stop {
+            if stop.len() > MAX_STOP_STRINGS {
+                return Err(FieldError::new(
+                    "params.stop",
+                    format!("has {} strings, at most {MAX_STOP_STRINGS} are allowed", stop.len()),
+                ));
+            }
+            for text in stop {
+                FieldError::check_text("params.stop", text, MAX_STOP_STRING_BYTES)?;
+            }
+        }
         Ok(())
     }
 }
 
-/// Argument of `submit_job`.
-#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+fn validate_logit_bias(biases: &[LogitBias]) -> Result<(), String> {
+    if biases.len() > MAX_LOGIT_BIASES {
+        return Err(format!("has {} tokens, at most {MAX_LOGIT_BIASES} are allowed", biases.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for LogitBias { token, bias } in biases {
+        if !(-MAX_LOGIT_BIAS..=MAX_LOGIT_BIAS).contains(bias) {
+            return Err(format!(
+                "adds {bias} to token {token}, not within -{MAX_LOGIT_BIAS}..={MAX_LOGIT_BIAS}"
+            ));
+        }
+        if !seen.insert(token) {
+            return Err(format!("names token {token} twice"));
+        }
+    }
+    Ok(())
+}
+
+/// Who says a message.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChatRole {
+    /// Tells the model how to answer; the first message, if at all.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool that the model called.
+    Tool,
+}
+
+/// A message of a conversation.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// Who says it.
+    pub role: ChatRole,
+    /// What is said. Text in it that looks like a special token stays text.
+    pub content: String,
+}
+
+/// Argument of `submit_job`: a text to continue, or a conversation to answer.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct SubmitJobArgs {
-    /// The text to continue, 1 to [`MAX_PROMPT_BYTES`] bytes.
+    /// The text to continue, 1 to [`MAX_PROMPT_BYTES`] bytes; empty where there are `messages`.
     pub prompt: String,
+    /// The conversation to answer, 1 to [`MAX_MESSAGES`] messages of together at most [`MAX_PROMPT_BYTES`] bytes. The
+    /// model's chat template makes the prompt of them.
+    pub messages: Option<Vec<ChatMessage>>,
     /// How to choose tokens.
     pub params: GenerationParams,
     /// Chosen by the caller, 1 to [`MAX_KEY_BYTES`] bytes: submitting the same key again returns the same job for as
     /// long as the job is kept.
     pub key: Option<String>,
+}
+
+impl SubmitJobArgs {
+    /// Checks every argument.
+    ///
+    /// # Errors
+    /// Names the first that breaks a rule.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        match &self.messages {
+            None => FieldError::check_text("prompt", &self.prompt, MAX_PROMPT_BYTES)?,
+            Some(_) if !self.prompt.is_empty() => {
+                return Err(FieldError::new("prompt", "must be empty where there are `messages`"));
+            }
+            Some(messages) => {
+                if !(1..=MAX_MESSAGES).contains(&messages.len()) {
+                    let reason = format!("are {}, not within 1..={MAX_MESSAGES}", messages.len());
+                    return Err(FieldError::new("messages", reason));
+                }
+                let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+                if bytes > MAX_PROMPT_BYTES {
+                    let reason = format!("have {bytes} bytes, at most {MAX_PROMPT_BYTES} are allowed");
+                    return Err(FieldError::new("messages", reason));
+                }
+            }
+        }
+        self.params.validate()?;
+        match &self.key {
+            Some(key) => FieldError::check_text("key", key, MAX_KEY_BYTES),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Number of a job, from 1.
@@ -195,6 +360,8 @@ pub enum FinishReason {
     MaxTokens,
     /// The context window is full.
     ContextFull,
+    /// One of `stop` was generated; the text ends before it.
+    StopString,
 }
 
 /// Why a job failed.
@@ -218,6 +385,12 @@ pub enum JobFailure {
         tokens: u32,
         /// Tokens of the context window.
         context: u32,
+    },
+    /// The model's chat template makes no prompt of the messages.
+    #[error("the messages make no prompt: {reason}")]
+    ChatTemplate {
+        /// Why.
+        reason: String,
     },
     /// The engine refused the job.
     #[error("the engine refused the job: {reason}")]
@@ -465,13 +638,42 @@ mod tests {
             temperature in any::<f32>(),
             top_k in any::<Option<u32>>(),
             top_p in any::<Option<f32>>(),
+            min_p in prop::option::of(-0.5..1.5f32),
+            repetition_penalty in prop::option::of(prop_oneof![Just(0.0), Just(f32::NAN), 0.005..120.0f32]),
+            repetition_window in prop::option::of(0..3u32),
+            biases in prop::option::of(prop::collection::vec((0..40u32, -1_100.0..1_100.0f32), 0..8)),
+            stop in prop::option::of(prop::collection::vec("[a-z]{0,2}", 0..18)),
         ) {
-            let params = GenerationParams { max_tokens, temperature, top_k, top_p, seed: 1 };
+            let logit_bias: Option<Vec<LogitBias>> = biases
+                .map(|biases| biases.into_iter().map(|(token, bias)| LogitBias { token, bias }).collect());
+            let distinct = |biases: &[LogitBias]| {
+                biases.iter().map(|bias| bias.token).collect::<BTreeSet<_>>().len() == biases.len()
+            };
+            let params = GenerationParams {
+                max_tokens,
+                temperature,
+                top_k,
+                top_p,
+                seed: 1,
+                min_p,
+                repetition_penalty,
+                repetition_window,
+                logit_bias: logit_bias.clone(),
+                stop: stop.clone(),
+            };
             let ok = [
                 ("params.max_tokens", max_tokens > 0 && max_tokens <= MAX_TOKENS),
                 ("params.temperature", (0.0..=MAX_TEMPERATURE).contains(&temperature)),
                 ("params.top_k", top_k != Some(0)),
                 ("params.top_p", top_p.is_none_or(|p| p > 0.0 && p <= 1.0)),
+                ("params.min_p", min_p.is_none_or(|p| (0.0..=1.0).contains(&p))),
+                ("params.repetition_penalty", repetition_penalty.is_none_or(|p| (0.01..=100.0).contains(&p))),
+                ("params.repetition_window", repetition_window != Some(0)),
+                (
+                    "params.logit_bias",
+                    logit_bias.is_none_or(|b| distinct(&b) && b.iter().all(|b| b.bias.abs() <= 1_000.0)),
+                ),
+                ("params.stop", stop.is_none_or(|s| s.len() <= 16 && s.iter().all(|s| !s.is_empty()))),
             ];
             match params.validate() {
                 Ok(()) => prop_assert!(ok.iter().all(|(_, ok)| *ok)),
@@ -493,5 +695,44 @@ mod tests {
         assert!(config(MAX_SLICE_INSTRUCTIONS + 1, 1).validate().is_err());
         assert!(config(MIN_SLICE_INSTRUCTIONS, 0).validate().is_err());
         assert!(config(MIN_SLICE_INSTRUCTIONS, 17).validate().is_err());
+    }
+
+    #[test]
+    fn a_job_has_a_prompt_or_messages() {
+        let field = |args: SubmitJobArgs| args.validate().map_err(|error| error.field);
+        let message = |content: &str| ChatMessage { role: ChatRole::User, content: content.to_owned() };
+        let text = SubmitJobArgs { prompt: "p".to_owned(), ..SubmitJobArgs::default() };
+        let messages = |messages| SubmitJobArgs { messages: Some(messages), ..SubmitJobArgs::default() };
+        assert_eq!(field(text.clone()), Ok(()));
+        assert_eq!(field(messages(vec![message("")])), Ok(()));
+        assert_eq!(field(SubmitJobArgs::default()), Err("prompt".to_owned()));
+        let both = SubmitJobArgs { messages: Some(vec![message("m")]), ..text };
+        assert_eq!(field(both), Err("prompt".to_owned()));
+        assert_eq!(field(messages(Vec::new())), Err("messages".to_owned()));
+        assert_eq!(field(messages(vec![message("m"); MAX_MESSAGES + 1])), Err("messages".to_owned()));
+        let long = "m".repeat(MAX_PROMPT_BYTES / 2 + 1);
+        assert_eq!(field(messages(vec![message(&long), message(&long)])), Err("messages".to_owned()));
+    }
+
+    #[test]
+    fn parameters_of_an_older_interface_are_read() {
+        #[derive(CandidType)]
+        struct Older {
+            max_tokens: u32,
+            temperature: f32,
+            top_k: Option<u32>,
+            top_p: Option<f32>,
+            seed: u64,
+        }
+        let older = Older { max_tokens: 7, temperature: 0.5, top_k: Some(3), top_p: None, seed: 9 };
+        let bytes = candid::encode_one(older).unwrap();
+        let params = GenerationParams {
+            max_tokens: 7,
+            temperature: 0.5,
+            top_k: Some(3),
+            seed: 9,
+            ..GenerationParams::default()
+        };
+        assert_eq!(candid::decode_one::<GenerationParams>(&bytes).unwrap(), params);
     }
 }

@@ -14,7 +14,14 @@ use shared_types::model::{DeprecateArgs, ModelError, ModelRecord};
 const PROMPT: &str = "Once upon a time there was a fox";
 
 fn params(max_tokens: u32) -> GenerationParams {
-    GenerationParams { max_tokens, temperature: 0.9, top_k: Some(50), top_p: Some(0.95), seed: 7 }
+    GenerationParams {
+        max_tokens,
+        temperature: 0.9,
+        top_k: Some(50),
+        top_p: Some(0.95),
+        seed: 7,
+        ..GenerationParams::default()
+    }
 }
 
 /// Slices short enough that a job takes many of them.
@@ -71,7 +78,12 @@ fn tokens_come_in_slices_and_equal_the_native_engine() {
     );
 
     // The same key is the same job; another prompt under it is refused.
-    let args = SubmitJobArgs { prompt: PROMPT.to_owned(), params: params(1), key: Some("k".to_owned()) };
+    let args = SubmitJobArgs {
+        prompt: PROMPT.to_owned(),
+        params: params(1),
+        key: Some("k".to_owned()),
+        ..SubmitJobArgs::default()
+    };
     let submit = |args: SubmitJobArgs| -> Result<JobRecord, AgentError> {
         network.update(owner(), agent.id, "submit_job", (args,))
     };

@@ -9,9 +9,7 @@ use ohms_tests::network::{Network, owner, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
-use shared_types::agent::{
-    AgentConfig, AgentError, GenerationParams, JobProgressArgs, ListJobsArgs, SubmitJobArgs,
-};
+use shared_types::agent::{AgentConfig, AgentError, JobProgressArgs, ListJobsArgs, SubmitJobArgs};
 use shared_types::factory::{
     BeginTemplateArgs, FactoryConfig, FactoryError, JournalArgs, ListAgentsArgs, ListTemplatesArgs,
     PutTemplateChunkArgs,
@@ -150,7 +148,7 @@ fn strangers_are_refused_by_the_agent() {
     let network = Network::new();
     let repository = network.repository();
     let agent = network.agent(repository.id, Artifact::shared().id, AgentConfig::default());
-    let submit = SubmitJobArgs { prompt: "p".to_owned(), params: GenerationParams::default(), key: None };
+    let submit = SubmitJobArgs { prompt: "p".to_owned(), ..SubmitJobArgs::default() };
     let refused = Answer::Refused("Unauthorized");
     let cases = [
         case("submit_job", (submit,), refused),

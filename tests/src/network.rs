@@ -350,7 +350,8 @@ impl<'a> Agent<'a> {
     /// # Panics
     /// When the agent refuses it.
     pub fn submit(&self, prompt: &str, params: &GenerationParams) -> JobId {
-        let args = SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), key: None };
+        let args =
+            SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), ..SubmitJobArgs::default() };
         let record: Result<JobRecord, AgentError> =
             self.network.update(owner(), self.id, "submit_job", (args,));
         record.expect("accepted").job_id

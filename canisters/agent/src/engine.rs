@@ -10,7 +10,7 @@ use novaq_engine::sampler::SamplingParams;
 use novaq_engine::tokenizer::{DecodeStream, TokenizerError};
 use shared_types::agent::{FinishReason, GenerationParams, JobFailure, JobId, JobState, LoadError};
 
-use crate::jobs::Jobs;
+use crate::jobs::{JobInput, Jobs};
 use crate::store::ModelStore;
 
 /// The smallest unit of the engine's own budget: it stops after every layer, and the meter decides whether to go on.
@@ -145,8 +145,15 @@ impl Current {
     fn new(loaded: &LoadedModel, jobs: &Jobs, job_id: JobId) -> Result<Self, JobFailure> {
         let LoadedModel { model, tokenizer } = loaded;
         let record = jobs.get(job_id).map_err(|error| JobFailure::Engine { reason: error.to_string() })?;
-        let prompt = tokenizer.encode_prompt(&jobs.prompt(job_id), model.config().bos_token_id);
-        let prompt = prompt.map_err(|error| tokenizer_failure(&error))?;
+        let prompt = match jobs.input(job_id) {
+            JobInput::Text(text) => tokenizer
+                .encode_prompt(&text, model.config().bos_token_id)
+                .map_err(|error| tokenizer_failure(&error))?,
+            JobInput::Messages(_) => {
+                let reason = "the model has no chat template".to_owned();
+                return Err(JobFailure::ChatTemplate { reason });
+            }
+        };
         let prompt_tokens = prompt.len() as u32;
         let context = model.config().max_position_embeddings;
         if prompt.len() >= context {

@@ -78,7 +78,7 @@ impl Agent {
         let it = Memories::of(memory.clone());
         Self {
             memory,
-            jobs: Jobs::open(it.jobs, it.open_jobs, it.prompts, it.tokens, it.keys, it.last_job),
+            jobs: Jobs::open(it.jobs, it.open_jobs, it.prompts, it.messages, it.tokens, it.keys, it.last_job),
             store: ModelStore::open(it.load, it.stored_shards, it.manifest, it.shards),
             engine: Engine::default(),
         }
@@ -113,11 +113,19 @@ impl Agent {
 }
 
 fn params(temperature: f32, max_tokens: u32) -> GenerationParams {
-    GenerationParams { max_tokens, temperature, top_k: Some(40), top_p: Some(0.9), seed: 3 }
+    GenerationParams {
+        max_tokens,
+        temperature,
+        top_k: Some(40),
+        top_p: Some(0.9),
+        seed: 3,
+        ..GenerationParams::default()
+    }
 }
 
 fn submit(agent: &mut Agent, prompt: &str, params: &GenerationParams) -> JobId {
-    let args = SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), key: None };
+    let args =
+        SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), ..SubmitJobArgs::default() };
     agent.jobs.submit(args, 0).unwrap().job_id
 }
 

@@ -4,11 +4,10 @@ use canister_common::cbor::Cbor;
 use ic_stable_structures::{StableBTreeMap, StableCell};
 use serde::{Deserialize, Serialize};
 use shared_types::agent::{
-    AgentError, JobCounts, JobFailure, JobId, JobPage, JobProgress, JobProgressArgs, JobRecord, JobState,
-    ListJobsArgs, MAX_KEY_BYTES, MAX_OPEN_JOBS, MAX_PROGRESS_TOKENS, MAX_PROMPT_BYTES, MAX_STORED_JOBS,
-    SubmitJobArgs,
+    AgentError, ChatMessage, JobCounts, JobFailure, JobId, JobPage, JobProgress, JobProgressArgs, JobRecord,
+    JobState, ListJobsArgs, MAX_OPEN_JOBS, MAX_PROGRESS_TOKENS, MAX_STORED_JOBS, SubmitJobArgs,
 };
-use shared_types::{FieldError, paging};
+use shared_types::paging;
 
 use crate::memory::Memory;
 
@@ -21,6 +20,15 @@ struct JobEntry {
     record: JobRecord,
     /// Attempts of the slice under way: written before it begins, so that a trap can't undo it.
     attempts: u32,
+}
+
+/// What a job goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobInput {
+    /// A text to continue.
+    Text(String),
+    /// A conversation to answer.
+    Messages(Vec<ChatMessage>),
 }
 
 /// A generated token.
@@ -36,6 +44,7 @@ pub struct Jobs {
     entries: StableBTreeMap<JobId, Cbor<JobEntry>, Memory>,
     open: StableBTreeMap<JobId, (), Memory>,
     prompts: StableBTreeMap<JobId, String, Memory>,
+    messages: StableBTreeMap<JobId, Cbor<Vec<ChatMessage>>, Memory>,
     tokens: StableBTreeMap<(JobId, u32), Cbor<TokenEntry>, Memory>,
     keys: StableBTreeMap<String, JobId, Memory>,
     last: StableCell<JobId, Memory>,
@@ -47,6 +56,7 @@ impl Jobs {
         jobs: Memory,
         open: Memory,
         prompts: Memory,
+        messages: Memory,
         tokens: Memory,
         keys: Memory,
         last: Memory,
@@ -55,6 +65,7 @@ impl Jobs {
             entries: StableBTreeMap::init(jobs),
             open: StableBTreeMap::init(open),
             prompts: StableBTreeMap::init(prompts),
+            messages: StableBTreeMap::init(messages),
             tokens: StableBTreeMap::init(tokens),
             keys: StableBTreeMap::init(keys),
             last: StableCell::init(last, 0),
@@ -86,20 +97,22 @@ impl Jobs {
     /// # Errors
     /// [`AgentError::InvalidField`], [`AgentError::KeyReused`], [`AgentError::QueueFull`].
     pub fn submit(&mut self, args: SubmitJobArgs, now_ns: u64) -> Result<JobRecord, AgentError> {
-        FieldError::check_text("prompt", &args.prompt, MAX_PROMPT_BYTES).map_err(AgentError::InvalidField)?;
-        args.params.validate().map_err(AgentError::InvalidField)?;
-        if let Some(key) = &args.key {
-            FieldError::check_text("key", key, MAX_KEY_BYTES).map_err(AgentError::InvalidField)?;
-            if let Some(job_id) = self.keys.get(key) {
-                let record = self.get(job_id)?;
-                let same_prompt = self.prompts.get(&job_id).as_ref() == Some(&args.prompt);
-                let field = match (same_prompt, record.params == args.params) {
-                    (true, true) => return Ok(record),
-                    (false, _) => "prompt",
-                    (true, false) => "params",
-                };
-                return Err(AgentError::KeyReused { key: key.clone(), job_id, field: field.to_owned() });
-            }
+        args.validate().map_err(AgentError::InvalidField)?;
+        if let Some(key) = &args.key
+            && let Some(job_id) = self.keys.get(key)
+        {
+            let record = self.get(job_id)?;
+            let differs = [
+                ("prompt", self.prompts.get(&job_id).as_ref() != Some(&args.prompt)),
+                ("messages", self.messages.get(&job_id).map(|messages| messages.0) != args.messages),
+                ("params", record.params != args.params),
+            ];
+            return match differs.into_iter().find(|(_, differs)| *differs) {
+                None => Ok(record),
+                Some((field, _)) => {
+                    Err(AgentError::KeyReused { key: key.clone(), job_id, field: field.to_owned() })
+                }
+            };
         }
         let open_jobs = self.open_jobs();
         if open_jobs >= MAX_OPEN_JOBS {
@@ -124,6 +137,9 @@ impl Jobs {
             self.keys.insert(key.clone(), job_id);
         }
         self.prompts.insert(job_id, args.prompt);
+        if let Some(messages) = args.messages {
+            self.messages.insert(job_id, Cbor(messages));
+        }
         self.open.insert(job_id, ());
         self.entries.insert(job_id, Cbor(JobEntry { record: record.clone(), attempts: 0 }));
         Ok(record)
@@ -135,6 +151,7 @@ impl Jobs {
         let Some(record) = ended else { return };
         self.entries.remove(&record.job_id);
         self.prompts.remove(&record.job_id);
+        self.messages.remove(&record.job_id);
         for position in 0..record.counts.generated_tokens {
             self.tokens.remove(&(record.job_id, position));
         }
@@ -151,9 +168,12 @@ impl Jobs {
         self.entries.get(&job_id).map(|entry| entry.0.record).ok_or(AgentError::UnknownJob { job_id })
     }
 
-    /// A job's prompt.
-    pub fn prompt(&self, job_id: JobId) -> String {
-        self.prompts.get(&job_id).unwrap_or_default()
+    /// What a job goes on from.
+    pub fn input(&self, job_id: JobId) -> JobInput {
+        match self.messages.get(&job_id) {
+            Some(Cbor(messages)) => JobInput::Messages(messages),
+            None => JobInput::Text(self.prompts.get(&job_id).unwrap_or_default()),
+        }
     }
 
     /// Ids of the tokens that a job has generated.

@@ -4,22 +4,20 @@ use std::collections::BTreeMap;
 
 use ic_stable_structures::DefaultMemoryImpl;
 use proptest::prelude::*;
-use shared_types::agent::{FinishReason, GenerationParams, LoadError};
+use shared_types::agent::{
+    ChatRole, FinishReason, GenerationParams, LoadError, MAX_KEY_BYTES, MAX_PROMPT_BYTES,
+};
 
 use super::*;
 use crate::memory::Memories;
 
 fn open(memory: &DefaultMemoryImpl) -> Jobs {
     let it = Memories::of(memory.clone());
-    Jobs::open(it.jobs, it.open_jobs, it.prompts, it.tokens, it.keys, it.last_job)
+    Jobs::open(it.jobs, it.open_jobs, it.prompts, it.messages, it.tokens, it.keys, it.last_job)
 }
 
 fn args(prompt: &str, key: Option<&str>) -> SubmitJobArgs {
-    SubmitJobArgs {
-        prompt: prompt.to_owned(),
-        params: GenerationParams::default(),
-        key: key.map(str::to_owned),
-    }
+    SubmitJobArgs { prompt: prompt.to_owned(), key: key.map(str::to_owned), ..SubmitJobArgs::default() }
 }
 
 #[derive(Debug, Clone)]
@@ -187,8 +185,26 @@ fn the_oldest_ended_job_makes_room() {
     }
     assert_eq!(jobs.len(), MAX_STORED_JOBS);
     assert_eq!(jobs.get(first), Err(AgentError::UnknownJob { job_id: first }));
-    assert!(jobs.tokens(first).is_empty() && jobs.prompt(first).is_empty());
+    assert!(jobs.tokens(first).is_empty() && jobs.input(first) == JobInput::Text(String::new()));
     assert_ne!(jobs.submit(args("p", Some("first")), 0).unwrap().job_id, first, "the key is free again");
+}
+
+#[test]
+fn a_conversation_is_kept_with_its_job() {
+    let memory = DefaultMemoryImpl::default();
+    let conversation = |content: &str| SubmitJobArgs {
+        messages: Some(vec![ChatMessage { role: ChatRole::User, content: content.to_owned() }]),
+        ..args("", Some("talk"))
+    };
+    let id = open(&memory).submit(conversation("hello"), 0).unwrap().job_id;
+    let mut jobs = open(&memory);
+    assert_eq!(jobs.input(id), JobInput::Messages(conversation("hello").messages.unwrap()));
+    assert_eq!(jobs.submit(conversation("hello"), 1).unwrap().job_id, id);
+    let reused = |field: &str| {
+        Err(AgentError::KeyReused { key: "talk".to_owned(), job_id: id, field: field.to_owned() })
+    };
+    assert_eq!(jobs.submit(conversation("goodbye"), 1), reused("messages"));
+    assert_eq!(jobs.submit(args("hello", Some("talk")), 1), reused("prompt"));
 }
 
 #[test]

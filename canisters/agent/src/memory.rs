@@ -18,6 +18,7 @@ const STORED_SHARDS: MemoryId = MemoryId::new(8);
 const MANIFEST: MemoryId = MemoryId::new(9);
 /// Shard files: last, since it grows most.
 const SHARDS: MemoryId = MemoryId::new(10);
+const MESSAGES: MemoryId = MemoryId::new(11);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -29,6 +30,8 @@ pub struct Memories {
     pub open_jobs: Memory,
     /// Prompts by job.
     pub prompts: Memory,
+    /// Conversations by job, of jobs that have one in place of a prompt.
+    pub messages: Memory,
     /// Tokens by job and position.
     pub tokens: Memory,
     /// Jobs by idempotency key.
@@ -54,6 +57,7 @@ impl Memories {
             jobs: manager.get(JOBS),
             open_jobs: manager.get(OPEN_JOBS),
             prompts: manager.get(PROMPTS),
+            messages: manager.get(MESSAGES),
             tokens: manager.get(TOKENS),
             keys: manager.get(KEYS),
             last_job: manager.get(LAST_JOB),

@@ -34,6 +34,7 @@ impl State {
                 memories.jobs,
                 memories.open_jobs,
                 memories.prompts,
+                memories.messages,
                 memories.tokens,
                 memories.keys,
                 memories.last_job,

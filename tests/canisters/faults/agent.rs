@@ -13,7 +13,14 @@ use shared_types::agent::{
 const PROMPT: &str = "Once upon a fox";
 
 fn params(max_tokens: u32) -> GenerationParams {
-    GenerationParams { max_tokens, temperature: 0.9, top_k: Some(50), top_p: Some(0.95), seed: 7 }
+    GenerationParams {
+        max_tokens,
+        temperature: 0.9,
+        top_k: Some(50),
+        top_p: Some(0.95),
+        seed: 7,
+        ..GenerationParams::default()
+    }
 }
 
 /// Tokens and text of the scenario's job, as the engine gives them natively.
@@ -24,7 +31,12 @@ fn expected() -> &'static (Vec<u32>, String) {
 
 /// Submits the job under its key until the agent has accepted it, as a client does that gets no answer.
 fn submit(network: &Network, agent: &Agent) -> JobRecord {
-    let args = SubmitJobArgs { prompt: PROMPT.to_owned(), params: params(6), key: Some("tale".to_owned()) };
+    let args = SubmitJobArgs {
+        prompt: PROMPT.to_owned(),
+        params: params(6),
+        key: Some("tale".to_owned()),
+        ..SubmitJobArgs::default()
+    };
     network.wait_for("the job's acceptance", || {
         let answer = network.try_update(owner(), agent.id, "submit_job", (args.clone(),));
         let record: Result<JobRecord, AgentError> = answer.ok()?;
