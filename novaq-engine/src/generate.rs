@@ -45,6 +45,8 @@ pub enum FinishReason {
     Length,
     /// The context window is full.
     Context,
+    /// The text came to a stop string, which only [`TextGeneration`](crate::text::TextGeneration) looks for.
+    StopString,
 }
 
 /// What a step ended with.
@@ -96,9 +98,10 @@ impl Generation {
         if request.max_tokens == 0 {
             return Err(GenerationError::NoTokens);
         }
-        let sampler = Sampler::new(request.sampling)?;
+        let sampler = Sampler::new(request.sampling.clone())?;
         let context = model.config().max_position_embeddings;
         let vocab_size = model.config().vocab_size;
+        request.sampling.validate_vocabulary(vocab_size)?;
         let tokens: Vec<u32> = request.prompt.iter().chain(generated).copied().collect();
         if request.prompt.len() >= context || tokens.len() > context {
             return Err(ModelError::Context { positions: tokens.len() + 1, context }.into());
@@ -124,6 +127,11 @@ impl Generation {
     /// The request.
     pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// Why there will be no more tokens, if that is so.
+    pub fn finished(&self) -> Option<FinishReason> {
+        self.finished
     }
 
     /// Positions in the cache: what an interruption would have to compute again.
@@ -166,7 +174,7 @@ impl Generation {
                 self.spare = Some(pass);
                 continue;
             }
-            let token = self.sampler.sample(pass.logits(), self.tokens.len() as u64)?;
+            let token = self.sampler.sample(pass.logits(), &self.tokens)?;
             self.spare = Some(pass);
             self.tokens.push(token);
             self.finished = self.finish_reason(model);

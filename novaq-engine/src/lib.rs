@@ -10,4 +10,5 @@ pub mod kernel;
 pub mod model;
 pub mod sampler;
 pub mod synth;
+pub mod text;
 pub mod tokenizer;

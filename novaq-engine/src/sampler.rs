@@ -1,14 +1,26 @@
 //! Sampling: which token follows, given the logits.
 //!
-//! The order is that of Hugging Face transformers: temperature, top-k, top-p. All sums run in one fixed order and `exp`
-//! comes from the `libm` crate, so that every target draws the same token. Randomness depends on the seed and the
-//! token's position only: a job that resumes at a position needs no saved state.
+//! The order is that of Hugging Face transformers: logit bias, repetition penalty, temperature, top-k, top-p, min-p. All
+//! sums run in one fixed order and `exp` comes from the `libm` crate, so that every target draws the same token. A draw
+//! depends on the parameters, the seed and the tokens so far only: a job that resumes needs no saved state.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+/// Most tokens whose logits can be biased.
+pub const MAX_LOGIT_BIASES: usize = 1_024;
+
+/// What can be added to a logit at most, up or down.
+pub const MAX_LOGIT_BIAS: f32 = 1_000.0;
+
+/// Smallest and largest repetition penalty.
+pub const REPETITION_PENALTIES: RangeInclusive<f32> = 0.01..=100.0;
+
 /// How to sample.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Divides the logits; 0 takes the most probable token.
     pub temperature: f32,
@@ -16,6 +28,16 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// Only the most probable tokens that together reach this probability are considered; 1 considers all.
     pub top_p: f32,
+    /// Only tokens at least this probable relative to the most probable one are considered; 0 considers all
+    /// (`MinPLogitsWarper` of transformers; <https://arxiv.org/abs/2407.01082>).
+    pub min_p: f32,
+    /// Divides the positive logits of tokens that occur before, prompt included, and multiplies the negative ones; 1
+    /// changes nothing (`RepetitionPenaltyLogitsProcessor` of transformers; <https://arxiv.org/abs/1909.05858>).
+    pub repetition_penalty: f32,
+    /// How many tokens at the end of the text the penalty looks at; 0 for all.
+    pub repetition_window: u32,
+    /// Ids of tokens and what is added to their logits, each token once.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Equal seeds draw equal tokens.
     pub seed: u64,
 }
@@ -23,7 +45,16 @@ pub struct SamplingParams {
 impl Default for SamplingParams {
     /// The most probable token, always.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            repetition_window: 0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -41,7 +72,8 @@ impl SamplingParams {
     /// Checks that every parameter is in its range.
     ///
     /// # Errors
-    /// If the temperature is negative or not finite, or top-p is not in (0, 1].
+    /// If the temperature is negative or not finite, top-p is not in (0, 1], min-p not in [0, 1], the penalty not
+    /// within [`REPETITION_PENALTIES`], or there are too many, too large or repeated logit biases.
     pub fn validate(&self) -> Result<(), SamplingError> {
         if !self.temperature.is_finite() || self.temperature < 0.0 {
             let reason = format!("{} is not a finite number of at least 0", self.temperature);
@@ -51,7 +83,48 @@ impl SamplingParams {
             let reason = format!("{} is not above 0 and at most 1", self.top_p);
             return Err(SamplingError { field: "top_p", reason });
         }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            let reason = format!("{} is not within 0 and 1", self.min_p);
+            return Err(SamplingError { field: "min_p", reason });
+        }
+        if !REPETITION_PENALTIES.contains(&self.repetition_penalty) {
+            let (least, most) = (REPETITION_PENALTIES.start(), REPETITION_PENALTIES.end());
+            let reason = format!("{} is not within {least} and {most}", self.repetition_penalty);
+            return Err(SamplingError { field: "repetition_penalty", reason });
+        }
+        self.validate_logit_bias().map_err(|reason| SamplingError { field: "logit_bias", reason })
+    }
+
+    fn validate_logit_bias(&self) -> Result<(), String> {
+        if self.logit_bias.len() > MAX_LOGIT_BIASES {
+            return Err(format!("{} tokens, at most {MAX_LOGIT_BIASES} are allowed", self.logit_bias.len()));
+        }
+        let mut seen = BTreeSet::new();
+        for (token, bias) in &self.logit_bias {
+            if !(-MAX_LOGIT_BIAS..=MAX_LOGIT_BIAS).contains(bias) {
+                return Err(format!(
+                    "{bias} for token {token} is not within -{MAX_LOGIT_BIAS} and {MAX_LOGIT_BIAS}"
+                ));
+            }
+            if !seen.insert(token) {
+                return Err(format!("token {token} is there twice"));
+            }
+        }
         Ok(())
+    }
+
+    /// Checks that every token that is named is one of a vocabulary.
+    ///
+    /// # Errors
+    /// If the logit of a token that does not exist is to be changed.
+    pub fn validate_vocabulary(&self, vocab_size: usize) -> Result<(), SamplingError> {
+        match self.logit_bias.iter().find(|&&(token, _)| token as usize >= vocab_size) {
+            Some((token, _)) => {
+                let reason = format!("there is no token {token}, the vocabulary has {vocab_size}");
+                Err(SamplingError { field: "logit_bias", reason })
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -70,11 +143,15 @@ impl Candidate {
     }
 }
 
-/// Draws tokens with fixed parameters; keeps its buffer between calls.
+/// Draws tokens with fixed parameters; keeps its buffers between calls, nothing else.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
     candidates: Vec<Candidate>,
+    /// Logits with bias and penalty, where there is any.
+    adjusted: Vec<f32>,
+    /// A bit for each token of the vocabulary: whether it was penalized.
+    penalized: Vec<u64>,
 }
 
 /// The nucleus is looked for among this many candidates first, then among four times as many.
@@ -87,7 +164,7 @@ impl Sampler {
     /// If a parameter is out of its range.
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
-        Ok(Self { params, candidates: Vec::new() })
+        Ok(Self { params, candidates: Vec::new(), adjusted: Vec::new(), penalized: Vec::new() })
     }
 
     /// The parameters of this sampler.
@@ -95,15 +172,68 @@ impl Sampler {
         &self.params
     }
 
-    /// Draws the token at `position` of a sequence from its `logits` (`[vocabulary]`).
+    /// Draws the token that follows `tokens`, prompt included, from its `logits` (`[vocabulary]`).
     ///
     /// # Errors
-    /// If there are no logits, or one of them is not finite.
-    pub fn sample(&mut self, logits: &[f32], position: u64) -> Result<u32, SamplingError> {
+    /// If there are no logits, one of them is not finite, or a token has none.
+    pub fn sample(&mut self, logits: &[f32], tokens: &[u32]) -> Result<u32, SamplingError> {
         if let Some(id) = logits.iter().position(|logit| !logit.is_finite()) {
             let reason = format!("the one of token {id} is {}", logits[id]);
             return Err(SamplingError { field: "logits", reason });
         }
+        if self.params.logit_bias.is_empty() && self.params.repetition_penalty == 1.0 {
+            return self.choose(logits, tokens.len() as u64);
+        }
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        let chosen = self
+            .adjust(logits, tokens, &mut adjusted)
+            .and_then(|()| self.choose(&adjusted, tokens.len() as u64));
+        self.adjusted = adjusted;
+        chosen
+    }
+
+    /// Fills `adjusted` with the logits as bias and penalty leave them, all of them finite.
+    fn adjust(
+        &mut self,
+        logits: &[f32],
+        tokens: &[u32],
+        adjusted: &mut Vec<f32>,
+    ) -> Result<(), SamplingError> {
+        self.params.validate_vocabulary(logits.len())?;
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        for &(token, bias) in &self.params.logit_bias {
+            let logit = &mut adjusted[token as usize];
+            *logit = (*logit + bias).clamp(f32::MIN, f32::MAX);
+        }
+        let penalty = self.params.repetition_penalty;
+        if penalty == 1.0 {
+            return Ok(());
+        }
+        let window = match self.params.repetition_window as usize {
+            0 => tokens,
+            window => &tokens[tokens.len().saturating_sub(window)..],
+        };
+        self.penalized.clear();
+        self.penalized.resize(logits.len().div_ceil(64), 0);
+        for &token in window {
+            let Some(logit) = adjusted.get_mut(token as usize) else {
+                let reason = format!("token {token} of the text has none");
+                return Err(SamplingError { field: "logits", reason });
+            };
+            let bit = 1 << (token % 64);
+            let word = &mut self.penalized[token as usize / 64];
+            if *word & bit == 0 {
+                *word |= bit;
+                let changed = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+                *logit = changed.clamp(f32::MIN, f32::MAX);
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws the token at `position` from logits that are final and finite.
+    fn choose(&mut self, logits: &[f32], position: u64) -> Result<u32, SamplingError> {
         let mut best = 0;
         for (id, logit) in logits.iter().enumerate() {
             if *logit > logits[best] {
@@ -125,8 +255,8 @@ impl Sampler {
         libm::exp((f64::from(logit) - f64::from(max)) / f64::from(self.params.temperature))
     }
 
-    /// Fills `candidates` with what top-k and top-p leave. They are in the order of the ids if both are off, otherwise in
-    /// the order of their probability.
+    /// Fills `candidates` with what top-k, top-p and min-p leave. They are in the order of the ids if top-k and top-p are
+    /// off, otherwise in the order of their probability.
     fn keep(&mut self, logits: &[f32], max: f32) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
@@ -160,6 +290,11 @@ impl Sampler {
                 }
             };
             candidates.truncate(nucleus);
+        }
+        if self.params.min_p > 0.0 {
+            let least = f64::from(self.params.min_p);
+            // The most probable token has the weight 1, so one is always left.
+            candidates.retain(|candidate| self.weight(candidate.logit, max) >= least);
         }
         self.candidates = candidates;
     }
@@ -195,8 +330,6 @@ fn uniform(seed: u64, position: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -207,8 +340,8 @@ mod tests {
         prop_oneof![vec(-30.0..30.0f32, 1..300), vec((-4..4i8).prop_map(f32::from), 1..300)]
     }
 
-    fn kept(params: SamplingParams, logits: &[f32]) -> Vec<u32> {
-        let mut sampler = Sampler::new(params).unwrap();
+    fn kept(params: &SamplingParams, logits: &[f32]) -> Vec<u32> {
+        let mut sampler = Sampler::new(params.clone()).unwrap();
         sampler.keep(logits, logits.iter().copied().fold(f32::MIN, f32::max));
         sampler.candidates.iter().map(|candidate| candidate.id).collect()
     }
@@ -224,7 +357,7 @@ mod tests {
         fn top_k_keeps_the_k_best(logits in logits(), top_k in 1..350u32) {
             let params = SamplingParams { temperature: 1.0, top_k, ..SamplingParams::default() };
             let expected: BTreeSet<u32> = sorted_ids(&logits).into_iter().take(top_k as usize).collect();
-            prop_assert_eq!(kept(params, &logits).into_iter().collect::<BTreeSet<_>>(), expected);
+            prop_assert_eq!(kept(&params, &logits).into_iter().collect::<BTreeSet<_>>(), expected);
         }
 
         #[test]
@@ -234,14 +367,14 @@ mod tests {
             temperature in 0.1..3.0f32,
             top_k in 0..350u32,
         ) {
-            let params = SamplingParams { temperature, top_k, top_p, seed: 0 };
+            let params = SamplingParams { temperature, top_k, top_p, ..SamplingParams::default() };
             let mut order = sorted_ids(&logits);
             if top_k > 0 {
                 order.truncate(top_k as usize);
             }
             let weight = |id: u32| ((f64::from(logits[id as usize]) - 30.0) / f64::from(temperature)).exp();
             let total: f64 = order.iter().map(|&id| weight(id)).sum();
-            let kept = kept(params, &logits);
+            let kept = kept(&params, &logits);
             prop_assert_eq!(&kept[..], &order[..kept.len()]);
             let mass = |ids: &[u32]| ids.iter().map(|&id| weight(id)).sum::<f64>() / total;
             prop_assert!(mass(&kept) >= f64::from(top_p) - 1e-4);
@@ -250,24 +383,71 @@ mod tests {
 
         #[test]
         fn what_is_drawn_was_kept(
-            logits in logits(), top_k in 0..20u32, top_p in 0.1..1.0f32, seed: u64, position: u64,
+            logits in logits(), top_k in 0..20u32, top_p in 0.1..1.0f32, min_p in 0.0..1.0f32, seed: u64,
+            position in 0..1_000usize,
         ) {
-            let params = SamplingParams { temperature: 0.8, top_k, top_p, seed };
-            let drawn = Sampler::new(params).unwrap().sample(&logits, position).unwrap();
-            prop_assert!(kept(params, &logits).contains(&drawn));
-            // A fresh sampler and one that has worked draw alike: there is no state.
-            let mut used = Sampler::new(params).unwrap();
-            used.sample(&logits, position.wrapping_add(1)).unwrap();
-            prop_assert_eq!(used.sample(&logits, position).unwrap(), drawn);
+            let params =
+                SamplingParams { temperature: 0.8, top_k, top_p, min_p, seed, ..SamplingParams::default() };
+            let drawn = Sampler::new(params.clone()).unwrap().sample(&logits, &vec![0; position]).unwrap();
+            prop_assert!(kept(&params, &logits).contains(&drawn));
+        }
+
+        #[test]
+        fn min_p_keeps_what_is_probable_enough(
+            logits in logits(), min_p in 0.001..1.0f32, temperature in 0.1..3.0f32,
+        ) {
+            let params = SamplingParams { temperature, min_p, ..SamplingParams::default() };
+            let kept = kept(&params, &logits);
+            let max = logits.iter().copied().fold(f32::MIN, f32::max);
+            for (id, logit) in (0..).zip(&logits) {
+                let relative = ((f64::from(*logit) - f64::from(max)) / f64::from(temperature)).exp();
+                if (relative - f64::from(min_p)).abs() > 1e-9 {
+                    prop_assert_eq!(kept.contains(&id), relative > f64::from(min_p));
+                }
+            }
+            prop_assert!(kept.contains(&sorted_ids(&logits)[0]));
+        }
+
+        /// The obvious implementation of bias and penalty, and a sampler that has worked before: there is no state.
+        #[test]
+        fn bias_and_penalty_change_the_logits(
+            logits in vec(-30.0..30.0f32, 40),
+            tokens in vec(0..40u32, 0..60),
+            biases in prop::collection::btree_map(0..40u32, -50.0..50.0f32, 0..10),
+            penalty in 0.5..2.0f32,
+            repetition_window in 0..70u32,
+            temperature in prop_oneof![Just(0.0f32), Just(0.8)],
+            seed: u64,
+        ) {
+            let mut expected = logits.clone();
+            for (token, bias) in &biases {
+                expected[*token as usize] += bias;
+            }
+            let seen = tokens.len().saturating_sub(if repetition_window == 0 { 100 } else { repetition_window as usize });
+            for token in tokens[seen..].iter().collect::<BTreeSet<_>>() {
+                let logit = &mut expected[*token as usize];
+                *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            }
+            let plain = SamplingParams { temperature, seed, ..SamplingParams::default() };
+            let params = SamplingParams {
+                repetition_penalty: penalty,
+                repetition_window,
+                logit_bias: biases.into_iter().collect(),
+                ..plain.clone()
+            };
+            let drawn = Sampler::new(plain).unwrap().sample(&expected, &tokens).unwrap();
+            let mut sampler = Sampler::new(params).unwrap();
+            sampler.sample(&expected, &[1, 2, 3]).unwrap();
+            prop_assert_eq!(sampler.sample(&logits, &tokens).unwrap(), drawn);
         }
 
         #[test]
         fn temperature_0_is_greedy(logits in logits(), top_k in 0..20u32, seed: u64) {
-            let params = SamplingParams { temperature: 0.0, top_k, top_p: 0.5, seed };
-            let drawn = Sampler::new(params).unwrap().sample(&logits, 3).unwrap();
+            let params = SamplingParams { top_k, top_p: 0.5, seed, ..SamplingParams::default() };
+            let drawn = Sampler::new(params.clone()).unwrap().sample(&logits, &[0; 3]).unwrap();
             prop_assert_eq!(drawn, sorted_ids(&logits)[0]);
             let cold = SamplingParams { temperature: f32::MIN_POSITIVE, top_k: 1, ..params };
-            prop_assert_eq!(Sampler::new(cold).unwrap().sample(&logits, 3).unwrap(), drawn);
+            prop_assert_eq!(Sampler::new(cold).unwrap().sample(&logits, &[0; 3]).unwrap(), drawn);
         }
 
         #[test]
@@ -277,8 +457,58 @@ mod tests {
         ) {
             let at = at.index(logits.len());
             logits[at] = bad;
-            let error = Sampler::new(SamplingParams::default()).unwrap().sample(&logits, 0).unwrap_err();
+            let error = Sampler::new(SamplingParams::default()).unwrap().sample(&logits, &[]).unwrap_err();
             prop_assert_eq!(error.to_string(), format!("sampling `logits`: the one of token {at} is {bad}"));
+        }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Reference {
+        temperature: f32,
+        top_k: u32,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        repetition_window: u32,
+        logit_bias: Vec<(u32, f32)>,
+        logits: Vec<f32>,
+        tokens: Vec<u32>,
+        probabilities: std::collections::BTreeMap<u32, f64>,
+    }
+
+    #[test]
+    fn probabilities_are_those_of_transformers() {
+        let cases: Vec<Reference> =
+            serde_json::from_str(include_str!("../tests/fixtures/sampling.json")).unwrap();
+        assert_eq!(cases.len(), 48);
+        for case in cases {
+            let mut sampler = Sampler::new(SamplingParams {
+                temperature: case.temperature,
+                top_k: case.top_k,
+                top_p: case.top_p,
+                min_p: case.min_p,
+                repetition_penalty: case.repetition_penalty,
+                repetition_window: case.repetition_window,
+                logit_bias: case.logit_bias,
+                seed: 0,
+            })
+            .unwrap();
+            let mut adjusted = Vec::new();
+            sampler.adjust(&case.logits, &case.tokens, &mut adjusted).unwrap();
+            let max = adjusted.iter().copied().fold(f32::MIN, f32::max);
+            sampler.keep(&adjusted, max);
+            let weights: Vec<(u32, f64)> =
+                sampler.candidates.iter().map(|c| (c.id, sampler.weight(c.logit, max))).collect();
+            let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+            // The fixture has seven digits.
+            for (id, weight) in &weights {
+                let expected = case.probabilities.get(id);
+                assert!(
+                    expected.is_some_and(|p| (p - weight / total).abs() < 1e-6),
+                    "{id}: {weight} {expected:?}"
+                );
+            }
+            assert_eq!(weights.len(), case.probabilities.len());
         }
     }
 
@@ -288,8 +518,9 @@ mod tests {
         let mut sampler = Sampler::new(params).unwrap();
         let logits = [2.0 * 0.1f32.ln(), 2.0 * 0.2f32.ln(), 2.0 * 0.7f32.ln()];
         let mut counts = [0; 3];
+        let before = vec![0; 20_000];
         for position in 0..20_000 {
-            counts[sampler.sample(&logits, position).unwrap() as usize] += 1;
+            counts[sampler.sample(&logits, &before[..position]).unwrap() as usize] += 1;
         }
         // Within four standard deviations of the binomial distribution.
         for (count, probability) in counts.into_iter().zip([0.1f64, 0.2, 0.7]) {
@@ -314,9 +545,26 @@ mod tests {
             let params = SamplingParams { top_p, ..SamplingParams::default() };
             assert_eq!(params.validate().unwrap_err().field, "top_p");
         }
-        assert_eq!(
-            Sampler::new(SamplingParams::default()).unwrap().sample(&[], 0).unwrap_err().field,
-            "logits"
-        );
+        for min_p in [-0.1, 1.5, f32::NAN] {
+            let params = SamplingParams { min_p, ..SamplingParams::default() };
+            assert_eq!(params.validate().unwrap_err().field, "min_p");
+        }
+        for repetition_penalty in [0.0, -1.0, 101.0, f32::NAN] {
+            let params = SamplingParams { repetition_penalty, ..SamplingParams::default() };
+            assert_eq!(params.validate().unwrap_err().field, "repetition_penalty");
+        }
+        let biased = |logit_bias| SamplingParams { logit_bias, ..SamplingParams::default() };
+        for logit_bias in [vec![(1, f32::NAN)], vec![(1, 1_001.0)], vec![(1, 0.0), (1, 2.0)]] {
+            assert_eq!(biased(logit_bias).validate().unwrap_err().field, "logit_bias");
+        }
+        let many: Vec<(u32, f32)> = (0..=MAX_LOGIT_BIASES as u32).map(|token| (token, 1.0)).collect();
+        assert_eq!(biased(many[1..].to_vec()).validate(), Ok(()));
+        assert_eq!(biased(many).validate().unwrap_err().field, "logit_bias");
+        let mut sampler = Sampler::new(biased(vec![(3, 1.0)])).unwrap();
+        assert_eq!(sampler.sample(&[1.0; 3], &[]).unwrap_err().field, "logit_bias");
+        let penalty = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::default() };
+        assert_eq!(Sampler::new(penalty).unwrap().sample(&[1.0], &[1]).unwrap_err().field, "logits");
+        let mut sampler = Sampler::new(SamplingParams::default()).unwrap();
+        assert_eq!(sampler.sample(&[], &[]).unwrap_err().field, "logits");
     }
 }

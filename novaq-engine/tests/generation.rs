@@ -11,10 +11,12 @@ use novaq_engine::model::{
     TensorSource, Variant,
 };
 use novaq_engine::sampler::SamplingParams;
+use novaq_engine::text::{TextError, TextEvent, TextGeneration};
 use proptest::prelude::*;
 
 fn request(prompt: &[u32], max_tokens: usize, seed: u64) -> Request {
-    let sampling = SamplingParams { temperature: 1.0, top_k: 40, top_p: 0.95, seed };
+    let sampling =
+        SamplingParams { temperature: 1.0, top_k: 40, top_p: 0.95, seed, ..SamplingParams::default() };
     Request { prompt: prompt.to_vec(), max_tokens, sampling, stop_tokens: Vec::new() }
 }
 
@@ -253,6 +255,58 @@ fn a_generation_ends_for_a_reason() {
     assert!(reason == FinishReason::Stop || (tokens.len(), reason) == (6, FinishReason::Context));
 }
 
+/// Everything that looks at the tokens so far or at the text: a text that is taken up again ends alike.
+#[test]
+fn a_text_resumes_with_every_parameter() {
+    let loaded = model(config(), 5);
+    let sampling = SamplingParams {
+        min_p: 0.02,
+        repetition_penalty: 1.4,
+        repetition_window: 6,
+        logit_bias: vec![(65, 1.5), (66, -3.0)],
+        ..request(&[], 0, 3).sampling
+    };
+    let request = Request { sampling, ..request(&b"a tale of".map(u32::from), 40, 3) };
+    let whole = |stop: &[String]| {
+        let mut text = TextGeneration::new(&loaded, request.clone(), stop).unwrap();
+        let mut pieces = String::new();
+        while text.finished().is_none() {
+            match text.advance(&loaded, &mut Budget::new(3)).unwrap() {
+                TextEvent::Token(_, piece) => pieces.push_str(&piece),
+                TextEvent::Paused => {}
+                TextEvent::Finished(reason) => panic!("{reason:?} was known before"),
+            }
+        }
+        let reason = text.finished().unwrap();
+        assert_eq!(text.advance(&loaded, &mut Budget::new(0)), Ok(TextEvent::Finished(reason)));
+        assert_eq!(text.text(), pieces);
+        (text.generated().to_vec(), pieces, reason)
+    };
+    let (tokens, text, reason) = whole(&[]);
+    assert_eq!(text, loaded.tokenizer.decode(&tokens, true).unwrap());
+    assert_ne!(reason, FinishReason::StopString);
+    let letters: Vec<char> = text.chars().collect();
+    for at in 0..letters.len().saturating_sub(3) {
+        let stop = vec![letters[at..at + 3].iter().collect::<String>(), "never said".to_owned()];
+        let expected = whole(&stop);
+        assert_eq!(expected.2, FinishReason::StopString);
+        assert_eq!(expected.1, text[..text.find(&stop[0]).unwrap()]);
+        assert_eq!(expected.0, tokens[..expected.0.len()]);
+        for taken_up in 0..=expected.0.len() {
+            let begun = &expected.0[..taken_up];
+            let mut resumed = TextGeneration::resume(&loaded, request.clone(), &stop, begun).unwrap();
+            while resumed.finished().is_none() {
+                resumed.advance(&loaded, &mut Budget::unlimited()).unwrap();
+            }
+            let ended =
+                (resumed.generated().to_vec(), resumed.text().to_owned(), resumed.finished().unwrap());
+            assert_eq!(ended, expected);
+        }
+    }
+    let refused = TextGeneration::new(&loaded, request, &[String::new()]).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, TextError::StopStrings { .. }));
+}
+
 #[test]
 fn requests_that_make_no_sense_are_refused() {
     let model = model(config(), 5).model;
@@ -263,6 +317,9 @@ fn requests_that_make_no_sense_are_refused() {
     assert_eq!(refused(request(&[257], 1, 0)), token);
     assert!(matches!(refused(request(&[1; 96], 1, 0)), GenerationError::Model(ModelError::Context { .. })));
     let hot = SamplingParams { temperature: f32::NAN, ..request(&[1], 1, 0).sampling };
+    let biased = SamplingParams { logit_bias: vec![(257, 1.0)], ..SamplingParams::default() };
+    let refusal = refused(Request { sampling: biased, ..request(&[1], 1, 0) });
+    assert_eq!(refusal.to_string(), "sampling `logit_bias`: there is no token 257, the vocabulary has 257");
     assert!(matches!(
         refused(Request { sampling: hot, ..request(&[1], 1, 0) }),
         GenerationError::Sampling(_)

@@ -99,6 +99,7 @@ impl Artifact {
             top_k: params.top_k.unwrap_or(0),
             top_p: params.top_p.unwrap_or(1.0),
             seed: params.seed,
+            ..SamplingParams::default()
         };
         let max_tokens = params.max_tokens as usize;
         let request = Request { prompt, max_tokens, sampling, stop_tokens: Vec::new() };

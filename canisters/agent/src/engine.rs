@@ -4,11 +4,13 @@
 //! before it, since the engine's numbers depend neither on how the work was cut nor on a random state.
 
 use novaq_engine::artifact::{ArtifactError, LoadedModel, Loader};
-use novaq_engine::generate::{Event, FinishReason as EngineFinish, Generation, GenerationError, Request};
+use novaq_engine::generate::{FinishReason as EngineFinish, Request};
 use novaq_engine::model::Budget;
-use novaq_engine::sampler::SamplingParams;
-use novaq_engine::tokenizer::{DecodeStream, TokenizerError};
-use shared_types::agent::{FinishReason, GenerationParams, JobFailure, JobId, JobState, LoadError};
+use novaq_engine::sampler::{self, SamplingParams};
+use novaq_engine::text::{self, TextError, TextEvent, TextGeneration};
+use shared_types::agent::{
+    self, FinishReason, GenerationParams, JobFailure, JobId, JobState, LoadError, LogitBias,
+};
 
 use crate::jobs::{JobInput, Jobs};
 use crate::store::ModelStore;
@@ -28,8 +30,7 @@ pub struct Engine {
 struct Current {
     job_id: JobId,
     prompt_tokens: u32,
-    generation: Generation,
-    text: DecodeStream,
+    generation: TextGeneration,
 }
 
 /// Whether a slice may take another step: the meter counts instructions of this message, and a step is taken only if
@@ -148,7 +149,7 @@ impl Current {
         let prompt = match jobs.input(job_id) {
             JobInput::Text(text) => tokenizer
                 .encode_prompt(&text, model.config().bos_token_id)
-                .map_err(|error| tokenizer_failure(&error))?,
+                .map_err(|error| failure(&error.into()))?,
             JobInput::Messages(_) => {
                 let reason = "the model has no chat template".to_owned();
                 return Err(JobFailure::ChatTemplate { reason });
@@ -160,18 +161,16 @@ impl Current {
             return Err(JobFailure::PromptTooLong { tokens: prompt_tokens, context: context as u32 });
         }
         let generated = jobs.tokens(job_id);
-        let mut text = tokenizer.decode_stream(true);
-        for &token in &generated {
-            text.push(tokenizer, token).map_err(|error| tokenizer_failure(&error))?;
-        }
         let request = Request {
             prompt,
             max_tokens: record.params.max_tokens as usize,
             sampling: sampling(&record.params),
             stop_tokens: Vec::new(),
         };
-        let generation = Generation::resume(model, request, &generated).map_err(|error| failure(&error))?;
-        Ok(Self { job_id, prompt_tokens, generation, text })
+        let stop = record.params.stop.unwrap_or_default();
+        let generation = TextGeneration::resume(loaded, request, &stop, &generated);
+        let generation = generation.map_err(|error| failure(&error))?;
+        Ok(Self { job_id, prompt_tokens, generation })
     }
 
     /// Generates until the pace says stop; returns why generation ended, if it has.
@@ -181,33 +180,15 @@ impl Current {
         pace: &mut Pace,
         tokens: &mut Vec<(u32, String)>,
     ) -> Result<Option<FinishReason>, JobFailure> {
-        let LoadedModel { model, tokenizer } = loaded;
         loop {
-            match self
-                .generation
-                .advance(model, &mut Budget::new(ONE_LAYER))
-                .map_err(|error| failure(&error))?
-            {
-                Event::Token(id) => {
-                    let text = self.text.push(tokenizer, id).map_err(|error| tokenizer_failure(&error))?;
-                    tokens.push((id, text));
-                    // An end is reported without further work. It must be known in the message of the last token, to
-                    // which the text that was held back belongs.
-                    let event = self
-                        .generation
-                        .advance(model, &mut Budget::new(0))
-                        .map_err(|error| failure(&error))?;
-                    if let Event::Finished(reason) = event {
-                        let rest =
-                            self.text.clone().finish(tokenizer).map_err(|error| tokenizer_failure(&error))?;
-                        if let Some((_, text)) = tokens.last_mut() {
-                            text.push_str(&rest);
-                        }
-                        return Ok(Some(finish_reason(reason)));
-                    }
-                }
-                Event::Paused => {}
-                Event::Finished(reason) => return Ok(Some(finish_reason(reason))),
+            let event = self.generation.advance(loaded, &mut Budget::new(ONE_LAYER));
+            match event.map_err(|error| failure(&error))? {
+                TextEvent::Token(id, text) => tokens.push((id, text)),
+                TextEvent::Paused | TextEvent::Finished(_) => {}
+            }
+            // An end must be known in the message of the last token, to which the text that was held back belongs.
+            if let Some(reason) = self.generation.finished() {
+                return Ok(Some(finish_reason(reason)));
             }
             if !pace.may_go_on() {
                 return Ok(None);
@@ -216,12 +197,28 @@ impl Current {
     }
 }
 
-/// The engine's form of the parameters: it takes 0 for "all" in top-k and 1 in top-p.
-fn sampling(params: &GenerationParams) -> SamplingParams {
+// What the interface promises is what the engine takes.
+const _: () = {
+    assert!(agent::MAX_LOGIT_BIASES == sampler::MAX_LOGIT_BIASES);
+    assert!(agent::MAX_LOGIT_BIAS == sampler::MAX_LOGIT_BIAS);
+    assert!(*agent::REPETITION_PENALTIES.start() == *sampler::REPETITION_PENALTIES.start());
+    assert!(*agent::REPETITION_PENALTIES.end() == *sampler::REPETITION_PENALTIES.end());
+    assert!(agent::MAX_STOP_STRINGS == text::MAX_STOP_STRINGS);
+    assert!(agent::MAX_STOP_STRING_BYTES == text::MAX_STOP_STRING_BYTES);
+};
+
+/// The engine's form of the parameters: what is left out has the value that changes nothing.
+pub fn sampling(params: &GenerationParams) -> SamplingParams {
+    let biases = params.logit_bias.iter().flatten();
+    let none = SamplingParams::default();
     SamplingParams {
         temperature: params.temperature,
-        top_k: params.top_k.unwrap_or(0),
-        top_p: params.top_p.unwrap_or(1.0),
+        top_k: params.top_k.unwrap_or(none.top_k),
+        top_p: params.top_p.unwrap_or(none.top_p),
+        min_p: params.min_p.unwrap_or(none.min_p),
+        repetition_penalty: params.repetition_penalty.unwrap_or(none.repetition_penalty),
+        repetition_window: params.repetition_window.unwrap_or(none.repetition_window),
+        logit_bias: biases.map(|&LogitBias { token, bias }| (token, bias)).collect(),
         seed: params.seed,
     }
 }
@@ -231,14 +228,11 @@ fn finish_reason(reason: EngineFinish) -> FinishReason {
         EngineFinish::Stop => FinishReason::EndOfText,
         EngineFinish::Length => FinishReason::MaxTokens,
         EngineFinish::Context => FinishReason::ContextFull,
+        EngineFinish::StopString => FinishReason::StopString,
     }
 }
 
-fn failure(error: &GenerationError) -> JobFailure {
-    JobFailure::Engine { reason: error.to_string() }
-}
-
-fn tokenizer_failure(error: &TokenizerError) -> JobFailure {
+fn failure(error: &TextError) -> JobFailure {
     JobFailure::Engine { reason: error.to_string() }
 }
 

@@ -130,20 +130,25 @@ fn submit(agent: &mut Agent, prompt: &str, params: &GenerationParams) -> JobId {
 }
 
 /// The engine's own tokens and text, in one go.
-fn reference(artifact: &Artifact, prompt: &str, params: &GenerationParams) -> (Vec<u32>, String) {
+fn reference(
+    artifact: &Artifact,
+    prompt: &str,
+    params: &GenerationParams,
+) -> (Vec<u32>, String, Option<FinishReason>) {
     let manifest = Arc::new(artifact.manifest.clone());
-    let LoadedModel { model, tokenizer } = Loader::load(manifest, &Shards(artifact.shards.clone())).unwrap();
+    let loaded = Loader::load(manifest, &Shards(artifact.shards.clone())).unwrap();
     let request = Request {
-        prompt: tokenizer.encode_prompt(prompt, model.config().bos_token_id).unwrap(),
+        prompt: loaded.tokenizer.encode_prompt(prompt, loaded.model.config().bos_token_id).unwrap(),
         max_tokens: params.max_tokens as usize,
         sampling: sampling(params),
         stop_tokens: vec![],
     };
-    let mut generation = Generation::new(&model, request).unwrap();
-    while !matches!(generation.advance(&model, &mut Budget::unlimited()).unwrap(), Event::Finished(_)) {}
-    let tokens = generation.generated().to_vec();
-    let text = tokenizer.decode(&tokens, true).unwrap();
-    (tokens, text)
+    let stop = params.stop.clone().unwrap_or_default();
+    let mut generation = TextGeneration::new(&loaded, request, &stop).unwrap();
+    while generation.finished().is_none() {
+        generation.advance(&loaded, &mut Budget::unlimited()).unwrap();
+    }
+    (generation.generated().to_vec(), generation.text().to_owned(), generation.finished().map(finish_reason))
 }
 
 proptest! {
@@ -153,10 +158,21 @@ proptest! {
     fn interruptions_change_no_token(
         slices in prop::collection::vec((2u64..40, prop::bool::weighted(0.2)), 1..40),
         temperature in prop_oneof![Just(0.0f32), Just(0.8)],
+        all: bool,
+        stop_at in 0..14usize,
     ) {
         let artifact = artifact();
-        let params = params(temperature, 12);
+        let mut params = params(temperature, 12);
         let prompt = "Once upon a time a fox";
+        if all {
+            params.min_p = Some(0.001);
+            params.repetition_penalty = Some(1.3);
+            params.repetition_window = Some(8);
+            params.logit_bias = Some(vec![LogitBias { token: 40, bias: 2.0 }]);
+            // Something that the text says, unless it is shorter.
+            let said: String = reference(&artifact, prompt, &params).1.chars().skip(stop_at).take(3).collect();
+            params.stop = Some([said, "never said".to_owned()].into_iter().filter(|s| !s.is_empty()).collect());
+        }
         let mut agent = Agent::loaded(&artifact);
         let job_id = submit(&mut agent, prompt, &params);
         let mut text = String::new();
@@ -170,7 +186,10 @@ proptest! {
             tokens.extend(page.tokens);
             text.push_str(&page.text);
             if page.job.state.is_final() {
-                prop_assert_eq!(page.job.state, JobState::Done { reason: FinishReason::MaxTokens });
+                let JobState::Done { reason } = page.job.state else { panic!("{:?}", page.job.state) };
+                let (expected_tokens, expected_text, expected_reason) = reference(&artifact, prompt, &params);
+                prop_assert_eq!(Some(reason), expected_reason);
+                prop_assert_eq!((&tokens, &text), (&expected_tokens, &expected_text));
                 prop_assert!(page.job.counts.messages <= messages);
                 break;
             }
@@ -179,7 +198,6 @@ proptest! {
                 agent = agent.upgraded();
             }
         }
-        prop_assert_eq!((tokens, text), reference(&artifact, prompt, &params));
     }
 }
 

@@ -79,6 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         top_k: args.top_k,
         top_p: args.top_p,
         seed: args.seed,
+        ..SamplingParams::default()
     };
     sampling.validate()?;
     let artifact = ArtifactDir::open(&args.artifact)?;
@@ -144,6 +145,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             FinishReason::Stop => "the model",
             FinishReason::Length => "--max-tokens",
             FinishReason::Context => "the context's length",
+            FinishReason::StopString => "a stop string",
         }
     );
     Ok(())
@@ -155,6 +157,7 @@ fn reason_name(reason: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Context => "context",
+        FinishReason::StopString => "stop_string",
     }
 }
 

@@ -111,7 +111,8 @@ fn write(
         }
         batch.parts.push(caches(model.last(), indices.len(), length)?);
         for &index in indices {
-            let params = SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, seed: mix(seed, index) };
+            let params =
+                SamplingParams { temperature: 1.0, seed: mix(seed, index), ..SamplingParams::default() };
             batch.open.push(Open { index, tokens: vec![start], sampler: Sampler::new(params)? });
         }
         batches.push(batch);
@@ -199,7 +200,7 @@ impl Batch {
         let config = last.config();
         let mut goes_on = Vec::with_capacity(self.open.len());
         for (open, logits) in self.open.iter_mut().zip(pass.logits().chunks_exact(config.vocab_size)) {
-            let token = open.sampler.sample(logits, open.tokens.len() as u64)?;
+            let token = open.sampler.sample(logits, &open.tokens)?;
             open.tokens.push(token);
             goes_on.push(open.tokens.len() < length && !config.eos_token_ids.contains(&token));
         }
@@ -231,13 +232,13 @@ mod tests {
 
     /// The obvious way: each sequence alone, with the whole model.
     fn alone(model: &Model, index: u64, seed: u64, length: usize) -> Vec<u32> {
-        let params = SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, seed: mix(seed, index) };
+        let params = SamplingParams { temperature: 1.0, seed: mix(seed, index), ..SamplingParams::default() };
         let mut sampler = Sampler::new(params).unwrap();
         let mut tokens = vec![first_token(model.config())];
         while tokens.len() < length {
             let logits = model.forward(&tokens, CachePrecision::F32, 64, None).unwrap();
             let last = &logits[logits.len() - model.config().vocab_size..];
-            let token = sampler.sample(last, tokens.len() as u64).unwrap();
+            let token = sampler.sample(last, &tokens).unwrap();
             tokens.push(token);
             if model.config().eos_token_ids.contains(&token) {
                 break;
