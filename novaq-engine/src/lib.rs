@@ -4,6 +4,7 @@
 //! a file or a random source, and starts no thread: its callers own those.
 
 pub mod artifact;
+pub mod chat;
 pub mod codec;
 pub mod generate;
 pub mod kernel;

@@ -114,6 +114,18 @@ impl Synthetic {
     /// # Errors
     /// If the configuration or a format is invalid, or a shard can't be stored.
     pub fn write(&self, sink: &mut dyn ShardSink) -> Result<Manifest, ArtifactError> {
+        self.write_with_template(sink, None)
+    }
+
+    /// The same with a chat template.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_with_template(
+        &self,
+        sink: &mut dyn ShardSink,
+        chat_template: Option<&str>,
+    ) -> Result<Manifest, ArtifactError> {
         let config = &self.config;
         config.validate()?;
         let mut random = Random(ChaCha8Rng::seed_from_u64(self.seed));
@@ -204,7 +216,7 @@ impl Synthetic {
             origin: Origin { repository: "random weights".into(), revision: None, files: Vec::new() },
             architecture: config.clone().into(),
             tokenizer_sha256: [0; 32],
-            chat_template: None,
+            chat_template: chat_template.map(str::to_owned),
             seed: self.seed,
             calibration: "none".into(),
             verification: None,

@@ -91,7 +91,8 @@ impl Artifact {
     pub fn generate(&self, prompt: &str, params: &GenerationParams) -> (Vec<u32>, String) {
         let manifest = Arc::new(self.manifest.clone());
         let shards = Shards(self.shards.iter().map(Vec::as_slice).collect());
-        let LoadedModel { model, tokenizer } = Loader::load(manifest, &shards).expect("a loadable artifact");
+        let LoadedModel { model, tokenizer, .. } =
+            Loader::load(manifest, &shards).expect("a loadable artifact");
         let prompt =
             tokenizer.encode_prompt(prompt, model.config().bos_token_id).expect("an encodable prompt");
         let sampling = SamplingParams {

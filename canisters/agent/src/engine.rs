@@ -4,12 +4,14 @@
 //! before it, since the engine's numbers depend neither on how the work was cut nor on a random state.
 
 use novaq_engine::artifact::{ArtifactError, LoadedModel, Loader};
+use novaq_engine::chat::{Message, Role};
 use novaq_engine::generate::{FinishReason as EngineFinish, Request};
 use novaq_engine::model::Budget;
 use novaq_engine::sampler::{self, SamplingParams};
 use novaq_engine::text::{self, TextError, TextEvent, TextGeneration};
 use shared_types::agent::{
-    self, FinishReason, GenerationParams, JobFailure, JobId, JobState, LoadError, LogitBias,
+    self, ChatMessage, ChatRole, FinishReason, GenerationParams, JobFailure, JobId, JobState, LoadError,
+    LogitBias,
 };
 
 use crate::jobs::{JobInput, Jobs};
@@ -144,15 +146,17 @@ impl Engine {
 impl Current {
     /// Takes a job up where its tokens end.
     fn new(loaded: &LoadedModel, jobs: &Jobs, job_id: JobId) -> Result<Self, JobFailure> {
-        let LoadedModel { model, tokenizer } = loaded;
+        let LoadedModel { model, tokenizer, .. } = loaded;
         let record = jobs.get(job_id).map_err(|error| JobFailure::Engine { reason: error.to_string() })?;
         let prompt = match jobs.input(job_id) {
             JobInput::Text(text) => tokenizer
                 .encode_prompt(&text, model.config().bos_token_id)
                 .map_err(|error| failure(&error.into()))?,
-            JobInput::Messages(_) => {
-                let reason = "the model has no chat template".to_owned();
-                return Err(JobFailure::ChatTemplate { reason });
+            JobInput::Messages(messages) => {
+                let messages: Vec<Message> = messages.into_iter().map(message).collect();
+                loaded
+                    .encode_messages(&messages)
+                    .map_err(|error| JobFailure::ChatTemplate { reason: error.to_string() })?
             }
         };
         let prompt_tokens = prompt.len() as u32;
@@ -221,6 +225,17 @@ pub fn sampling(params: &GenerationParams) -> SamplingParams {
         logit_bias: biases.map(|&LogitBias { token, bias }| (token, bias)).collect(),
         seed: params.seed,
     }
+}
+
+/// The engine's form of a message.
+fn message(message: ChatMessage) -> Message {
+    let role = match message.role {
+        ChatRole::System => Role::System,
+        ChatRole::User => Role::User,
+        ChatRole::Assistant => Role::Assistant,
+        ChatRole::Tool => Role::Tool,
+    };
+    Message { role, content: message.content }
 }
 
 fn finish_reason(reason: EngineFinish) -> FinishReason {

@@ -25,6 +25,10 @@ struct Artifact {
 }
 
 fn artifact() -> Artifact {
+    artifact_with(None)
+}
+
+fn artifact_with(chat_template: Option<&str>) -> Artifact {
     let json = include_bytes!("../../../models/ohms-tales-6m/tokenizer.json");
     let tokenizer = Tokenizer::from_json(json).unwrap();
     let config = Config {
@@ -54,7 +58,7 @@ fn artifact() -> Artifact {
         seed: 11,
         tokenizer: tokenizer.to_bytes(),
     };
-    let manifest = synthetic.write(&mut shards).unwrap();
+    let manifest = synthetic.write_with_template(&mut shards, chat_template).unwrap();
     Artifact { manifest, shards }
 }
 
@@ -199,6 +203,41 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn messages_are_answered_by_the_template() {
+    let artifact = artifact();
+    let messages = |content: &str| SubmitJobArgs {
+        messages: Some(vec![ChatMessage { role: ChatRole::User, content: content.to_owned() }]),
+        params: params(0.0, 4),
+        ..SubmitJobArgs::default()
+    };
+    let mut agent = Agent::loaded(&artifact);
+    let id = agent.jobs.submit(messages("hello"), 0).unwrap().job_id;
+    agent.slice(100_000);
+    let reason = "the model has no chat template".to_owned();
+    assert_eq!(
+        agent.jobs.get(id).unwrap().state,
+        JobState::Failed { reason: JobFailure::ChatTemplate { reason } }
+    );
+
+    let template = "{% if messages[0].content == 'no' %}{{ raise_exception('not that') }}{% endif %}\
+                    A fox said {{ messages[0].content }}";
+    let artifact = artifact_with(Some(template));
+    let mut agent = Agent::loaded(&artifact);
+    let id = agent.jobs.submit(messages("hello"), 0).unwrap().job_id;
+    let refused = agent.jobs.submit(messages("no"), 0).unwrap().job_id;
+    while agent.jobs.head().is_some() {
+        agent.slice(100_000);
+    }
+    assert_eq!(agent.jobs.tokens(id), reference(&artifact, "A fox said hello", &params(0.0, 4)).0);
+    let JobState::Failed { reason: JobFailure::ChatTemplate { reason } } =
+        agent.jobs.get(refused).unwrap().state
+    else {
+        panic!("the template refuses")
+    };
+    assert!(reason.ends_with("not that"), "{reason}");
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     sampling.validate()?;
     let artifact = ArtifactDir::open(&args.artifact)?;
     let spinner = output::spinner("Loading");
-    let LoadedModel { model, tokenizer } = artifact.load()?;
+    let LoadedModel { model, tokenizer, .. } = artifact.load()?;
     spinner.finish_and_clear();
     let prompt = tokenizer.encode_prompt(&args.prompt, model.config().bos_token_id)?;
     if let Some(path) = &args.logits {

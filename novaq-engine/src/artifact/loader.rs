@@ -54,6 +54,8 @@ pub struct LoadedModel {
     pub model: Model,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
+    /// The chat template as the manifest has it.
+    pub chat_template: Option<String>,
 }
 
 /// An encoder and its tokenizer.
@@ -196,7 +198,8 @@ impl Loader {
         let config = self.manifest.decoder()?.clone();
         let tokenizer = self.tokenizer(source)?;
         let model = Model::load(config, &mut self.tensors)?;
-        Ok(LoadedModel { model, tokenizer })
+        let chat_template = self.manifest.chat_template.clone();
+        Ok(LoadedModel { model, tokenizer, chat_template })
     }
 
     /// Puts an encoder together once [`Self::step`] has returned `None`.

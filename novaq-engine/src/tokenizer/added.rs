@@ -50,8 +50,8 @@ impl Finder {
         Self { patterns, first }
     }
 
-    /// The first match at or behind `from`: where it begins, where it ends, which token.
-    fn find(&self, text: &str, from: usize) -> Option<(usize, usize, usize)> {
+    /// The first match at or behind `from` that `marker` does not follow: where it begins, where it ends, which token.
+    fn find(&self, text: &str, from: usize, marker: Option<char>) -> Option<(usize, usize, usize)> {
         if self.patterns.is_empty() {
             return None;
         }
@@ -59,8 +59,10 @@ impl Finder {
         (from..bytes.len()).find_map(|at| {
             let byte = usize::from(bytes[at]);
             let candidates = &self.patterns[self.first[byte] as usize..self.first[byte + 1] as usize];
-            let (pattern, token) =
-                candidates.iter().find(|(pattern, _)| bytes[at..].starts_with(pattern.as_bytes()))?;
+            let (pattern, token) = candidates.iter().find(|(pattern, _)| {
+                bytes[at..].starts_with(pattern.as_bytes())
+                    && marker.is_none_or(|marker| !text[at + pattern.len()..].starts_with(marker))
+            })?;
             Some((at, at + pattern.len(), *token))
         })
     }
@@ -144,15 +146,43 @@ impl AddedTokens {
         self.index(id).map(|at| self.written[at].as_str())
     }
 
-    /// Cuts `text` at the added tokens and normalizes what lies between them.
+    /// What special tokens are found by, none of it empty.
+    pub(super) fn special_patterns(&self) -> impl Iterator<Item = &str> {
+        let special = self.tokens.iter().zip(&self.written).filter(|(token, _)| token.special);
+        special
+            .flat_map(|(token, written)| [token.content.as_str(), written])
+            .filter(|pattern| !pattern.is_empty())
+    }
+
+    /// A special token that is looked for in normalized text, and that `text` normalized holds.
+    pub(super) fn normalized_special(
+        &self,
+        text: &str,
+        normalizer: Option<&Normalizer>,
+    ) -> Result<Option<&str>, TokenizerError> {
+        let Some(normalizer) = normalizer else { return Ok(None) };
+        let mut special = self
+            .tokens
+            .iter()
+            .zip(&self.written)
+            .filter(|(token, written)| token.special && token.normalized && !written.is_empty());
+        let Some(first) = special.next() else { return Ok(None) };
+        let text = normalizer.normalize(text)?;
+        let found = std::iter::once(first).chain(special).find(|(_, written)| text.contains(*written));
+        Ok(found.map(|(token, _)| token.content.as_str()))
+    }
+
+    /// Cuts `text` at the added tokens and normalizes what lies between them. Where `marker` stands inside of an added
+    /// token or behind it, the token is text; the markers themselves are left out.
     pub(super) fn split(
         &self,
         text: &str,
         normalizer: Option<&Normalizer>,
+        marker: Option<char>,
     ) -> Result<Vec<Segment>, TokenizerError> {
         let mut segments = Vec::new();
         let mut raw = Vec::new();
-        self.cut(&self.raw, text, true, &mut raw);
+        self.cut(&self.raw, text, true, marker, &mut raw);
         for segment in raw {
             match segment {
                 Segment::Text(text, at_start) => {
@@ -160,16 +190,30 @@ impl AddedTokens {
                         Some(normalizer) => normalizer.normalize(&text)?,
                         None => text,
                     };
-                    self.cut(&self.normalized, &text, at_start, &mut segments);
+                    self.cut(&self.normalized, &text, at_start, marker, &mut segments);
                 }
                 Segment::Token(_) => segments.push(segment),
+            }
+        }
+        if let Some(marker) = marker {
+            for segment in &mut segments {
+                if let Segment::Text(text, _) = segment {
+                    text.retain(|character| character != marker);
+                }
             }
         }
         Ok(segments)
     }
 
     /// Cuts `text` at the tokens that `finder` finds.
-    fn cut(&self, finder: &Finder, text: &str, at_start: bool, segments: &mut Vec<Segment>) {
+    fn cut(
+        &self,
+        finder: &Finder,
+        text: &str,
+        at_start: bool,
+        marker: Option<char>,
+        segments: &mut Vec<Segment>,
+    ) {
         let mut done = 0;
         let mut from = 0;
         let push = |from: usize, to: usize, segments: &mut Vec<Segment>| {
@@ -177,7 +221,7 @@ impl AddedTokens {
                 segments.push(Segment::Text(text[from..to].to_owned(), at_start && from == 0));
             }
         };
-        while let Some((mut start, mut end, at)) = finder.find(text, from) {
+        while let Some((mut start, mut end, at)) = finder.find(text, from, marker) {
             let token = &self.tokens[at];
             from = end;
             if token.single_word && (text[..start].ends_with(is_word) || text[end..].starts_with(is_word)) {
@@ -214,7 +258,7 @@ mod tests {
     }
 
     fn split(tokens: Vec<AddedToken>, text: &str) -> Vec<Segment> {
-        AddedTokens::new(tokens, None).unwrap().split(text, None).unwrap()
+        AddedTokens::new(tokens, None).unwrap().split(text, None, None).unwrap()
     }
 
     fn text(text: &str, at_start: bool) -> Segment {

@@ -164,8 +164,25 @@ impl Tokenizer {
     /// # Errors
     /// If a pattern takes too many steps on this text, or the template for special tokens is inconsistent.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let ids = self.encode_segments(text, None)?;
+        match &self.components.post_processor {
+            Some(post_processor) if add_special => post_processor.process(ids),
+            _ => Ok(ids),
+        }
+    }
+
+    /// The ids of `text`, in which `marker` stands where no added token may be found: inside of one, or right behind it.
+    /// Apart from that the text is the one without the markers.
+    ///
+    /// # Errors
+    /// If a pattern takes too many steps on this text.
+    pub(crate) fn encode_guarded(&self, text: &str, marker: char) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_segments(text, Some(marker))
+    }
+
+    fn encode_segments(&self, text: &str, marker: Option<char>) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
-        for segment in self.added.split(text, self.components.normalizer.as_ref())? {
+        for segment in self.added.split(text, self.components.normalizer.as_ref(), marker)? {
             match segment {
                 Segment::Token(id) => ids.push(id),
                 Segment::Text(text, at_start) => {
@@ -179,10 +196,7 @@ impl Tokenizer {
                 }
             }
         }
-        match &self.components.post_processor {
-            Some(post_processor) if add_special => post_processor.process(ids),
-            _ => Ok(ids),
-        }
+        Ok(ids)
     }
 
     /// The ids of `text` with the special tokens around it, at most `max_tokens`: the end of a longer text is left out, the
@@ -249,6 +263,19 @@ impl Tokenizer {
     /// The token with this id, as it is written in the added tokens or the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<&str> {
         self.added.get(id).map(|token| token.content.as_str()).or_else(|| self.model.vocab().token(id))
+    }
+
+    /// What special tokens are found by in a text: as they are written, and normalized.
+    pub(crate) fn special_patterns(&self) -> impl Iterator<Item = &str> {
+        self.added.special_patterns()
+    }
+
+    /// A special token that `text` holds once it is normalized.
+    ///
+    /// # Errors
+    /// If a pattern of the normalizer takes too many steps.
+    pub(crate) fn normalized_special(&self, text: &str) -> Result<Option<&str>, TokenizerError> {
+        self.added.normalized_special(text, self.components.normalizer.as_ref())
     }
 
     /// The special tokens and their ids, in the order in which they are listed.
