@@ -1,5 +1,6 @@
 //! One file per subcommand, each with `Args` (what can be typed) and `run`.
 
+pub mod chat;
 pub mod completions;
 pub mod compress;
 pub mod download;
@@ -8,6 +9,7 @@ pub mod eval;
 pub mod expand;
 pub mod frontier;
 pub mod inspect;
+pub mod jobs;
 pub mod man;
 pub mod models;
 pub mod report;

@@ -5,16 +5,15 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use novaq_engine::artifact::LoadedModel;
-use novaq_engine::generate::{Event, FinishReason, Generation, GenerationError, Request};
-use novaq_engine::model::{Budget, CachePrecision, KvCache, LogitsFor, Model, ModelError};
-use novaq_engine::sampler::SamplingParams;
+use novaq_engine::model::{Budget, CachePrecision, KvCache, LogitsFor, Model};
+use novaq_engine::text::TextEvent;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
-use crate::output::{self, HintExt};
+use crate::generation::{Input, InputArgs, Options, ended_by, reason_name};
+use crate::output;
 use crate::say;
 
 /// Generate text. The same artifact, prompt, parameters and seed give the same tokens in an agent canister.
@@ -24,29 +23,11 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     artifact: PathBuf,
 
-    /// The text to go on from.
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    #[command(flatten)]
+    input: InputArgs,
 
-    /// Tokens to generate at most.
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    max_tokens: usize,
-
-    /// Divides the logits; 0 always takes the most probable token.
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
-    temperature: f32,
-
-    /// Draw from this many most probable tokens only; 0 for all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: u32,
-
-    /// Draw from the most probable tokens that together reach this probability; 1 for all.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-
-    /// Seed of the draw.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    options: Options,
 
     /// Print tokens and text as JSON when all is generated.
     #[arg(long)]
@@ -74,65 +55,42 @@ struct Generated {
 /// # Errors
 /// If the artifact is damaged, or the prompt or a parameter does not fit the model.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let sampling = SamplingParams {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed,
-        ..SamplingParams::default()
-    };
-    sampling.validate()?;
+    args.options.validate()?;
+    let input = args.input.read()?;
     let artifact = ArtifactDir::open(&args.artifact)?;
     let spinner = output::spinner("Loading");
-    let LoadedModel { model, tokenizer, .. } = artifact.load()?;
+    let loaded = artifact.load()?;
     spinner.finish_and_clear();
-    let prompt = tokenizer.encode_prompt(&args.prompt, model.config().bos_token_id)?;
+    let prompt = input.encode(&loaded)?;
     if let Some(path) = &args.logits {
-        return write_logits(&model, &prompt, path);
+        return write_logits(&loaded.model, &prompt, path);
     }
-    let request = Request { prompt, max_tokens: args.max_tokens, sampling, stop_tokens: Vec::new() };
-    let mut generation = match Generation::new(&model, request).context("the text cannot be generated") {
-        Err(error)
-            if matches!(error.downcast_ref(), Some(GenerationError::Model(ModelError::Context { .. }))) =>
-        {
-            Err(error).hint(|| "a shorter prompt leaves room for an answer".to_owned())?
-        }
-        generation => generation?,
-    };
+    let mut text = args.options.begin(&loaded, prompt, &[])?;
 
     let started = Instant::now();
-    let mut stream = tokenizer.decode_stream(true);
-    let mut text = String::new();
-    let mut show = |piece: &str| {
-        if !args.json {
-            output::print(format_args!("{piece}"));
-        }
-        text.push_str(piece);
-    };
-    if !args.json {
-        output::print(format_args!("{}", args.prompt));
+    if let (false, Input::Prompt(prompt)) = (args.json, &input) {
+        output::print(format_args!("{prompt}"));
     }
     let mut budget = Budget::unlimited();
     let reason = loop {
-        match generation.advance(&model, &mut budget)? {
-            Event::Token(token) => show(&stream.push(&tokenizer, token)?),
-            Event::Paused => {}
-            Event::Finished(reason) => break reason,
+        match text.advance(&loaded, &mut budget)? {
+            TextEvent::Token(_, piece) if !args.json => output::print(format_args!("{piece}")),
+            TextEvent::Token(..) | TextEvent::Paused => {}
+            TextEvent::Finished(reason) => break reason,
         }
     };
-    show(&stream.finish(&tokenizer)?);
 
     let seconds = started.elapsed().as_secs_f64();
-    let tokens = generation.generated().to_vec();
+    let tokens = text.generated().to_vec();
     let tokens_per_second = tokens.len() as f64 / seconds.max(f64::EPSILON);
     if args.json {
         return output::json(&Generated {
             model_id: hex::encode(artifact.model_id()),
-            prompt_tokens: generation.request().prompt.clone(),
+            prompt_tokens: text.generation().request().prompt.clone(),
             tokens,
-            text,
+            text: text.text().to_owned(),
             finish_reason: reason_name(reason),
-            seed: args.seed,
+            seed: args.options.seed,
             seconds,
             tokens_per_second,
         });
@@ -141,24 +99,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!(
         "{} in {seconds:.1} s ({tokens_per_second:.0} per second), ended by {}",
         output::counted(tokens.len() as u64, "token"),
-        match reason {
-            FinishReason::Stop => "the model",
-            FinishReason::Length => "--max-tokens",
-            FinishReason::Context => "the context's length",
-            FinishReason::StopString => "a stop string",
-        }
+        ended_by(reason)
     );
     Ok(())
-}
-
-/// A reason as JSON has it.
-fn reason_name(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Context => "context",
-        FinishReason::StopString => "stop_string",
-    }
 }
 
 /// Writes `tokens` (I32 `[n]`) and the `logits` after each of them (F32 `[n, vocabulary]`), computed with the int8

@@ -18,6 +18,11 @@ pub fn tokenizer() -> Tokenizer {
 
 /// Writes an artifact with a hidden width of `hidden` to `folder`.
 pub fn write_artifact(folder: &Path, hidden: usize) -> Manifest {
+    write_chat_artifact(folder, hidden, None)
+}
+
+/// The same with a chat template.
+pub fn write_chat_artifact(folder: &Path, hidden: usize, chat_template: Option<&str>) -> Manifest {
     let config = Config {
         vocab_size: 504,
         hidden_size: hidden,
@@ -50,7 +55,7 @@ pub fn write_artifact(folder: &Path, hidden: usize) -> Manifest {
         tokenizer: tokenizer().to_bytes(),
     };
     let mut shards: Vec<Vec<u8>> = Vec::new();
-    let manifest = synthetic.write(&mut shards).unwrap();
+    let manifest = synthetic.write_with_template(&mut shards, chat_template).unwrap();
     fs::create_dir_all(folder).unwrap();
     for (index, shard) in (0..).zip(&shards) {
         fs::write(folder.join(shard_file(index)), shard).unwrap();
