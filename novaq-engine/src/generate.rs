@@ -139,6 +139,25 @@ impl Generation {
         self.cache.len()
     }
 
+    /// Takes over what the cache of `previous`, a generation with the same model, holds of the tokens with which both
+    /// begin: they are not computed again. The outcome is the same.
+    ///
+    /// # Errors
+    /// If there is no memory for the rest of the text.
+    pub fn reuse(&mut self, previous: Self) -> Result<(), GenerationError> {
+        let common = self.tokens.iter().zip(&previous.tokens).take_while(|(own, other)| own == other).count();
+        // The last token is computed in any case: its logits choose the next one.
+        let shared = common.min(previous.cache.len()).min(self.tokens.len() - 1);
+        if shared > self.cache.len() {
+            let mut cache = previous.cache;
+            cache.truncate(shared);
+            cache.grow(self.cache.capacity())?;
+            self.cache = cache;
+            self.pass = None;
+        }
+        Ok(())
+    }
+
     fn finish_reason(&self, model: &Model) -> Option<FinishReason> {
         let generated = self.generated();
         let last = generated.last()?;

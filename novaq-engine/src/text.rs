@@ -153,6 +153,14 @@ impl TextGeneration {
         Ok(text)
     }
 
+    /// As [`Generation::reuse`].
+    ///
+    /// # Errors
+    /// If there is no memory for the rest of the text.
+    pub fn reuse(&mut self, previous: Self) -> Result<(), TextError> {
+        Ok(self.generation.reuse(previous.generation)?)
+    }
+
     /// The generation of the tokens.
     pub fn generation(&self) -> &Generation {
         &self.generation

@@ -307,6 +307,37 @@ fn a_text_resumes_with_every_parameter() {
     assert!(matches!(refused, TextError::StopStrings { .. }));
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A text that begins like the one before does not compute the beginning again, and ends alike.
+    #[test]
+    fn what_texts_have_in_common_is_computed_once(
+        config in configs(),
+        common in prop::collection::vec(0..257u32, 1..30),
+        [first, second] in prop::array::uniform2(prop::collection::vec(0..257u32, 0..10)),
+        steps in prop::collection::vec(1..4u64, 0..60),
+    ) {
+        let model = model(config, 3).model;
+        let request = |rest: &[u32], max_tokens| request(&[&common, rest].concat(), max_tokens, 9);
+        let mut previous = Generation::new(&model, request(&first, 4)).unwrap();
+        for limit in steps {
+            previous.advance(&model, &mut Budget::new(limit)).unwrap();
+        }
+        let held = previous.cached();
+        let expected = run(&model, &request(&second, 12), u64::MAX, || false);
+        let mut generation = Generation::new(&model, request(&second, 12)).unwrap();
+        generation.reuse(previous).unwrap();
+        prop_assert!(generation.cached() >= held.min(common.len()).min(common.len() + second.len() - 1));
+        let reason = loop {
+            if let Event::Finished(reason) = generation.advance(&model, &mut Budget::unlimited()).unwrap() {
+                break reason;
+            }
+        };
+        prop_assert_eq!((generation.generated().to_vec(), reason), expected);
+    }
+}
+
 #[test]
 fn requests_that_make_no_sense_are_refused() {
     let model = model(config(), 5).model;

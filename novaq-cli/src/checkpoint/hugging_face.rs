@@ -40,6 +40,14 @@ fn names(tensors: &Tensors) -> fn(&str) -> String {
     names.into_iter().find(holds).unwrap_or(str::to_owned)
 }
 
+/// The template of a `tokenizer_config.json`, which may have several by name.
+fn default_template(chat_template: &serde_json::Value) -> Option<&str> {
+    match chat_template.as_array() {
+        Some(named) => named.iter().find(|template| template["name"] == "default")?["template"].as_str(),
+        None => chat_template.as_str(),
+    }
+}
+
 impl Source for Folder {
     fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
         read(&self.0.join("tokenizer.json"))
@@ -51,7 +59,7 @@ impl Source for Folder {
         from_file.or_else(|| {
             let json = std::fs::read(self.0.join("tokenizer_config.json")).ok()?;
             let json: serde_json::Value = serde_json::from_slice(&json).ok()?;
-            json.get("chat_template")?.as_str().map(str::to_owned)
+            default_template(json.get("chat_template")?).map(str::to_owned)
         })
     }
 
@@ -75,5 +83,22 @@ impl Source for Folder {
         tensor.ends_with("lm_head.weight")
             || BUFFERS.iter().any(|buffer| tensor.ends_with(buffer))
             || PARTS.iter().any(|part| tensor.starts_with(part))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_templates_the_default_is_taken() {
+        let found = |json: serde_json::Value| default_template(&json).map(str::to_owned);
+        assert_eq!(found("one".into()).as_deref(), Some("one"));
+        let several = serde_json::json!([
+            {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chat"},
+        ]);
+        assert_eq!(found(several).as_deref(), Some("chat"));
+        assert_eq!(found(serde_json::json!([{"name": "rag", "template": "r"}])), None);
+        assert_eq!(found(serde_json::json!(7)), None);
     }
 }

@@ -13,7 +13,7 @@ use clap::Args as ClapArgs;
 use novaq_engine::artifact::LoadedModel;
 use novaq_engine::chat::{ChatTemplate, Message, Role};
 use novaq_engine::model::Budget;
-use novaq_engine::text::TextEvent;
+use novaq_engine::text::{TextEvent, TextGeneration};
 use tokio::signal::ctrl_c;
 
 use crate::artifact_dir::ArtifactDir;
@@ -103,6 +103,8 @@ struct Conversation {
     messages: Vec<Message>,
     /// Messages at the beginning that are left out.
     left_out: usize,
+    /// The last answer: what it has computed of the conversation is not computed again.
+    last: Option<TextGeneration>,
 }
 
 impl Conversation {
@@ -155,7 +157,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let template = template_hint(ChatTemplate::of(&loaded))?;
     let answering = Answering::listen()?;
     let system = args.system.clone().map(|content| Message { role: Role::System, content });
-    let mut conversation = Conversation { system, messages: Vec::new(), left_out: 0 };
+    let mut conversation = Conversation { system, messages: Vec::new(), left_out: 0, last: None };
 
     let mut input = io::stdin().lock();
     let terminal = input.is_terminal();
@@ -226,6 +228,9 @@ fn answer(
         eprintln!("The context is full: {messages} more at the beginning left out");
     }
     let mut text = args.options.begin(loaded, prompt, &[])?;
+    if let Some(last) = conversation.last.take() {
+        text.reuse(last)?;
+    }
     // A layer at a time, so that Ctrl-C is heard in a long prompt too.
     while text.finished().is_none() && !answering.interrupted() {
         if let TextEvent::Token(_, piece) = text.advance(loaded, &mut Budget::new(1))? {
@@ -233,7 +238,9 @@ fn answer(
         }
     }
     say!("");
-    Ok(text.text().to_owned())
+    let answer = text.text().to_owned();
+    conversation.last = Some(text);
+    Ok(answer)
 }
 
 fn save(path: &Path, conversation: &Conversation) -> anyhow::Result<()> {

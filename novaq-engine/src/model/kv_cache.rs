@@ -147,6 +147,21 @@ impl KvCache {
         2 * config.num_hidden_layers * config.num_key_value_heads * per_head
     }
 
+    /// Makes room for `capacity` positions in all, if there is less.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn grow(&mut self, capacity: usize) -> Result<(), ModelError> {
+        let more = capacity.saturating_sub(self.len);
+        for store in self.layers.iter_mut().flat_map(|layer| [&mut layer.keys, &mut layer.values]) {
+            store
+                .try_reserve(more, self.heads, self.head_dim)
+                .map_err(|_| ModelError::OutOfMemory { positions: capacity })?;
+        }
+        self.capacity = self.capacity.max(capacity);
+        Ok(())
+    }
+
     /// Forgets all positions from `positions` on.
     pub fn truncate(&mut self, positions: usize) {
         for layer in &mut self.layers {
