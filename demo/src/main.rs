@@ -181,7 +181,10 @@ async fn watch(
             }
             JobState::Failed { reason } => anyhow::bail!("the job failed: {reason}"),
             JobState::Cancelled => anyhow::bail!("the job was cancelled"),
-            JobState::Queued | JobState::Loading | JobState::Running => {}
+            JobState::OutOfCycles(shortage) => {
+                anyhow::bail!("the agent has {} cycles and needs {}", shortage.balance, shortage.needed)
+            }
+            JobState::Queued | JobState::Loading | JobState::Running | JobState::Paused => {}
         }
         ensure!(moved.elapsed() < Duration::from_mins(2), "no new token for two minutes");
         tokio::time::sleep(Duration::from_millis(100)).await;

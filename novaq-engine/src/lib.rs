@@ -13,3 +13,6 @@ pub mod sampler;
 pub mod synth;
 pub mod text;
 pub mod tokenizer;
+
+/// Version of the engine, as receipts name it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -46,7 +46,17 @@ pub const MAX_STOP_STRINGS: usize = 16;
 pub const MAX_STOP_STRING_BYTES: usize = 256;
 
 /// Most jobs that wait or run at the same time.
-pub const MAX_OPEN_JOBS: u64 = 32;
+pub const MAX_OPEN_JOBS: u64 = 64;
+
+/// Most of them that one caller may have.
+pub const MAX_OPEN_JOBS_PER_CALLER: u64 = 32;
+
+/// Longest that the answer of a job may be given again to the same request: 30 days.
+pub const MAX_CACHE_SECONDS: u64 = 30 * 24 * 60 * 60;
+
+/// Instructions that a draft may use: a query may use 5 B, the rest is a margin as of
+/// [`MAX_SLICE_INSTRUCTIONS`].
+pub const DRAFT_INSTRUCTIONS: u64 = 4_500_000_000;
 
 /// Most jobs kept; the oldest finished one makes room for a new one.
 pub const MAX_STORED_JOBS: u64 = 256;
@@ -82,11 +92,16 @@ pub struct AgentConfig {
     pub slice_instructions: u64,
     /// Shards requested from the repository at the same time, 1 to 16.
     pub load_window: u32,
+    /// How long the answer of a job is given again to the same request of the same caller (model, prompt and
+    /// parameters, seed included, are the same, so the tokens are too), at most [`MAX_CACHE_SECONDS`]. Absent or 0:
+    /// every request is computed.
+    #[serde(default)]
+    pub cache_seconds: Option<u64>,
 }
 
 impl Default for AgentConfig {
     fn default() -> Self {
-        Self { slice_instructions: 2_000_000_000, load_window: 4 }
+        Self { slice_instructions: 2_000_000_000, load_window: 4, cache_seconds: None }
     }
 }
 
@@ -96,7 +111,7 @@ impl AgentConfig {
     /// # Errors
     /// Names the field that is out of range.
     pub fn validate(&self) -> Result<(), FieldError> {
-        let Self { slice_instructions, load_window } = *self;
+        let Self { slice_instructions, load_window, cache_seconds } = *self;
         if !(MIN_SLICE_INSTRUCTIONS..=MAX_SLICE_INSTRUCTIONS).contains(&slice_instructions) {
             return Err(FieldError::new(
                 "slice_instructions",
@@ -107,6 +122,12 @@ impl AgentConfig {
         }
         if !(1..=16).contains(&load_window) {
             return Err(FieldError::new("load_window", format!("is {load_window}, not within 1..=16")));
+        }
+        if let Some(seconds) = cache_seconds.filter(|seconds| *seconds > MAX_CACHE_SECONDS) {
+            return Err(FieldError::new(
+                "cache_seconds",
+                format!("is {seconds}, at most {MAX_CACHE_SECONDS} are allowed"),
+            ));
         }
         Ok(())
     }
@@ -272,6 +293,19 @@ pub struct ChatMessage {
     pub content: String,
 }
 
+/// Which jobs come first. Within a class callers take turns; a job that waits rises to the next class after a number of
+/// turns, so that each one's turn comes.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for each token: interrupts a job of another class after its slice.
+    RealTime,
+    /// The usual.
+    #[default]
+    Standard,
+    /// Whenever nothing else waits.
+    Batch,
+}
+
 /// Argument of `submit_job`: a text to continue, or a conversation to answer.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct SubmitJobArgs {
@@ -285,6 +319,12 @@ pub struct SubmitJobArgs {
     /// Chosen by the caller, 1 to [`MAX_KEY_BYTES`] bytes: submitting the same key again returns the same job for as
     /// long as the job is kept.
     pub key: Option<String>,
+    /// Absent: [`Priority::Standard`].
+    pub priority: Option<Priority>,
+    /// Instructions that the job may use, from 1; it ends before the step that would not fit.
+    pub max_instructions: Option<u64>,
+    /// When the job ends at the latest, in nanoseconds since 1970; looked at between slices.
+    pub deadline_ns: Option<u64>,
 }
 
 impl SubmitJobArgs {
@@ -311,6 +351,9 @@ impl SubmitJobArgs {
             }
         }
         self.params.validate()?;
+        if self.max_instructions == Some(0) {
+            return Err(FieldError::new("max_instructions", "is 0, the least is 1"));
+        }
         match &self.key {
             Some(key) => FieldError::check_text("key", key, MAX_KEY_BYTES),
             None => Ok(()),
@@ -330,6 +373,10 @@ pub enum JobState {
     Loading,
     /// Generates.
     Running,
+    /// Waits for `resume_job`.
+    Paused,
+    /// Waits for cycles; goes on by itself after a top-up.
+    OutOfCycles(CyclesShortage),
     /// Finished.
     Done {
         /// Why generation ended.
@@ -362,6 +409,26 @@ pub enum FinishReason {
     ContextFull,
     /// One of `stop` was generated; the text ends before it.
     StopString,
+    /// The next step would have used more than the job's `max_instructions`.
+    MaxInstructions,
+    /// The job's `deadline_ns` has passed.
+    Deadline,
+}
+
+impl FinishReason {
+    /// Whether the model and the request alone decide that generation ends here.
+    pub fn is_deterministic(self) -> bool {
+        matches!(self, Self::EndOfText | Self::MaxTokens | Self::ContextFull | Self::StopString)
+    }
+}
+
+/// The balance does not cover another slice.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CyclesShortage {
+    /// Cycles there were.
+    pub balance: u128,
+    /// Cycles that a slice needs: what the Internet Computer sets aside for it, and the freezing threshold.
+    pub needed: u128,
 }
 
 /// Why a job failed.
@@ -460,8 +527,20 @@ pub struct JobCounts {
 pub struct JobRecord {
     /// The job's number.
     pub job_id: JobId,
+    /// Who submitted it; the anonymous principal for a job of a version that did not keep it.
+    #[serde(default = "Principal::anonymous")]
+    pub caller: Principal,
     /// The caller's key.
     pub key: Option<String>,
+    /// Which jobs it goes before.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Instructions that it may use.
+    #[serde(default)]
+    pub max_instructions: Option<u64>,
+    /// When it ends at the latest, in nanoseconds since 1970.
+    #[serde(default)]
+    pub deadline_ns: Option<u64>,
     /// How tokens are chosen.
     pub params: GenerationParams,
     /// Where the job stands.
@@ -474,6 +553,12 @@ pub struct JobRecord {
     pub started_at_ns: Option<u64>,
     /// When it reached its final state.
     pub finished_at_ns: Option<u64>,
+    /// Sequence number of its receipt, once it has ended.
+    #[serde(default)]
+    pub receipt: Option<u64>,
+    /// Sequence number of the receipt of the job whose answer was given again; see [`AgentConfig::cache_seconds`].
+    #[serde(default)]
+    pub repeats: Option<u64>,
 }
 
 /// Argument of `job_progress`.
@@ -497,6 +582,47 @@ pub struct JobProgress {
     pub text: String,
     /// `after_token` of the next call.
     pub next_token: u32,
+}
+
+/// Result of `get_prompt`: what a job goes on from.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct JobPrompt {
+    /// The job.
+    pub job_id: JobId,
+    /// The text to continue; empty where there are `messages`.
+    pub prompt: String,
+    /// The conversation to answer.
+    pub messages: Option<Vec<ChatMessage>>,
+}
+
+/// Argument of `draft`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct DraftArgs {
+    /// The job.
+    pub job_id: JobId,
+    /// Most tokens to return, from 1; absent: as many as [`DRAFT_INSTRUCTIONS`] allow.
+    pub max_tokens: Option<u32>,
+}
+
+/// Result of `draft`: the next tokens of an open job, computed by one replica without consensus. The certified run gives
+/// the same ones, unless it ends before by cancellation or by one of the job's budgets.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The job.
+    pub job_id: JobId,
+    /// Position of the first of `tokens`: how many the job had when the draft was computed. When `job_progress` has
+    /// more by now, the state has moved on and the draft's beginning is certified already.
+    pub first_token: u32,
+    /// Slices that the job had had: `counts.messages` of the record at that time.
+    pub slices: u32,
+    /// Ids of the tokens.
+    pub tokens: Vec<u32>,
+    /// The text that these tokens completed, as in [`JobProgress`].
+    pub text: String,
+    /// Why generation ends with the last of them, if it does.
+    pub finished: Option<FinishReason>,
+    /// Instructions used.
+    pub instructions: u64,
 }
 
 /// Page request of `list_jobs`.
@@ -579,6 +705,10 @@ pub struct AgentStatus {
     pub jobs: u64,
     /// Jobs that wait or run.
     pub open_jobs: u64,
+    /// Whether the queue was paused.
+    pub paused: bool,
+    /// Why no slice runs, when the balance does not cover one.
+    pub out_of_cycles: Option<CyclesShortage>,
     /// Bytes of the heap.
     pub heap_bytes: u64,
     /// Bytes of stable memory.
@@ -618,12 +748,42 @@ pub enum AgentError {
         /// Jobs that wait or run.
         open_jobs: u64,
     },
+    /// Too many jobs of the caller wait.
+    #[error("{open_jobs} jobs of the caller wait or run, the most that one may have")]
+    CallerQueueFull {
+        /// The caller's jobs that wait or run.
+        open_jobs: u64,
+    },
     /// The job has ended already.
     #[error("job {job_id} has ended already")]
     JobEnded {
         /// The job.
         job_id: JobId,
     },
+    /// The job has not ended yet, so it has no receipt.
+    #[error("job {job_id} has not ended yet")]
+    JobOpen {
+        /// The job.
+        job_id: JobId,
+    },
+    /// No such receipt, or it was removed to make room.
+    #[error("there is no receipt {sequence}")]
+    UnknownReceipt {
+        /// The receipt asked for.
+        sequence: u64,
+    },
+    /// The job ended before this canister gave receipts.
+    #[error("job {job_id} has no receipt")]
+    NoReceipt {
+        /// The job.
+        job_id: JobId,
+    },
+    /// A draft needs the model in the heap, and it is not built there yet.
+    #[error("the model is not built in the heap yet: a slice has to run first")]
+    NotInHeap,
+    /// The job can't be drafted: its next slice will fail with this reason.
+    #[error("{0}")]
+    Draft(JobFailure),
 }
 
 #[cfg(test)]
@@ -687,7 +847,11 @@ mod tests {
 
     #[test]
     fn config_limits_are_inclusive() {
-        let config = |slice_instructions, load_window| AgentConfig { slice_instructions, load_window };
+        let config = |slice_instructions, load_window| AgentConfig {
+            slice_instructions,
+            load_window,
+            ..AgentConfig::default()
+        };
         assert_eq!(AgentConfig::default().validate(), Ok(()));
         assert_eq!(config(MIN_SLICE_INSTRUCTIONS, 1).validate(), Ok(()));
         assert_eq!(config(MAX_SLICE_INSTRUCTIONS, 16).validate(), Ok(()));
@@ -695,6 +859,9 @@ mod tests {
         assert!(config(MAX_SLICE_INSTRUCTIONS + 1, 1).validate().is_err());
         assert!(config(MIN_SLICE_INSTRUCTIONS, 0).validate().is_err());
         assert!(config(MIN_SLICE_INSTRUCTIONS, 17).validate().is_err());
+        let cache = |seconds| AgentConfig { cache_seconds: Some(seconds), ..AgentConfig::default() };
+        assert_eq!(cache(MAX_CACHE_SECONDS).validate(), Ok(()));
+        assert_eq!(cache(MAX_CACHE_SECONDS + 1).validate().unwrap_err().field, "cache_seconds");
     }
 
     #[test]

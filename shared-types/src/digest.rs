@@ -4,12 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use candid::CandidType;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_bytes::ByteArray;
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 digest. In Candid a `blob` of exactly 32 bytes; printed and parsed as 64 hexadecimal digits.
-#[derive(CandidType, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A SHA-256 digest. In Candid a `blob` of exactly 32 bytes; printed, parsed and written to JSON as 64 hexadecimal digits.
+#[derive(CandidType, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(ByteArray<32>);
 
 /// The identity of a model: the SHA-256 of its canonical manifest without the signature.
@@ -32,6 +32,26 @@ impl Digest {
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        } else {
+            ByteArray::deserialize(deserializer).map(Self)
+        }
     }
 }
 
@@ -74,6 +94,9 @@ mod tests {
         assert_eq!(digest.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         assert_eq!(Decode!(&Encode!(&digest).unwrap(), Digest).unwrap(), digest);
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(json, format!("\"{digest}\""));
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
     }
 
     #[test]

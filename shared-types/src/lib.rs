@@ -8,11 +8,14 @@
 
 pub mod agent;
 pub mod digest;
+#[cfg(feature = "engine")]
+mod engine;
 pub mod factory;
 pub mod field;
 pub mod lifecycle;
 pub mod model;
 pub mod paging;
+pub mod receipt;
 
 pub use digest::{Digest, ModelId};
 pub use field::FieldError;

@@ -52,7 +52,33 @@ impl Artifact {
         Self::synthetic(2_048, 4_096, 1)
     }
 
+    /// The artifact loaded natively.
+    ///
+    /// # Panics
+    /// When the engine can't load it.
+    pub fn load(&self) -> LoadedModel {
+        let shards = Shards(self.shards.iter().map(Vec::as_slice).collect());
+        Loader::load(Arc::new(self.manifest.clone()), &shards).expect("a loadable artifact")
+    }
+
+    /// An artifact of half a MB with a context of 2,048 positions.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn long_context() -> Self {
+        Self::with_context(64, 256, 1, 2_048)
+    }
+
     fn synthetic(hidden_size: usize, intermediate_size: usize, num_hidden_layers: usize) -> Self {
+        Self::with_context(hidden_size, intermediate_size, num_hidden_layers, 256)
+    }
+
+    fn with_context(
+        hidden_size: usize,
+        intermediate_size: usize,
+        num_hidden_layers: usize,
+        max_position_embeddings: usize,
+    ) -> Self {
         let json = include_bytes!("../../models/ohms-tales-6m/tokenizer.json");
         let tokenizer = Tokenizer::from_json(json).expect("the bundled tokenizer is readable");
         let config = Config {
@@ -61,9 +87,9 @@ impl Artifact {
             intermediate_size,
             num_hidden_layers,
             num_attention_heads: hidden_size / 64,
-            num_key_value_heads: 4,
+            num_key_value_heads: (hidden_size / 64).min(4),
             head_dim: 64,
-            max_position_embeddings: 256,
+            max_position_embeddings,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             rope_scaling: RopeScaling::Default,
@@ -89,19 +115,10 @@ impl Artifact {
     /// # Panics
     /// When the engine refuses the request.
     pub fn generate(&self, prompt: &str, params: &GenerationParams) -> (Vec<u32>, String) {
-        let manifest = Arc::new(self.manifest.clone());
-        let shards = Shards(self.shards.iter().map(Vec::as_slice).collect());
-        let LoadedModel { model, tokenizer, .. } =
-            Loader::load(manifest, &shards).expect("a loadable artifact");
+        let LoadedModel { model, tokenizer, .. } = self.load();
         let prompt =
             tokenizer.encode_prompt(prompt, model.config().bos_token_id).expect("an encodable prompt");
-        let sampling = SamplingParams {
-            temperature: params.temperature,
-            top_k: params.top_k.unwrap_or(0),
-            top_p: params.top_p.unwrap_or(1.0),
-            seed: params.seed,
-            ..SamplingParams::default()
-        };
+        let sampling = SamplingParams::from(params);
         let max_tokens = params.max_tokens as usize;
         let request = Request { prompt, max_tokens, sampling, stop_tokens: Vec::new() };
         let mut generation = Generation::new(&model, request).expect("a prompt that fits");

@@ -8,8 +8,8 @@ use pocket_ic::{PocketIc, PocketIcBuilder, RejectResponse};
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 use shared_types::agent::{
-    AgentConfig, AgentError, AgentInitArgs, AgentStatus, GenerationParams, JobId, JobProgress,
-    JobProgressArgs, JobRecord, SubmitJobArgs,
+    AgentConfig, AgentError, AgentInitArgs, AgentStatus, Draft, DraftArgs, GenerationParams, JobId,
+    JobProgress, JobProgressArgs, JobRecord, SubmitJobArgs,
 };
 use shared_types::factory::{
     BeginTemplateArgs, CreateAgentArgs, FactoryConfig, FactoryError, FactoryInitArgs, PutTemplateChunkArgs,
@@ -355,6 +355,30 @@ impl<'a> Agent<'a> {
         let record: Result<JobRecord, AgentError> =
             self.network.update(owner(), self.id, "submit_job", (args,));
         record.expect("accepted").job_id
+    }
+
+    /// `submit_job` as the owner.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn submit_args(&self, args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
+        self.network.update(owner(), self.id, "submit_job", (args,))
+    }
+
+    /// A method that takes a job's number, as the owner.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn on_job(&self, method: &str, job_id: JobId) -> Result<JobRecord, AgentError> {
+        self.network.update(owner(), self.id, method, (job_id,))
+    }
+
+    /// `draft` as the owner.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn draft(&self, job_id: JobId, max_tokens: Option<u32>) -> Result<Draft, AgentError> {
+        self.network.query(owner(), self.id, "draft", (DraftArgs { job_id, max_tokens },))
     }
 
     /// `job_progress` as the owner.

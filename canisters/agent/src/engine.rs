@@ -4,17 +4,15 @@
 //! before it, since the engine's numbers depend neither on how the work was cut nor on a random state.
 
 use novaq_engine::artifact::{ArtifactError, LoadedModel, Loader};
-use novaq_engine::chat::{Message, Role};
-use novaq_engine::generate::{FinishReason as EngineFinish, Request};
+use novaq_engine::chat::Message;
+use novaq_engine::generate::Request;
 use novaq_engine::model::Budget;
-use novaq_engine::sampler::{self, SamplingParams};
-use novaq_engine::text::{self, TextError, TextEvent, TextGeneration};
-use shared_types::agent::{
-    self, ChatMessage, ChatRole, FinishReason, GenerationParams, JobFailure, JobId, JobState, LoadError,
-    LogitBias,
-};
+use novaq_engine::sampler::SamplingParams;
+use novaq_engine::text::{TextError, TextEvent, TextGeneration};
+use shared_types::agent::{AgentError, Draft, FinishReason, JobFailure, JobId, JobState, LoadError};
 
 use crate::jobs::{JobInput, Jobs};
+use crate::pace::{Pace, Steps};
 use crate::store::ModelStore;
 
 /// The smallest unit of the engine's own budget: it stops after every layer, and the meter decides whether to go on.
@@ -26,31 +24,13 @@ pub struct Engine {
     loader: Option<Loader>,
     model: Option<LoadedModel>,
     current: Option<Current>,
+    steps: Steps,
 }
 
 /// The generation of one job.
 struct Current {
     job_id: JobId,
-    prompt_tokens: u32,
     generation: TextGeneration,
-}
-
-/// Whether a slice may take another step: the meter counts instructions of this message, and a step is taken only if
-/// one as long as the longest so far would still fit.
-struct Pace<'a> {
-    meter: &'a dyn Fn() -> u64,
-    budget: u64,
-    last: u64,
-    longest: u64,
-}
-
-impl Pace<'_> {
-    fn may_go_on(&mut self) -> bool {
-        let now = (self.meter)();
-        self.longest = self.longest.max(now.saturating_sub(self.last));
-        self.last = now;
-        now.saturating_add(self.longest) <= self.budget
-    }
 }
 
 impl Engine {
@@ -64,7 +44,8 @@ impl Engine {
         *self = Self::default();
     }
 
-    /// Works on `job_id` until `meter` says that about `budget` instructions are used. The model must be loaded.
+    /// Works on `job_id` until `meter` says that about `budget` instructions are used. The model must be loaded. A slice
+    /// that builds the model ends with that.
     ///
     /// # Errors
     /// When the model can't be built: then no job can run.
@@ -77,52 +58,96 @@ impl Engine {
         meter: &dyn Fn() -> u64,
         now_ns: u64,
     ) -> Result<(), LoadError> {
-        let mut pace = Pace { meter, budget, last: 0, longest: 0 };
-        let first = self.loader.is_none();
-        if self.model.is_none() {
-            let built = self.build(store, &mut pace);
+        let Some(model) = &self.model else {
+            let first = self.loader.is_none();
+            let built = self.build(store, &mut Pace::new(meter, budget, Steps::default()));
             store.built(meter(), first);
-            if !built? {
-                jobs.forget_attempts(job_id);
-                return Ok(());
-            }
-        }
-        let build_instructions = pace.last;
-        let Some(model) = &self.model else { return Ok(()) };
-
-        if self.current.as_ref().is_none_or(|current| current.job_id != job_id) {
-            self.current = None;
+            jobs.forget_attempts(job_id);
+            return built;
+        };
+        let Ok(record) = jobs.get(job_id) else { return Ok(()) };
+        if record.state != JobState::Running {
             jobs.set_state(job_id, &JobState::Running, now_ns);
-            match Current::new(model, jobs, job_id) {
-                Ok(current) => self.current = Some(current),
+        }
+        let left = record.max_instructions.map(|most| most.saturating_sub(record.counts.instructions));
+        let is_last = left.is_some_and(|left| left <= budget);
+        let mut current = match self.current.take().filter(|current| current.job_id == job_id) {
+            Some(current) => current,
+            None => match Current::new(model, jobs, job_id) {
+                Ok(current) => {
+                    jobs.prompt_encoded(job_id, &current.generation.generation().request().prompt);
+                    current
+                }
                 Err(reason) => {
-                    jobs.slice_done(job_id, 0, Vec::new(), meter().saturating_sub(build_instructions));
+                    jobs.slice_done(job_id, Vec::new(), meter());
                     jobs.set_state(job_id, &JobState::Failed { reason }, now_ns);
                     return Ok(());
                 }
-            }
-        }
-        let Some(current) = &mut self.current else { return Ok(()) };
+            },
+        };
+        let mut pace = Pace::new(meter, left.unwrap_or(budget).min(budget), self.steps);
         let mut tokens = Vec::new();
-        let end = current.generate(model, &mut pace, &mut tokens);
-        let used = meter().saturating_sub(build_instructions);
-        jobs.slice_done(job_id, current.prompt_tokens, tokens, used);
+        let end = if is_last && !pace.may_begin() {
+            Ok(None)
+        } else {
+            let end = current.generate(model, &mut pace, &mut tokens, usize::MAX);
+            self.steps = pace.steps();
+            end
+        };
+        jobs.slice_done(job_id, tokens, meter());
         match end {
-            Ok(None) => {}
-            Ok(Some(reason)) => {
+            Ok(None) if is_last => {
+                let reason = FinishReason::MaxInstructions;
                 jobs.set_state(job_id, &JobState::Done { reason }, now_ns);
-                self.current = None;
             }
-            Err(reason) => {
-                jobs.set_state(job_id, &JobState::Failed { reason }, now_ns);
-                self.current = None;
-            }
+            Ok(None) => self.current = Some(current),
+            Ok(Some(reason)) => jobs.set_state(job_id, &JobState::Done { reason }, now_ns),
+            Err(reason) => jobs.set_state(job_id, &JobState::Failed { reason }, now_ns),
         }
         Ok(())
     }
 
-    /// Builds the model tensor by tensor; returns whether it is ready.
-    fn build(&mut self, store: &ModelStore, pace: &mut Pace) -> Result<bool, LoadError> {
+    /// The next tokens of an open job, at most `max_tokens`, as the slices to come will compute them. For a query, whose
+    /// changes to the heap are discarded: the generation under way is used up instead of copied, so that what calls this in
+    /// an update only makes the next slice begin anew.
+    ///
+    /// # Errors
+    /// [`AgentError::UnknownJob`], [`AgentError::JobEnded`], [`AgentError::NotInHeap`], [`AgentError::Draft`].
+    pub fn draft(
+        &mut self,
+        jobs: &Jobs,
+        job_id: JobId,
+        max_tokens: usize,
+        budget: u64,
+        meter: &dyn Fn() -> u64,
+    ) -> Result<Draft, AgentError> {
+        let record = jobs.get_open(job_id)?;
+        let Some(model) = &self.model else { return Err(AgentError::NotInHeap) };
+        let mut current = match self.current.take().filter(|current| current.job_id == job_id) {
+            Some(current) => current,
+            None => Current::new(model, jobs, job_id).map_err(AgentError::Draft)?,
+        };
+        let mut pace = Pace::new(meter, budget, self.steps);
+        let mut tokens = Vec::new();
+        let finished = if pace.may_begin() {
+            current.generate(model, &mut pace, &mut tokens, max_tokens).map_err(AgentError::Draft)?
+        } else {
+            None
+        };
+        let (tokens, texts): (Vec<u32>, Vec<String>) = tokens.into_iter().unzip();
+        Ok(Draft {
+            job_id,
+            first_token: record.counts.generated_tokens,
+            slices: record.counts.messages,
+            tokens,
+            text: texts.concat(),
+            finished,
+            instructions: meter(),
+        })
+    }
+
+    /// Builds the model tensor by tensor, as far as the pace allows.
+    fn build(&mut self, store: &ModelStore, pace: &mut Pace) -> Result<(), LoadError> {
         let unsupported = |error: ArtifactError| LoadError::Unsupported { reason: error.to_string() };
         let mut loader = match self.loader.take() {
             Some(loader) => loader,
@@ -133,11 +158,11 @@ impl Engine {
         loop {
             if loader.step(store).map_err(unsupported)?.is_none() {
                 self.model = Some(loader.finish(store).map_err(unsupported)?);
-                return Ok(pace.may_go_on());
+                return Ok(());
             }
             if !pace.may_go_on() {
                 self.loader = Some(loader);
-                return Ok(false);
+                return Ok(());
             }
         }
     }
@@ -153,36 +178,36 @@ impl Current {
                 .encode_prompt(&text, model.config().bos_token_id)
                 .map_err(|error| failure(&error.into()))?,
             JobInput::Messages(messages) => {
-                let messages: Vec<Message> = messages.into_iter().map(message).collect();
+                let messages: Vec<Message> = messages.into_iter().map(Message::from).collect();
                 loaded
                     .encode_messages(&messages)
                     .map_err(|error| JobFailure::ChatTemplate { reason: error.to_string() })?
             }
         };
-        let prompt_tokens = prompt.len() as u32;
         let context = model.config().max_position_embeddings;
         if prompt.len() >= context {
-            return Err(JobFailure::PromptTooLong { tokens: prompt_tokens, context: context as u32 });
+            return Err(JobFailure::PromptTooLong { tokens: prompt.len() as u32, context: context as u32 });
         }
         let generated = jobs.tokens(job_id);
         let request = Request {
             prompt,
             max_tokens: record.params.max_tokens as usize,
-            sampling: sampling(&record.params),
+            sampling: SamplingParams::from(&record.params),
             stop_tokens: Vec::new(),
         };
         let stop = record.params.stop.unwrap_or_default();
         let generation = TextGeneration::resume(loaded, request, &stop, &generated);
         let generation = generation.map_err(|error| failure(&error))?;
-        Ok(Self { job_id, prompt_tokens, generation })
+        Ok(Self { job_id, generation })
     }
 
-    /// Generates until the pace says stop; returns why generation ended, if it has.
+    /// Generates until the pace says stop or there are `max_tokens`; returns why generation ended, if it has.
     fn generate(
         &mut self,
         loaded: &LoadedModel,
         pace: &mut Pace,
         tokens: &mut Vec<(u32, String)>,
+        max_tokens: usize,
     ) -> Result<Option<FinishReason>, JobFailure> {
         loop {
             let event = self.generation.advance(loaded, &mut Budget::new(ONE_LAYER));
@@ -192,58 +217,12 @@ impl Current {
             }
             // An end must be known in the message of the last token, to which the text that was held back belongs.
             if let Some(reason) = self.generation.finished() {
-                return Ok(Some(finish_reason(reason)));
+                return Ok(Some(FinishReason::from(reason)));
             }
-            if !pace.may_go_on() {
+            if tokens.len() >= max_tokens || !pace.may_go_on() {
                 return Ok(None);
             }
         }
-    }
-}
-
-// What the interface promises is what the engine takes.
-const _: () = {
-    assert!(agent::MAX_LOGIT_BIASES == sampler::MAX_LOGIT_BIASES);
-    assert!(agent::MAX_LOGIT_BIAS == sampler::MAX_LOGIT_BIAS);
-    assert!(*agent::REPETITION_PENALTIES.start() == *sampler::REPETITION_PENALTIES.start());
-    assert!(*agent::REPETITION_PENALTIES.end() == *sampler::REPETITION_PENALTIES.end());
-    assert!(agent::MAX_STOP_STRINGS == text::MAX_STOP_STRINGS);
-    assert!(agent::MAX_STOP_STRING_BYTES == text::MAX_STOP_STRING_BYTES);
-};
-
-/// The engine's form of the parameters: what is left out has the value that changes nothing.
-pub fn sampling(params: &GenerationParams) -> SamplingParams {
-    let biases = params.logit_bias.iter().flatten();
-    let none = SamplingParams::default();
-    SamplingParams {
-        temperature: params.temperature,
-        top_k: params.top_k.unwrap_or(none.top_k),
-        top_p: params.top_p.unwrap_or(none.top_p),
-        min_p: params.min_p.unwrap_or(none.min_p),
-        repetition_penalty: params.repetition_penalty.unwrap_or(none.repetition_penalty),
-        repetition_window: params.repetition_window.unwrap_or(none.repetition_window),
-        logit_bias: biases.map(|&LogitBias { token, bias }| (token, bias)).collect(),
-        seed: params.seed,
-    }
-}
-
-/// The engine's form of a message.
-fn message(message: ChatMessage) -> Message {
-    let role = match message.role {
-        ChatRole::System => Role::System,
-        ChatRole::User => Role::User,
-        ChatRole::Assistant => Role::Assistant,
-        ChatRole::Tool => Role::Tool,
-    };
-    Message { role, content: message.content }
-}
-
-fn finish_reason(reason: EngineFinish) -> FinishReason {
-    match reason {
-        EngineFinish::Stop => FinishReason::EndOfText,
-        EngineFinish::Length => FinishReason::MaxTokens,
-        EngineFinish::Context => FinishReason::ContextFull,
-        EngineFinish::StopString => FinishReason::StopString,
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use candid::Principal;
 use ic_stable_structures::DefaultMemoryImpl;
 use novaq_engine::artifact::{Manifest, Shards};
 use novaq_engine::model::{Config, RopeScaling, Variant};
@@ -11,12 +12,15 @@ use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use shared_types::ModelId;
-use shared_types::agent::{JobProgressArgs, LoadState, SubmitJobArgs};
+use shared_types::agent::{
+    ChatMessage, ChatRole, GenerationParams, JobProgressArgs, LoadState, LogitBias, SubmitJobArgs,
+};
 use shared_types::lifecycle::{ModelOperation, ModelStatus};
 use shared_types::model::ModelError;
 
 use super::*;
 use crate::memory::Memories;
+use crate::receipts::Issuer;
 use crate::store::{MAX_ATTEMPTS, Part, refusal};
 
 struct Artifact {
@@ -82,7 +86,10 @@ impl Agent {
         let it = Memories::of(memory.clone());
         Self {
             memory,
-            jobs: Jobs::open(it.jobs, it.open_jobs, it.prompts, it.messages, it.tokens, it.keys, it.last_job),
+            jobs: Jobs::open(
+                it.jobs,
+                Issuer { agent: Principal::management_canister(), model_id: ModelId::ZERO },
+            ),
             store: ModelStore::open(it.load, it.stored_shards, it.manifest, it.shards),
             engine: Engine::default(),
         }
@@ -106,13 +113,22 @@ impl Agent {
     /// A slice in which each look at the meter finds 1,000 instructions more.
     fn slice(&mut self, budget: u64) {
         let Some(job_id) = self.jobs.head() else { return };
-        let instructions = Cell::new(0);
-        let meter = || {
-            instructions.set(instructions.get() + 1_000);
-            instructions.get()
-        };
         self.jobs.begin_attempt(job_id);
-        self.engine.slice(&mut self.jobs, &mut self.store, job_id, budget, &meter, 5).unwrap();
+        self.engine.slice(&mut self.jobs, &mut self.store, job_id, budget, &meter(), 5).unwrap();
+    }
+
+    /// The draft of a query: what it does to the heap is discarded, here by beginning with a new one.
+    fn draft(&mut self, job_id: JobId, max_tokens: usize, budget: u64) -> Result<Draft, AgentError> {
+        self.engine.draft(&self.jobs, job_id, max_tokens, budget, &meter())
+    }
+}
+
+/// Each look finds 1,000 instructions more.
+fn meter() -> impl Fn() -> u64 {
+    let instructions = Cell::new(0);
+    move || {
+        instructions.set(instructions.get() + 1_000);
+        instructions.get()
     }
 }
 
@@ -130,7 +146,7 @@ fn params(temperature: f32, max_tokens: u32) -> GenerationParams {
 fn submit(agent: &mut Agent, prompt: &str, params: &GenerationParams) -> JobId {
     let args =
         SubmitJobArgs { prompt: prompt.to_owned(), params: params.clone(), ..SubmitJobArgs::default() };
-    agent.jobs.submit(args, 0).unwrap().job_id
+    agent.jobs.submit(args, Principal::anonymous(), 0, 0).unwrap().job_id
 }
 
 /// The engine's own tokens and text, in one go.
@@ -144,7 +160,7 @@ fn reference(
     let request = Request {
         prompt: loaded.tokenizer.encode_prompt(prompt, loaded.model.config().bos_token_id).unwrap(),
         max_tokens: params.max_tokens as usize,
-        sampling: sampling(params),
+        sampling: SamplingParams::from(params),
         stop_tokens: vec![],
     };
     let stop = params.stop.clone().unwrap_or_default();
@@ -152,7 +168,11 @@ fn reference(
     while generation.finished().is_none() {
         generation.advance(&loaded, &mut Budget::unlimited()).unwrap();
     }
-    (generation.generated().to_vec(), generation.text().to_owned(), generation.finished().map(finish_reason))
+    (
+        generation.generated().to_vec(),
+        generation.text().to_owned(),
+        generation.finished().map(FinishReason::from),
+    )
 }
 
 proptest! {
@@ -214,8 +234,10 @@ fn messages_are_answered_by_the_template() {
         ..SubmitJobArgs::default()
     };
     let mut agent = Agent::loaded(&artifact);
-    let id = agent.jobs.submit(messages("hello"), 0).unwrap().job_id;
-    agent.slice(100_000);
+    let id = agent.jobs.submit(messages("hello"), Principal::anonymous(), 0, 0).unwrap().job_id;
+    while agent.jobs.head().is_some() {
+        agent.slice(100_000);
+    }
     let reason = "the model has no chat template".to_owned();
     assert_eq!(
         agent.jobs.get(id).unwrap().state,
@@ -226,8 +248,8 @@ fn messages_are_answered_by_the_template() {
                     A fox said {{ messages[0].content }}";
     let artifact = artifact_with(Some(template));
     let mut agent = Agent::loaded(&artifact);
-    let id = agent.jobs.submit(messages("hello"), 0).unwrap().job_id;
-    let refused = agent.jobs.submit(messages("no"), 0).unwrap().job_id;
+    let id = agent.jobs.submit(messages("hello"), Principal::anonymous(), 0, 0).unwrap().job_id;
+    let refused = agent.jobs.submit(messages("no"), Principal::anonymous(), 0, 0).unwrap().job_id;
     while agent.jobs.head().is_some() {
         agent.slice(100_000);
     }
@@ -357,4 +379,76 @@ fn refusals_keep_their_meaning() {
     assert_eq!(refusal(refused), LoadError::NotServed { status });
     assert_eq!(refusal(ModelError::UnknownModel { model_id: ModelId::ZERO }), LoadError::UnknownModel);
     assert!(matches!(refusal(ModelError::ShardMissing { index: 1 }), LoadError::WrongContent { .. }));
+}
+
+#[test]
+fn drafts_are_the_tokens_to_come() {
+    let artifact = artifact();
+    let params = params(0.8, 12);
+    let prompt = "Once upon a time a fox";
+    let (expected, text, _) = reference(&artifact, prompt, &params);
+    let mut agent = Agent::loaded(&artifact);
+    let job_id = submit(&mut agent, prompt, &params);
+    assert_eq!(agent.draft(job_id, 1, 1_000_000), Err(AgentError::NotInHeap));
+    agent.slice(1_000_000_000);
+    assert_eq!(agent.jobs.get(job_id).unwrap().counts.messages, 0, "the first slice builds the model");
+
+    // From the beginning to the end, before any slice and in the middle.
+    let whole = agent.draft(job_id, usize::MAX, u64::MAX).unwrap();
+    assert_eq!((whole.first_token, whole.slices, whole.finished), (0, 0, Some(FinishReason::MaxTokens)));
+    assert_eq!((&whole.tokens, &whole.text), (&expected, &text));
+    while agent.jobs.tokens(job_id).len() < 5 {
+        agent.slice(16_000);
+        let before = agent.jobs.get(job_id).unwrap().counts;
+        let draft = agent.draft(job_id, 3, u64::MAX).unwrap();
+        let at = before.generated_tokens as usize;
+        assert_eq!((draft.first_token as usize, draft.slices), (at, before.messages));
+        assert_eq!(draft.tokens, expected[at..at + 3]);
+        let after = agent.jobs.progress(&JobProgressArgs { job_id, after_token: 0 }).unwrap();
+        assert_eq!(after.job.counts, before, "a draft leaves no trace");
+        assert!(text.starts_with(&(after.text + &draft.text)));
+    }
+    // A short budget stops cleanly; the certified run goes on all the same.
+    let short = agent.draft(job_id, usize::MAX, 7_000).unwrap();
+    assert!(short.tokens.len() < 7 && short.finished.is_none() && short.instructions <= 9_000, "{short:?}");
+    while agent.jobs.head().is_some() {
+        agent.slice(100_000);
+    }
+    assert_eq!(agent.jobs.tokens(job_id), expected);
+    assert_eq!(agent.draft(job_id, 1, u64::MAX), Err(AgentError::JobEnded { job_id }));
+
+    let long = submit(&mut agent, &"fox ".repeat(100), &params);
+    let too_long = agent.draft(long, 1, u64::MAX);
+    assert!(matches!(too_long, Err(AgentError::Draft(JobFailure::PromptTooLong { .. }))), "{too_long:?}");
+}
+
+#[test]
+fn a_budget_of_instructions_ends_a_job_with_its_tokens() {
+    let artifact = artifact();
+    let expected = reference(&artifact, "A fox", &params(0.0, 20)).0;
+    let mut agent = Agent::loaded(&artifact);
+    agent.slice(1_000_000_000);
+    let submit = |agent: &mut Agent, max_instructions| {
+        let args = SubmitJobArgs {
+            prompt: "A fox".to_owned(),
+            params: params(0.0, 20),
+            max_instructions: Some(max_instructions),
+            ..SubmitJobArgs::default()
+        };
+        agent.jobs.submit(args, Principal::anonymous(), 0, 0).unwrap().job_id
+    };
+    let run = |agent: &mut Agent, id| {
+        while agent.jobs.head().is_some() {
+            agent.slice(17_000);
+        }
+        (agent.jobs.get(id).unwrap(), agent.jobs.tokens(id))
+    };
+    let id = submit(&mut agent, 60_000);
+    let (cut, tokens) = run(&mut agent, id);
+    assert_eq!(cut.state, JobState::Done { reason: FinishReason::MaxInstructions });
+    assert!(!tokens.is_empty() && tokens.len() < 20 && expected.starts_with(&tokens), "{tokens:?}");
+    assert!(cut.counts.instructions <= 60_000 + 2_000, "{:?}", cut.counts);
+    let id = submit(&mut agent, u64::MAX);
+    let (whole, tokens) = run(&mut agent, id);
+    assert_eq!((whole.state, tokens), (JobState::Done { reason: FinishReason::MaxTokens }, expected));
 }

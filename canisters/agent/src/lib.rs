@@ -1,21 +1,26 @@
 //! The agent canister: one language model, one owner, a queue of jobs.
 //!
-//! Endpoints only; `shared_types::agent` documents them, `agent.did` is the interface. The rules are in [`jobs`],
-//! [`store`] and [`engine`], which know nothing of `ic-cdk`; [`slices`] and [`loading`] are the messages that drive them.
+//! Endpoints only; `shared_types::agent` and `shared_types::receipt` document them, `agent.did` is the interface. The
+//! rules are in [`jobs`], [`queue`], [`receipts`], [`store`], [`engine`] and [`pace`], which know nothing of `ic-cdk`; [`slices`] and
+//! [`loading`] are the messages that drive them.
 //!
 //! # What survives
-//! Jobs, tokens, manifest and shards are in stable memory. The model in the heap and its key-value cache are caches: an
+//! Jobs, tokens, receipts, manifest and shards are in stable memory. The model in the heap and its key-value cache are caches: an
 //! upgrade or a trap loses at most one slice of work, never a token, and the bits of what follows are the same.
 
 #![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
 
+pub mod cycles;
 pub mod engine;
 pub mod guards;
 pub mod jobs;
 pub mod lifecycle;
 pub mod loading;
 pub mod memory;
+pub mod pace;
 pub mod queries;
+pub mod queue;
+pub mod receipts;
 pub mod slices;
 pub mod state;
 pub mod store;
@@ -23,9 +28,10 @@ pub mod updates;
 
 use ic_cdk::{query, update};
 use shared_types::agent::{
-    AgentError, AgentStatus, JobId, JobPage, JobProgress, JobProgressArgs, JobRecord, ListJobsArgs,
-    LoadState, SubmitJobArgs,
+    AgentError, AgentStatus, Draft, DraftArgs, JobId, JobPage, JobProgress, JobProgressArgs, JobPrompt,
+    JobRecord, ListJobsArgs, LoadState, SubmitJobArgs,
 };
+use shared_types::receipt::{CertifiedReceipt, ListReceiptsArgs, ReceiptKey, ReceiptPage};
 
 #[update]
 fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
@@ -35,6 +41,26 @@ fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
 #[update]
 fn cancel_job(job_id: JobId) -> Result<JobRecord, AgentError> {
     updates::jobs::cancel_job(job_id)
+}
+
+#[update]
+fn pause_job(job_id: JobId) -> Result<JobRecord, AgentError> {
+    updates::jobs::pause_job(job_id)
+}
+
+#[update]
+fn resume_job(job_id: JobId) -> Result<JobRecord, AgentError> {
+    updates::jobs::resume_job(job_id)
+}
+
+#[update]
+fn pause_queue() -> Result<(), AgentError> {
+    updates::jobs::set_queue_paused(true)
+}
+
+#[update]
+fn resume_queue() -> Result<(), AgentError> {
+    updates::jobs::set_queue_paused(false)
 }
 
 #[update]
@@ -56,6 +82,26 @@ fn run_slice() -> Result<(), AgentError> {
 #[query]
 fn job_progress(args: JobProgressArgs) -> Result<JobProgress, AgentError> {
     queries::job_progress(&args)
+}
+
+#[query]
+fn draft(args: DraftArgs) -> Result<Draft, AgentError> {
+    queries::draft(&args)
+}
+
+#[query]
+fn get_prompt(job_id: JobId) -> Result<JobPrompt, AgentError> {
+    queries::get_prompt(job_id)
+}
+
+#[query]
+fn get_receipt(key: ReceiptKey) -> Result<CertifiedReceipt, AgentError> {
+    queries::get_receipt(key)
+}
+
+#[query]
+fn list_receipts(args: ListReceiptsArgs) -> Result<ReceiptPage, AgentError> {
+    queries::list_receipts(&args)
 }
 
 #[query]

@@ -16,7 +16,7 @@ use shared_types::agent::{LoadError, LoadState};
 use shared_types::model::{GetShardArgs, ModelError};
 
 use crate::store::{Part, refusal};
-use crate::{slices, state};
+use crate::{cycles, slices, state};
 
 /// Seconds that the repository has for an answer.
 const ANSWER_SECONDS: u32 = 120;
@@ -42,14 +42,18 @@ impl Drop for InFlight {
 }
 
 /// Asks for as many parts as the window allows beside those on their way. A canister that is being stopped asks for none:
-/// it stops when the answers under way have come, and the timer goes on after it was started again.
+/// it stops when the answers under way have come, and the timer goes on after it was started again. A canister asks for no
+/// more than its balance covers; the timer looks again.
 pub fn ask_for_parts() {
     if canister_status() != CanisterStatusCode::Running {
         return;
     }
     let parts = state::mutate(|state| {
         let window = state.settings().config.load_window;
-        let parts = IN_FLIGHT.with_borrow(|in_flight| state.store.wanted(in_flight, window, time()));
+        let mut parts = IN_FLIGHT.with_borrow(|in_flight| state.store.wanted(in_flight, window, time()));
+        while !parts.is_empty() && cycles::shortage(parts.len() as u32).is_some() {
+            parts.pop();
+        }
         for part in &parts {
             state.store.asked(*part);
         }

@@ -1,8 +1,13 @@
 //! Methods that only read.
 
+use ic_cdk::api::{data_certificate, performance_counter};
+use serde_bytes::ByteBuf;
+use shared_types::FieldError;
 use shared_types::agent::{
-    AgentError, AgentStatus, JobId, JobPage, JobProgress, JobProgressArgs, JobRecord, ListJobsArgs,
+    AgentError, AgentStatus, DRAFT_INSTRUCTIONS, Draft, DraftArgs, JobId, JobPage, JobProgress,
+    JobProgressArgs, JobPrompt, JobRecord, ListJobsArgs,
 };
+use shared_types::receipt::{CertifiedReceipt, ListReceiptsArgs, ReceiptKey, ReceiptPage};
 
 use crate::guards::{require_controller, require_owner};
 use crate::lifecycle::VERSION;
@@ -35,6 +40,63 @@ pub fn list_jobs(args: &ListJobsArgs) -> Result<JobPage, AgentError> {
     Ok(state::read(|state| state.jobs.list(args)))
 }
 
+/// The next tokens of an open job, without consensus.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], [`AgentError::InvalidField`], and see [`crate::engine::Engine::draft`].
+pub fn draft(args: &DraftArgs) -> Result<Draft, AgentError> {
+    require_owner()?;
+    if args.max_tokens == Some(0) {
+        return Err(AgentError::InvalidField(FieldError::new("max_tokens", "is 0, the least is 1")));
+    }
+    let max_tokens = args.max_tokens.map_or(usize::MAX, |most| most as usize);
+    let meter = || performance_counter(0);
+    state::read(|state| {
+        state::with_engine(|engine| {
+            engine.draft(&state.jobs, args.job_id, max_tokens, DRAFT_INSTRUCTIONS, &meter)
+        })
+    })
+}
+
+/// What a job goes on from.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], [`AgentError::UnknownJob`].
+pub fn get_prompt(job_id: JobId) -> Result<JobPrompt, AgentError> {
+    require_owner()?;
+    state::read(|state| state.jobs.prompt(job_id))
+}
+
+/// A receipt and the proof that it is certified.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], [`AgentError::UnknownReceipt`], and see [`crate::jobs::Jobs::receipt_of`].
+pub fn get_receipt(key: ReceiptKey) -> Result<CertifiedReceipt, AgentError> {
+    require_owner()?;
+    state::read(|state| {
+        let sequence = match key {
+            ReceiptKey::Sequence(sequence) => sequence,
+            ReceiptKey::Job(job_id) => state.jobs.receipt_of(job_id)?,
+        };
+        let receipts = state.jobs.receipts();
+        let (receipt, hash) = receipts.get(sequence)?;
+        let mut witness = Vec::new();
+        ciborium::into_writer(&receipts.witness(sequence), &mut witness)
+            .expect("a hash tree is always encodable");
+        let certificate = data_certificate().map(ByteBuf::from);
+        Ok(CertifiedReceipt { receipt, hash, certificate, witness: ByteBuf::from(witness) })
+    })
+}
+
+/// A page of the receipts, with the head of their chain.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`].
+pub fn list_receipts(args: &ListReceiptsArgs) -> Result<ReceiptPage, AgentError> {
+    require_owner()?;
+    Ok(state::read(|state| state.jobs.receipts().list(args)))
+}
+
 /// Version, model, loading, sizes, balance: for the owner and for controllers.
 ///
 /// # Errors
@@ -54,7 +116,9 @@ pub fn status() -> Result<AgentStatus, AgentError> {
             load_counts: state.store.counts(),
             in_heap,
             jobs: state.jobs.len(),
-            open_jobs: state.jobs.open_jobs(),
+            open_jobs: state.jobs.queue().len(),
+            paused: state.jobs.queue().is_paused(),
+            out_of_cycles: state.jobs.queue().shortage().map(|(_, shortage)| shortage),
             heap_bytes: heap_bytes(),
             stable_bytes: ic_cdk::api::stable_size() * WASM_PAGE_BYTES,
             cycles: ic_cdk::api::canister_cycle_balance(),

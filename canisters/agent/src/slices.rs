@@ -14,12 +14,13 @@ use ic_cdk::call::{Call, CallFailed, CallRejected};
 use ic_cdk_timers::TimerId;
 use shared_types::agent::{JobFailure, JobId, JobState, LoadState};
 
-use crate::{loading, state};
+use crate::{cycles, loading, state};
 
 /// While parts of the model are on their way, whether they still are is looked at this often.
 const LOADING_WATCH: Duration = Duration::from_secs(20);
 
-/// While there is work, it is taken up again at least this often, whatever trapped.
+/// While there is work, it is taken up again at least this often, whatever trapped; and as often it is looked at whether there
+/// are cycles again.
 const WATCH: Duration = Duration::from_mins(1);
 
 /// After a failure that waiting may cure, such as a lack of cycles.
@@ -79,9 +80,19 @@ pub fn fail_open_jobs() {
 /// Does the next thing there is to do.
 async fn take_turn() {
     TIMER.set(None);
+    state::mutate(|state| state.jobs.end_overdue(time()));
     let Some(job_id) = state::read(|state| state.jobs.head()) else {
         return load_on();
     };
+    // A slice under way has its cycles set aside, and looks again when it ends.
+    if SLICE_UNDER_WAY.get() {
+        return;
+    }
+    let shortage = cycles::shortage(1);
+    state::mutate(|state| state.jobs.set_shortage(shortage.map(|shortage| (job_id, shortage)), time()));
+    if shortage.is_some() {
+        return schedule(WATCH);
+    }
     let loaded = state::mutate(|state| {
         if state.store.loaded().is_none() {
             state.store.begin(time());
@@ -96,7 +107,13 @@ async fn take_turn() {
     state::mutate(|state| state.jobs.begin_attempt(job_id));
     let outcome = Call::unbounded_wait(canister_self(), "run_slice").await;
     let delay = match outcome {
-        Ok(_) => Duration::ZERO,
+        Ok(_) => {
+            // A slice that a pause prevented is no attempt.
+            if state::read(|state| state.jobs.attempt(job_id) > 0) {
+                state::mutate(|state| state.jobs.forget_attempts(job_id));
+            }
+            Duration::ZERO
+        }
         Err(failed) => slice_failed(job_id, &failed),
     };
     drop(turn);

@@ -6,11 +6,13 @@ use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::{DefaultMemoryImpl, StableCell};
 use serde::{Deserialize, Serialize};
+use shared_types::ModelId;
 use shared_types::agent::AgentInitArgs;
 
 use crate::engine::Engine;
 use crate::jobs::Jobs;
 use crate::memory::{Memories, Memory};
+use crate::receipts::Issuer;
 use crate::store::ModelStore;
 
 /// What the agent was installed with; absent only before `init` has run.
@@ -28,17 +30,11 @@ pub struct State {
 
 impl State {
     fn open(memories: Memories) -> Self {
+        let settings = StableCell::init(memories.settings, Cbor::<Settings>::default());
+        let issuer = issuer(settings.get().0.0.as_ref());
         Self {
-            settings: StableCell::init(memories.settings, Cbor::default()),
-            jobs: Jobs::open(
-                memories.jobs,
-                memories.open_jobs,
-                memories.prompts,
-                memories.messages,
-                memories.tokens,
-                memories.keys,
-                memories.last_job,
-            ),
+            settings,
+            jobs: Jobs::open(memories.jobs, issuer),
             store: ModelStore::open(
                 memories.load,
                 memories.stored_shards,
@@ -50,6 +46,7 @@ impl State {
 
     /// Sets up a new agent.
     pub fn install(&mut self, args: AgentInitArgs) {
+        self.jobs.set_issuer(issuer(Some(&args)));
         self.settings.set(Cbor(Settings(Some(args))));
     }
 
@@ -64,6 +61,12 @@ impl State {
     }
 }
 
+/// This canister with the model that it was installed for, which never changes.
+fn issuer(settings: Option<&AgentInitArgs>) -> Issuer {
+    let model_id = settings.map_or(ModelId::ZERO, |settings| settings.model_id);
+    Issuer { agent: ic_cdk::api::canister_self(), model_id }
+}
+
 thread_local! {
     static STATE: RefCell<State> = RefCell::new(State::open(Memories::of(DefaultMemoryImpl::default())));
     static ENGINE: RefCell<Engine> = RefCell::new(Engine::default());
@@ -74,9 +77,15 @@ pub fn read<R>(f: impl FnOnce(&State) -> R) -> R {
     STATE.with_borrow(f)
 }
 
-/// Changes the state.
+/// Changes the state, and certifies the receipts if there are new ones.
 pub fn mutate<R>(f: impl FnOnce(&mut State) -> R) -> R {
-    STATE.with_borrow_mut(f)
+    STATE.with_borrow_mut(|state| {
+        let result = f(state);
+        if let Some(root) = state.jobs.take_changed_root() {
+            ic_cdk::api::certified_data_set(root);
+        }
+        result
+    })
 }
 
 /// Uses the engine.

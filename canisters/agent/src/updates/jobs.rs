@@ -1,12 +1,14 @@
-//! Submitting and cancelling jobs.
+//! Submitting, pausing and cancelling jobs.
 
 use std::time::Duration;
 
-use ic_cdk::api::time;
+use ic_cdk::api::{msg_caller, time};
 use shared_types::agent::{AgentError, JobId, JobRecord, SubmitJobArgs};
 
 use crate::guards::require_owner;
 use crate::{slices, state};
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Puts a job into the queue.
 ///
@@ -14,7 +16,10 @@ use crate::{slices, state};
 /// [`AgentError::Unauthorized`], and see [`crate::jobs::Jobs::submit`].
 pub fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
     require_owner()?;
-    let record = state::mutate(|state| state.jobs.submit(args, time()))?;
+    let record = state::mutate(|state| {
+        let cache_seconds = state.settings().config.cache_seconds.unwrap_or(0);
+        state.jobs.submit(args, msg_caller(), cache_seconds * NANOS_PER_SECOND, time())
+    })?;
     slices::schedule(Duration::ZERO);
     Ok(record)
 }
@@ -28,4 +33,37 @@ pub fn cancel_job(job_id: JobId) -> Result<JobRecord, AgentError> {
     let record = state::mutate(|state| state.jobs.cancel(job_id, time()))?;
     slices::schedule(Duration::ZERO);
     Ok(record)
+}
+
+/// Pauses a job.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], and see [`crate::jobs::Jobs::pause`].
+pub fn pause_job(job_id: JobId) -> Result<JobRecord, AgentError> {
+    require_owner()?;
+    let record = state::mutate(|state| state.jobs.pause(job_id, time()))?;
+    slices::schedule(Duration::ZERO);
+    Ok(record)
+}
+
+/// Lets a paused job go on.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], and see [`crate::jobs::Jobs::resume`].
+pub fn resume_job(job_id: JobId) -> Result<JobRecord, AgentError> {
+    require_owner()?;
+    let record = state::mutate(|state| state.jobs.resume(job_id, time()))?;
+    slices::schedule(Duration::ZERO);
+    Ok(record)
+}
+
+/// Pauses all jobs, or lets them go on.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`].
+pub fn set_queue_paused(paused: bool) -> Result<(), AgentError> {
+    require_owner()?;
+    state::mutate(|state| state.jobs.set_queue_paused(paused));
+    slices::schedule(Duration::ZERO);
+    Ok(())
 }

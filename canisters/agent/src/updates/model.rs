@@ -29,7 +29,7 @@ pub fn load_model() -> Result<LoadState, AgentError> {
 pub fn run_slice() -> Result<(), AgentError> {
     require_self()?;
     let worked = state::mutate(|state| {
-        let Some(job_id) = state.jobs.head() else { return Ok(()) };
+        let Some(job_id) = state.jobs.queue().in_service() else { return Ok(()) };
         // Each further attempt of a slice that trapped has half the budget: if the instruction limit was the reason, it
         // is not met again.
         let halvings = state.jobs.attempt(job_id).saturating_sub(1);
