@@ -17,5 +17,6 @@ pub mod layered;
 pub mod network;
 pub mod output;
 pub mod quantize;
+pub mod receipt;
 pub mod refine;
 pub mod resources;

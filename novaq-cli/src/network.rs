@@ -1,4 +1,4 @@
-//! Which network, who calls, and the `model` canister as a client sees it.
+//! Which network, who calls, and the canisters as a client sees them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,16 +13,19 @@ use ic_agent::{Agent, AgentError, Identity};
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 use shared_types::ModelId;
+use shared_types::agent::{self, JobId, JobProgress, JobProgressArgs, JobPrompt};
 use shared_types::model::{
     BeginUploadArgs, DeprecateArgs, ListModelsArgs, MissingShardsArgs, MissingShardsPage, ModelError,
     ModelPage, ModelRecord, PutShardArgs, PutShardResult, UploadState,
 };
+use shared_types::receipt::{CertifiedReceipt, ReceiptKey};
 
 use crate::output::HintExt;
+use crate::receipt::{Proof, ReceiptFile};
 
-/// Where the model repository is and who calls it.
+/// Which network, and who calls.
 #[derive(Debug, Clone, Args)]
-pub struct NetworkArgs {
+pub struct EndpointArgs {
     /// `local` (`http://127.0.0.1:4943`), `ic`, or the URL of a network's API endpoint.
     #[arg(long, default_value = "local", env = "NOVAQ_NETWORK", value_parser = Network::parse)]
     network: Network,
@@ -30,10 +33,43 @@ pub struct NetworkArgs {
     /// PEM file of the calling identity (ed25519, secp256k1 or prime256v1).
     #[arg(long, env = "NOVAQ_IDENTITY", value_name = "FILE")]
     identity: Option<PathBuf>,
+}
+
+/// Where the model repository is and who calls it.
+#[derive(Debug, Clone, Args)]
+pub struct NetworkArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
 
     /// The `model` canister.
     #[arg(long, env = "NOVAQ_CANISTER", value_name = "ID")]
     canister: Principal,
+}
+
+impl EndpointArgs {
+    /// A client of the network; fetches the root key of networks other than the Internet Computer.
+    async fn connect(&self) -> anyhow::Result<Agent> {
+        let mut builder = Agent::builder()
+            .with_url(&self.network.url)
+            .with_max_polling_time(Duration::from_mins(2))
+            .with_max_tcp_error_retries(0);
+        if let Some(path) = &self.identity {
+            builder = builder.with_boxed_identity(read_identity(path)?);
+        }
+        let url = &self.network.url;
+        let agent = builder.build().with_context(|| format!("`{url}` is not the address of a network"))?;
+        if !self.network.is_mainnet {
+            agent
+                .fetch_root_key()
+                .await
+                .with_context(|| format!("the network at {url} does not answer"))
+                .hint(|| {
+                    "`cargo xtask demo --keep` leaves a local network running; `--network` names another"
+                        .to_owned()
+                })?;
+        }
+        Ok(agent)
+    }
 }
 
 /// An Internet Computer network.
@@ -117,6 +153,15 @@ pub enum CallError {
         #[source]
         source: ModelError,
     },
+    /// The agent canister refused the call.
+    #[error("`{method}` was refused")]
+    RefusedByAgent {
+        /// The canister's method.
+        method: &'static str,
+        /// The canister's reason.
+        #[source]
+        source: Box<agent::AgentError>,
+    },
 }
 
 impl CallError {
@@ -144,6 +189,11 @@ pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
             }
             ModelError::UnknownModel { .. } => "`novaq models list` shows the models",
             ModelError::NotValidated | ModelError::Incomplete { .. } => "`novaq upload` completes the upload",
+            _ => return error,
+        },
+        Some(CallError::RefusedByAgent { source, .. }) => match **source {
+            agent::AgentError::Unauthorized => "`--identity FILE` says who calls",
+            agent::AgentError::JobOpen { .. } => "the receipt comes when the job has ended",
             _ => return error,
         },
         Some(error) if error.is_transient() => "the same command goes on where this stopped",
@@ -184,26 +234,7 @@ impl ModelCanister {
     /// # Errors
     /// If the identity cannot be read, or the network does not answer.
     pub async fn connect(args: &NetworkArgs) -> anyhow::Result<Self> {
-        let mut builder = Agent::builder()
-            .with_url(&args.network.url)
-            .with_max_polling_time(Duration::from_mins(2))
-            .with_max_tcp_error_retries(0);
-        if let Some(path) = &args.identity {
-            builder = builder.with_boxed_identity(read_identity(path)?);
-        }
-        let url = &args.network.url;
-        let agent = builder.build().with_context(|| format!("`{url}` is not the address of a network"))?;
-        if !args.network.is_mainnet {
-            agent
-                .fetch_root_key()
-                .await
-                .with_context(|| format!("the network at {url} does not answer"))
-                .hint(|| {
-                    "`cargo xtask demo --keep` leaves a local network running; `--network` names another"
-                        .to_owned()
-                })?;
-        }
-        Ok(Self { agent, canister: args.canister })
+        Ok(Self { agent: args.endpoint.connect().await?, canister: args.canister })
     }
 
     /// Calls an update method and waits for its certified reply.
@@ -309,6 +340,79 @@ impl Repository for ModelCanister {
     async fn finish_upload(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
         self.update("finish_upload", (model_id,)).await
     }
+}
+
+/// An `agent` canister.
+pub struct AgentCanister {
+    agent: Agent,
+    canister: Principal,
+}
+
+impl AgentCanister {
+    /// Connects to the canister; fetches the root key of networks other than the Internet Computer.
+    ///
+    /// # Errors
+    /// If the identity cannot be read, or the network does not answer.
+    pub async fn connect(args: &EndpointArgs, canister: Principal) -> anyhow::Result<Self> {
+        Ok(Self { agent: args.connect().await?, canister })
+    }
+
+    /// The canister with a client that exists already and knows the network's root key.
+    pub fn new(agent: Agent, canister: Principal) -> Self {
+        Self { agent, canister }
+    }
+
+    async fn query<A: ArgumentEncoder + Send, T: CandidType + DeserializeOwned>(
+        &self,
+        method: &'static str,
+        args: A,
+    ) -> Result<T, CallError> {
+        let args = candid::encode_args(args).map_err(|source| CallError::Reply { method, source })?;
+        let reply = self.agent.query(&self.canister, method).with_arg(args).call().await;
+        let reply = reply.map_err(|source| CallError::Agent { method, source: Box::new(source) })?;
+        let (result,): (Result<T, agent::AgentError>,) =
+            candid::decode_args(&reply).map_err(|source| CallError::Reply { method, source })?;
+        result.map_err(|source| CallError::RefusedByAgent { method, source: Box::new(source) })
+    }
+
+    /// The receipt of a job, with everything that a replay needs. Nothing is checked yet.
+    ///
+    /// # Errors
+    /// If a call fails or is refused.
+    pub async fn receipt_file(&self, job_id: JobId) -> anyhow::Result<ReceiptFile> {
+        let certified: CertifiedReceipt = self.query("get_receipt", (ReceiptKey::Job(job_id),)).await?;
+        let prompt: JobPrompt = self.query("get_prompt", (job_id,)).await?;
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        loop {
+            let after_token = tokens.len() as u32;
+            let args = JobProgressArgs { job_id, after_token };
+            let page: JobProgress = self.query("job_progress", (args,)).await?;
+            tokens.extend(page.tokens);
+            text.push_str(&page.text);
+            if page.next_token <= after_token {
+                break;
+            }
+        }
+        let proof = certified.certificate.map(|certificate| Proof {
+            certificate: certificate.into_vec(),
+            witness: certified.witness.into_vec(),
+            root_key: self.agent.read_root_key(),
+        });
+        Ok(ReceiptFile::new(certified.receipt, prompt.prompt, prompt.messages, tokens, text, proof))
+    }
+}
+
+/// Who certified a receipt, in words.
+pub fn signer(proof: Option<&Proof>) -> String {
+    let Some(proof) = proof else { return "no, the file holds no proof".to_owned() };
+    // A client begins with the Internet Computer's own root key.
+    let mainnet = Agent::builder().with_url("https://icp-api.io").build().map(|agent| agent.read_root_key());
+    if mainnet.is_ok_and(|key| key == proof.root_key) {
+        return "by the Internet Computer".to_owned();
+    }
+    let key = hex::encode(&proof.root_key);
+    let end = key.get(key.len().saturating_sub(16)..).unwrap_or(&key);
+    format!("by a network of your own, whose root key ends in {end}")
 }
 
 #[cfg(test)]

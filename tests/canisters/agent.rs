@@ -26,7 +26,7 @@ fn params(max_tokens: u32) -> GenerationParams {
 
 /// Slices short enough that a job takes many of them.
 fn short_slices() -> AgentConfig {
-    AgentConfig { slice_instructions: 60_000_000, load_window: 2 }
+    AgentConfig { slice_instructions: 60_000_000, load_window: 2, ..AgentConfig::default() }
 }
 
 fn deprecate(network: &Network, repository: &Repository, artifact: &Artifact) {

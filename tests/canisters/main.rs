@@ -6,4 +6,6 @@ mod faults;
 mod kernels;
 mod live;
 mod model;
+mod queue;
+mod receipts;
 mod strangers;

@@ -9,7 +9,7 @@ use ohms_tests::network::{Network, owner, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
-use shared_types::agent::{AgentConfig, AgentError, JobProgressArgs, ListJobsArgs, SubmitJobArgs};
+use shared_types::agent::{AgentConfig, AgentError, DraftArgs, JobProgressArgs, ListJobsArgs, SubmitJobArgs};
 use shared_types::factory::{
     BeginTemplateArgs, FactoryConfig, FactoryError, JournalArgs, ListAgentsArgs, ListTemplatesArgs,
     PutTemplateChunkArgs,
@@ -18,6 +18,7 @@ use shared_types::model::{
     AuditLogArgs, BeginUploadArgs, DeprecateArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs,
     ListRolesArgs, MissingShardsArgs, ModelError, PutShardArgs, Role, RoleGrant,
 };
+use shared_types::receipt::{ListReceiptsArgs, ReceiptKey};
 
 /// What a stranger gets from a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,9 +154,17 @@ fn strangers_are_refused_by_the_agent() {
     let cases = [
         case("submit_job", (submit,), refused),
         case("cancel_job", (1u64,), refused),
+        case("pause_job", (1u64,), refused),
+        case("resume_job", (1u64,), refused),
+        case("pause_queue", (), refused),
+        case("resume_queue", (), refused),
         case("load_model", (), refused),
         case("return_cycles", (), refused),
         case("job_progress", (JobProgressArgs { job_id: 1, after_token: 0 },), refused),
+        case("draft", (DraftArgs { job_id: 1, max_tokens: None },), refused),
+        case("get_prompt", (1u64,), refused),
+        case("get_receipt", (ReceiptKey::Job(1),), refused),
+        case("list_receipts", (ListReceiptsArgs { after: None, limit: 1 },), refused),
         case("get_job", (1u64,), refused),
         case("list_jobs", (ListJobsArgs { after: None, limit: 1 },), refused),
         case("status", (), refused),

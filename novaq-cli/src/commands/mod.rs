@@ -12,6 +12,8 @@ pub mod inspect;
 pub mod jobs;
 pub mod man;
 pub mod models;
+pub mod receipt;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod upload;

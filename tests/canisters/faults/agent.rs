@@ -9,6 +9,7 @@ use shared_types::agent::{
     AgentConfig, AgentError, FinishReason, GenerationParams, JobFailure, JobId, JobProgress, JobRecord,
     JobState, LoadState, SubmitJobArgs,
 };
+use shared_types::receipt::{ListReceiptsArgs, ReceiptPage, hash_tokens};
 
 const PROMPT: &str = "Once upon a fox";
 
@@ -57,7 +58,7 @@ fn job(plan: &FaultPlan, may_fail: bool) -> Option<(FaultTrace, Principal)> {
     let artifact = Artifact::small();
     let repository = network.repository();
     repository.publish(artifact);
-    let config = AgentConfig { slice_instructions: 60_000_000, load_window: 2 };
+    let config = AgentConfig { slice_instructions: 60_000_000, load_window: 2, ..AgentConfig::default() };
     let agent = network.agent(repository.id, artifact.id, config);
     let before = network.pic.cycle_balance(agent.id);
 
@@ -87,6 +88,14 @@ fn job(plan: &FaultPlan, may_fail: bool) -> Option<(FaultTrace, Principal)> {
     assert_eq!(next.tokens, artifact.generate("A crow", &params(2)).0, "{trace}");
     let status = agent.status();
     assert_eq!((status.jobs, status.open_jobs, &status.load), (2, 0, &LoadState::Loaded), "{trace}");
+    // Each job that ended has one receipt, whatever was repeated.
+    let args = ListReceiptsArgs { after: None, limit: 10 };
+    let page: Result<ReceiptPage, AgentError> = network.query(owner(), agent.id, "list_receipts", (args,));
+    let page = page.expect("the owner may read");
+    let of_jobs: Vec<JobId> = page.receipts.iter().map(|receipt| receipt.job_id).collect();
+    assert_eq!(of_jobs, [record.job_id, next.job.job_id], "{trace}");
+    assert_eq!(page.receipts[0].tokens_sha256, hash_tokens(done.tokens.clone()), "{trace}");
+    assert_eq!(page.receipts[1].previous, page.receipts[0].hash(), "{trace}");
     // Cycles went for work only: a few trillionths of what an agent has.
     let spent = before - network.pic.cycle_balance(agent.id);
     assert!(spent < 60_000_000_000, "{spent} cycles: {trace}");
