@@ -144,6 +144,21 @@ fn a_model_without_a_template_does_not_talk() {
 }
 
 #[test]
+fn verify_says_whether_the_template_is_of_use() {
+    for (template, line) in [
+        (TEMPLATE, "Chat template: compiles"),
+        (
+            "\n{% if %}",
+            "Chat template: of no use (`chat_template`, line 2: syntax error: unexpected end of block)",
+        ),
+    ] {
+        let folder = folder(32, Some(template));
+        let verified = succeed(folder.path(), &["verify", "model"]);
+        assert!(verified.lines().any(|found| found == line), "{verified}");
+    }
+}
+
+#[test]
 fn a_conversation_goes_on_from_its_answers() {
     let folder = folder(32, Some(TEMPLATE));
     let options = ["--max-tokens", "5", "--seed", "4"];

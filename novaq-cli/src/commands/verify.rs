@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use novaq_engine::artifact::Loader;
+use novaq_engine::chat::{ChatError, ChatTemplate};
 use serde::Serialize;
 
 use crate::artifact_dir::ArtifactDir;
@@ -28,6 +29,8 @@ struct Verified {
     shards: usize,
     bytes: u64,
     tensors: usize,
+    /// Why the chat template is of no use; `None` if it is, or there is none.
+    chat_template_error: Option<String>,
     vocab_size: usize,
 }
 
@@ -47,12 +50,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     while loader.step(&artifact).map_err(|error| artifact.load_error(error))?.is_some() {
         bar.inc(1);
     }
-    let tokenizer = if manifest.encoder.is_some() {
-        loader.finish_encoder(&artifact).map(|loaded| loaded.tokenizer)
+    let loaded = if manifest.encoder.is_some() {
+        loader.finish_encoder(&artifact).map(|loaded| (loaded.tokenizer, None))
     } else {
-        loader.finish(&artifact).map(|loaded| loaded.tokenizer)
+        loader.finish(&artifact).map(|loaded| {
+            let template = ChatTemplate::of(&loaded).err().filter(|error| *error != ChatError::NoTemplate);
+            (loaded.tokenizer, template)
+        })
     };
-    let tokenizer = tokenizer.map_err(|error| artifact.load_error(error))?;
+    let (tokenizer, template_error) = loaded.map_err(|error| artifact.load_error(error))?;
     bar.finish_and_clear();
 
     let verified = Verified {
@@ -60,6 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         shards: manifest.shards.len(),
         bytes: artifact.bytes(),
         tensors: manifest.tensors.len(),
+        chat_template_error: template_error.map(|error| error.to_string()),
         vocab_size: tokenizer.vocab_size(),
     };
     if args.json {
@@ -73,6 +80,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     say!("Tensors: {} decoded, a complete {} model", verified.tensors, manifest.architecture);
     say!("Tokenizer: {} tokens", output::count(verified.vocab_size as u64));
+    match (&verified.chat_template_error, &manifest.chat_template) {
+        (Some(error), _) => say!("Chat template: of no use ({error})"),
+        (None, Some(_)) => say!("Chat template: compiles"),
+        (None, None) => {}
+    }
     say!("Verified: `{}`", artifact.path().display());
     Ok(())
 }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use novaq_engine::artifact::{
     Estimates, Manifest, ManifestDraft, Origin, ShardSink, SourceFile, VectorPrecision, Verification, Writer,
 };
+use novaq_engine::chat::ChatTemplate;
 use novaq_engine::codec::Matrix;
 use novaq_engine::model::Architecture;
 use novaq_engine::tokenizer::Tokenizer;
@@ -63,6 +64,9 @@ pub(super) fn draft(
         chat_template: checkpoint.chat_template(),
         architecture: checkpoint.config().clone().into(),
     };
+    if let Some(Err(error)) = described.chat_template.as_deref().map(|it| ChatTemplate::new(it, None, None)) {
+        tracing::warn!("the model will not take conversations: {error}");
+    }
     let draft = draft_of(described, options, files, calibration, estimates)?;
     Ok(ManifestDraft { verification, ..draft })
 }
