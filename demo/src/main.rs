@@ -126,6 +126,22 @@ async fn main() -> anyhow::Result<()> {
     let native_equal = native.tokens == tokens;
     fact("tokens", if native_equal { "equal, every one" } else { "DIFFERENT" });
 
+    step("receipt, and the replay of it");
+    let (receipt, agent_id) = (folder.path().join("receipt.json"), agent.id.to_text());
+    let job_id = progress.job.job_id.to_string();
+    novaq(&[
+        "receipt".as_ref(),
+        agent_id.as_ref(),
+        job_id.as_ref(),
+        "-o".as_ref(),
+        receipt.as_os_str(),
+        "--network".as_ref(),
+        network.url.as_ref(),
+        "--identity".as_ref(),
+        identity.as_os_str(),
+    ])?;
+    novaq(&["replay".as_ref(), receipt.as_os_str(), "--model".as_ref(), artifact.as_os_str()])?;
+
     step("result");
     let report = Report::new(&inspected, &status, &progress.job.counts, native_equal)?;
     print!("{report}");

@@ -4,6 +4,9 @@
 //! `submit_job` puts a prompt into the queue. The agent loads its model if it has not yet, then generates in slices:
 //! messages that work until an instruction budget is used and schedule the next one. `job_progress` (a query; called
 //! as an update its reply is certified) returns the tokens since the last one seen. Nobody needs to keep calling.
+//! `draft` computes the next tokens at once, without consensus.
+//!
+//! A job that has ended has a receipt ([`crate::receipt`]), by which anybody who has the model can compute it again.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -82,6 +82,7 @@ async fn take_turn() {
     TIMER.set(None);
     state::mutate(|state| state.jobs.end_overdue(time()));
     let Some(job_id) = state::read(|state| state.jobs.head()) else {
+        state::mutate(|state| state.jobs.set_shortage(None, time()));
         return load_on();
     };
     // A slice under way has its cycles set aside, and looks again when it ends.
