@@ -1,6 +1,7 @@
 //! The canisters' real Wasm on a network, as their callers see it.
 
 mod agent;
+mod chat;
 mod factory;
 mod faults;
 mod kernels;

@@ -66,18 +66,25 @@ impl Artifact {
     /// # Panics
     /// When the engine can't make it.
     pub fn long_context() -> Self {
-        Self::with_context(64, 256, 1, 2_048)
+        Self::with([64, 256, 1], 2_048, None)
+    }
+
+    /// An artifact of half a MB with a context of 256 positions and a chat template.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn with_template(chat_template: &str) -> Self {
+        Self::with([64, 256, 1], 256, Some(chat_template))
     }
 
     fn synthetic(hidden_size: usize, intermediate_size: usize, num_hidden_layers: usize) -> Self {
-        Self::with_context(hidden_size, intermediate_size, num_hidden_layers, 256)
+        Self::with([hidden_size, intermediate_size, num_hidden_layers], 256, None)
     }
 
-    fn with_context(
-        hidden_size: usize,
-        intermediate_size: usize,
-        num_hidden_layers: usize,
+    fn with(
+        [hidden_size, intermediate_size, num_hidden_layers]: [usize; 3],
         max_position_embeddings: usize,
+        chat_template: Option<&str>,
     ) -> Self {
         let json = include_bytes!("../../models/ohms-tales-6m/tokenizer.json");
         let tokenizer = Tokenizer::from_json(json).expect("the bundled tokenizer is readable");
@@ -104,7 +111,8 @@ impl Artifact {
         let synthetic =
             Synthetic { config, body, embedding: Format::Int8, seed: 1, tokenizer: tokenizer.to_bytes() };
         let mut shards: Vec<Vec<u8>> = Vec::new();
-        let manifest = synthetic.write(&mut shards).expect("a valid configuration");
+        let manifest = synthetic.write_with_template(&mut shards, chat_template);
+        let manifest = manifest.expect("a valid configuration");
         let manifest_bytes = manifest.to_bytes().expect("finite numbers");
         let id = ModelId::new(manifest.id().expect("finite numbers"));
         Self { manifest, manifest_bytes, shards, id }
