@@ -4,7 +4,7 @@ use novaq_engine::codec::{
     AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Input, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
     MatrixForm,
 };
-use novaq_engine::kernel::Backend;
+use novaq_engine::kernel::{Backend, Fold};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -17,16 +17,21 @@ fn noise(seed: u64) -> impl FnMut() -> f32 {
     }
 }
 
-fn aq_matrix(
+fn aq_matrix(seed: u64, rows: usize, columns: usize, format: (usize, usize), means: bool) -> AqMatrix {
+    folded_matrix(seed, rows, columns, format, means, Fold::ONE)
+}
+
+fn folded_matrix(
     seed: u64,
     rows: usize,
     columns: usize,
     (codebooks, dimension): (usize, usize),
     means: bool,
+    fold: Fold,
 ) -> AqMatrix {
     let mut next = noise(seed);
     let codewords: Vec<f32> = (0..codebooks * 16 * dimension).map(|_| next()).collect();
-    let set = Arc::new(Codebooks::quantize(codebooks, dimension, &codewords).unwrap());
+    let set = Arc::new(Codebooks::quantize(codebooks, dimension, &codewords).unwrap().with_fold(fold));
     let codes: Vec<u8> =
         (0..rows * set.groups(columns) * codebooks).map(|_| ((next() + 1.0) * 8.0) as u8 & 15).collect();
     let scales: Vec<f32> = (0..rows).map(|_| 0.5 + 0.4 * next()).collect();
@@ -92,12 +97,12 @@ proptest! {
     #[test]
     fn aq_products_agree(
         seed: u64, rows in 1usize..300, columns in 1usize..400, codebooks in 1usize..=8, wide: bool, means: bool,
-        positions in 1usize..4,
+        positions in 1usize..15, fold in prop::sample::select(&Fold::ALL[..]),
     ) {
         let dimension = if wide { 8 } else { 4 };
-        let matrix = aq_matrix(seed, rows, columns, (codebooks, dimension), means);
+        let matrix = folded_matrix(seed, rows, columns, (codebooks, dimension), means, fold);
         let bytes = matrix.to_bytes();
-        let set = Codebooks::from_bytes(codebooks, dimension, &matrix.codebooks().to_bytes()).unwrap();
+        let set = Codebooks::from_bytes(codebooks, dimension, &matrix.codebooks().to_bytes()).unwrap().with_fold(fold);
         let read = AqMatrix::from_bytes(rows, columns, Arc::new(set), means, &bytes).unwrap();
         prop_assert_eq!(read.to_bytes(), bytes);
         let ratio = check(&Matrix::Aq(read), seed, positions);
@@ -267,10 +272,18 @@ fn read_rows(matrix: &Int8Matrix) -> impl Iterator<Item = Vec<f32>> {
 /// The noise that 8-bit tables add must stay far below the quantization error of the codec itself (0.03 to 0.35).
 #[test]
 fn table_noise_is_small() {
-    for format in [(2, 4), (2, 8), (3, 8), (4, 8), (6, 8), (8, 8)] {
-        let ratio = check(&Matrix::Aq(aq_matrix(7, 256, 1024, format, false)), 7, 2);
-        println!("AQ {format:?}: noise-to-signal power ratio {ratio:.1e}");
-        assert!(ratio < 8e-5, "AQ {format:?}: {ratio:e}");
+    for fold in Fold::ALL {
+        for format in [(2, 4), (2, 8), (3, 8), (4, 8), (6, 8), (8, 8)] {
+            let matrix = folded_matrix(7, 256, 1024, format, false, fold);
+            let ratio = check(&Matrix::Aq(matrix), 7, 2);
+            let entries = fold.entries();
+            println!("AQ {format:?}, {entries} averaged: noise-to-signal power ratio {ratio:.1e}");
+            // The variance of rounding a table is 1/12 per entry, that of the averages (entries − 1) / 8.
+            assert!(
+                ratio < 8e-5 * (1.5 * entries as f64 - 0.5),
+                "AQ {format:?}, {entries} averaged: {ratio:e}"
+            );
+        }
     }
 }
 

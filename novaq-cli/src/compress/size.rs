@@ -6,6 +6,7 @@ use novaq_engine::artifact::{
     ArtifactError, Codec, Estimates, Manifest, ManifestDraft, Outline, Similarity, Verification,
 };
 use novaq_engine::codec::Codebooks;
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::Architecture;
 use serde::Serialize;
 
@@ -127,7 +128,7 @@ impl<'a> Sizes<'a> {
                 MatrixCodec::LowRank { rank } => {
                     let set = sets.entry((None, "", SIGNS)).or_insert_with(|| {
                         let bytes = Codebooks::signs().to_bytes().len() as u64;
-                        outline.codebooks(SIGNS.books, SIGNS.dim, bytes).0
+                        outline.codebooks(SIGNS.books, SIGNS.dim, Fold::ONE, bytes).0
                     });
                     Codec::LowRank { rank, first: set.clone(), second: set.clone() }
                 }
@@ -135,7 +136,7 @@ impl<'a> Sizes<'a> {
                     // Matrices of a layer that read one input share a set; embedding and head have their own.
                     let name = if part.input.is_none() { part.name.as_str() } else { "" };
                     let codebooks = sets.entry((part.input, name, additive)).or_insert_with(|| {
-                        outline.codebooks(additive.books, additive.dim, codec.codebook_bytes()).0
+                        outline.codebooks(additive.books, additive.dim, Fold::ONE, codec.codebook_bytes()).0
                     });
                     Codec::Aq { codebooks: codebooks.clone(), row_means: false }
                 }

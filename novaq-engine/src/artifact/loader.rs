@@ -147,7 +147,7 @@ impl Loader {
         let bytes = read_section(&self.manifest, entry.section, source)?;
         let set =
             Codebooks::from_bytes(entry.count, entry.dimension, &bytes).map_err(|e| tensor_error(name, e))?;
-        self.codebooks.insert(name.to_string(), Arc::new(set));
+        self.codebooks.insert(name.to_string(), Arc::new(set.with_fold(entry.fold)));
         Ok(entry.section.length)
     }
 

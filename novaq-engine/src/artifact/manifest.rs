@@ -4,6 +4,7 @@ use super::{ArtifactError, FORMAT_VERSION, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, 
 #[cfg(doc)]
 use crate::codec::LowRankMatrix;
 use crate::codec::{AqMatrix, Codebooks, Fp8Matrix, Int4Matrix, Int8Matrix};
+use crate::kernel::Fold;
 use crate::model::{Architecture, BertConfig, Config};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -106,8 +107,30 @@ pub struct CodebookEntry {
     pub count: usize,
     /// Weights per codeword d.
     pub dimension: usize,
+    /// Table entries that products average in 8 bits; see [`Fold`]. Absent for one.
+    #[serde(default, skip_serializing_if = "Fold::is_one", with = "fold_entries")]
+    #[cfg_attr(feature = "schema", schemars(with = "usize"))]
+    pub fold: Fold,
     /// Where.
     pub section: Section,
+}
+
+/// A fold as the number of its entries.
+mod fold_entries {
+    use crate::kernel::Fold;
+    use serde::de::{Error, Unexpected};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(fold: &Fold, serializer: S) -> Result<S::Ok, S::Error> {
+        fold.entries().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Fold, D::Error> {
+        let entries = usize::deserialize(deserializer)?;
+        let error = || D::Error::invalid_value(Unexpected::Unsigned(entries as u64), &"1, 2, 4 or 8");
+        Fold::new(entries).ok_or_else(error)
+    }
 }
 
 /// The tokenizer.

@@ -4,6 +4,7 @@ use super::manifest::{
     CodebookEntry, Codec, Compression, Manifest, Section, ShardEntry, TensorEntry, TokenizerEntry,
 };
 use super::{ArtifactError, FORMAT_VERSION, MAX_SHARD_BYTES, ManifestDraft, SECTION_ALIGNMENT, ShardHeader};
+use crate::kernel::Fold;
 
 /// Bytes of payload that a shard has room for.
 const MAX_PAYLOAD_BYTES: u64 = (MAX_SHARD_BYTES - ShardHeader::BYTES) as u64;
@@ -29,11 +30,17 @@ impl Outline {
         section
     }
 
-    /// Adds a set of `count` codebooks over `dimension` weights, and names it.
-    pub fn codebooks(&mut self, count: usize, dimension: usize, length: u64) -> (String, Section) {
+    /// Adds a set of `count` codebooks over `dimension` weights whose products average `fold` table entries, and names it.
+    pub fn codebooks(
+        &mut self,
+        count: usize,
+        dimension: usize,
+        fold: Fold,
+        length: u64,
+    ) -> (String, Section) {
         let name = format!("codebooks.{}", self.codebooks.len());
         let section = self.place(length);
-        self.codebooks.push(CodebookEntry { name: name.clone(), count, dimension, section });
+        self.codebooks.push(CodebookEntry { name: name.clone(), count, dimension, fold, section });
         (name, section)
     }
 

@@ -167,7 +167,8 @@ impl<'a> Writer<'a> {
             return Ok(name.clone());
         }
         let bytes = set.to_bytes();
-        let (name, section) = self.outline.codebooks(set.count(), set.dimension(), bytes.len() as u64);
+        let (name, section) =
+            self.outline.codebooks(set.count(), set.dimension(), set.fold(), bytes.len() as u64);
         self.write(section, &bytes)?;
         self.codebooks.push((Arc::clone(set), name.clone()));
         Ok(name)

@@ -8,7 +8,8 @@
 
 use super::{CodecError, Input, finite, read_f16, to_f16};
 use crate::kernel::{
-    BLOCK_COLUMNS, Backend, CODEBOOK_ENTRIES, MAX_CODEBOOKS, TILE_VECTORS, TileShape, VECTOR_ROWS,
+    BLOCK_COLUMNS, Backend, CODEBOOK_ENTRIES, Fold, MAX_CODEBOOKS, TILE_POSITIONS, TILE_VECTORS, TileShape,
+    VECTOR_ROWS,
 };
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ pub struct Codebooks {
     count: usize,
     dimension: usize,
     scale: f32,
+    fold: Fold,
     /// `[M][16][d]`, as stored.
     codewords: Vec<i8>,
     /// The same, widened for the table kernels: `[M][d / 2][16][2]`, the entries of a pair of columns together.
@@ -71,7 +73,7 @@ impl Codebooks {
                 }
             }
         }
-        Self { count, dimension, scale, codewords, pairs }
+        Self { count, dimension, scale, fold: Fold::ONE, codewords, pairs }
     }
 
     /// Rounds float codewords (`[codebooks][16][dimension]`) to the stored form: the largest magnitude becomes 127.
@@ -129,6 +131,17 @@ impl Codebooks {
     /// Weights per group `d`.
     pub fn dimension(&self) -> usize {
         self.dimension
+    }
+
+    /// The same with products that average `fold` table entries. New codebooks average none.
+    #[must_use]
+    pub fn with_fold(self, fold: Fold) -> Self {
+        Self { fold, ..self }
+    }
+
+    /// How many table entries its products average in 8 bits.
+    pub fn fold(&self) -> Fold {
+        self.fold
     }
 
     /// What a codeword's integers are multiplied by.
@@ -351,27 +364,33 @@ impl AqMatrix {
         let groups = codebooks.groups(self.columns);
         input.tables(backend, &self.codebooks);
         let Some((_, tables)) = &input.tables else { return };
-        let mut sums = [0.0f32; TILE_VECTORS * VECTOR_ROWS];
+        let mut sums = [0.0f32; TILE_POSITIONS[0] * TILE_VECTORS * VECTOR_ROWS];
         let mut first = 0;
         let mut tiles = &self.tiles[..];
         while first < self.rows {
             let vectors = self.tile_vectors(first);
             let (tile, rest) = tiles.split_at(vectors * 16 * groups * codebooks.count);
             tiles = rest;
-            let shape = TileShape {
-                codebooks: codebooks.count,
-                vectors,
-                groups,
-                block_groups: codebooks.block_groups(),
-            };
             let rows = (vectors * VECTOR_ROWS).min(self.rows - first);
-            for (p, tables) in tables.iter().enumerate() {
-                let sums = &mut sums[..vectors * VECTOR_ROWS];
+            let scales = &self.row_scales[first..][..rows];
+            let mut p = 0;
+            for tables in tables {
+                let shape = TileShape {
+                    vectors,
+                    tables: groups * codebooks.count,
+                    block_tables: codebooks.block_groups() * codebooks.count,
+                    positions: tables.offsets.len(),
+                    fold: codebooks.fold,
+                };
+                let sums = &mut sums[..shape.positions * vectors * VECTOR_ROWS];
                 backend.tile(shape, tile, &tables.entries, &tables.steps, sums);
-                let factor = codebooks.scale * input.scales[p];
-                let output = &mut output[p * self.rows + first..][..rows];
-                for ((y, sum), scale) in output.iter_mut().zip(sums).zip(&self.row_scales[first..]) {
-                    *y = ((*sum + tables.offset) * factor) * scale;
+                for (sums, offset) in sums.chunks_exact(vectors * VECTOR_ROWS).zip(&tables.offsets) {
+                    let factor = codebooks.scale * input.scales[p];
+                    let output = &mut output[p * self.rows + first..][..rows];
+                    for ((y, sum), scale) in output.iter_mut().zip(sums).zip(scales) {
+                        *y = ((*sum + offset) * factor) * scale;
+                    }
+                    p += 1;
                 }
             }
             first += rows;
@@ -390,35 +409,76 @@ impl AqMatrix {
 /// Largest magnitude of a table entry.
 const ENTRY_LIMIT: f32 = 127.0;
 
-/// The look-up tables of one input vector for one codebook set.
+/// The look-up tables of some input vectors for one codebook set.
 ///
 /// `Σ_j codeword[j] · x[j] ≈ entry · step(block) + center`, and since every row adds exactly one entry of each table,
 /// the centers add up to one constant for all rows: `offset`.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    /// `[groups][M][16]`.
-    entries: Vec<i8>,
-    /// One per block of columns.
+    /// `[groups][M][inputs][16]`, each with 128 added.
+    entries: Vec<u8>,
+    /// One per block of columns and input, `[blocks][inputs]`.
     steps: Vec<f32>,
-    offset: f32,
+    /// One per input.
+    offsets: Vec<f32>,
 }
 
 impl Tables {
-    /// Fills the tables for `input`, int16, one row's columns.
-    ///
-    /// Entries use all 8 bits: the widest table of a block decides its step. Adding entries in 8 bits before widening would
-    /// save instructions and cost a bit of each; `docs/adr/0002-table-precision.md` has the measurement.
-    pub(super) fn build(&mut self, backend: Backend, codebooks: &Codebooks, input: &[i16]) {
+    /// Fills `tables` for `inputs`, int16, `[inputs][columns]`; inputs whose tables lie side by side share one.
+    pub(super) fn build_all(
+        all: &mut Vec<Self>,
+        backend: Backend,
+        codebooks: &Codebooks,
+        inputs: &[i16],
+        columns: usize,
+    ) {
+        let mut rest = inputs;
+        let mut used = 0;
+        for size in TILE_POSITIONS {
+            while rest.len() >= size * columns {
+                let (now, later) = rest.split_at(size * columns);
+                rest = later;
+                if all.len() == used {
+                    all.push(Self::default());
+                }
+                all[used].build(backend, codebooks, now, columns);
+                used += 1;
+            }
+        }
+        all.truncate(used);
+    }
+
+    /// Entries use all 8 bits: the widest table of a block decides its step.
+    fn build(&mut self, backend: Backend, codebooks: &Codebooks, inputs: &[i16], columns: usize) {
+        let positions = inputs.len() / columns;
+        let tables = codebooks.groups(columns) * codebooks.count;
+        self.entries.resize(tables * positions * CODEBOOK_ENTRIES, 0);
+        self.steps.resize(columns.div_ceil(BLOCK_COLUMNS) * positions, 0.0);
+        self.offsets.clear();
+        for (position, input) in inputs.chunks_exact(columns).enumerate() {
+            self.build_one(backend, codebooks, input, position, positions);
+        }
+    }
+
+    fn build_one(
+        &mut self,
+        backend: Backend,
+        codebooks: &Codebooks,
+        input: &[i16],
+        position: usize,
+        positions: usize,
+    ) {
         let (dimension, count) = (codebooks.dimension, codebooks.count);
-        let groups = codebooks.groups(input.len());
-        self.entries.resize(groups * count * CODEBOOK_ENTRIES, 0);
-        self.steps.clear();
-        let mut offset = 0i64;
         let mut raw = [[0i32; CODEBOOK_ENTRIES]; BLOCK_COLUMNS / 4 * MAX_CODEBOOKS];
         let mut centers = [0i32; BLOCK_COLUMNS / 4 * MAX_CODEBOOKS];
-        let block_entries = codebooks.block_groups() * count * CODEBOOK_ENTRIES;
-        for (input, entries) in input.chunks(BLOCK_COLUMNS).zip(self.entries.chunks_mut(block_entries)) {
-            let tables = entries.len() / CODEBOOK_ENTRIES;
+        let mut offset = 0i64;
+        let mut bias = 0.0;
+        let entries = self.entries.as_chunks_mut::<CODEBOOK_ENTRIES>().0;
+        let blocks = entries.chunks_mut(codebooks.block_groups() * count * positions);
+        for ((input, entries), steps) in
+            input.chunks(BLOCK_COLUMNS).zip(blocks).zip(self.steps.chunks_exact_mut(positions))
+        {
+            let tables = entries.len() / positions;
             let (raw, centers) = (&mut raw[..tables], &mut centers[..tables]);
             for (input, raw) in input.chunks(dimension).zip(raw.chunks_exact_mut(count)) {
                 let raw = raw.as_flattened_mut();
@@ -439,11 +499,14 @@ impl Tables {
             }
             let widest = widest as f32;
             let inverse = if widest > 0.0 { ENTRY_LIMIT / widest } else { 0.0 };
-            self.steps.push(widest / ENTRY_LIMIT);
-            for ((raw, center), table) in raw.iter().zip(centers).zip(entries.as_chunks_mut().0) {
+            let step = widest / ENTRY_LIMIT;
+            steps[position] = step;
+            bias += step * ((tables / codebooks.fold.entries()) as f32 * codebooks.fold.bias());
+            let entries = entries.iter_mut().skip(position).step_by(positions);
+            for ((raw, center), table) in raw.iter().zip(centers).zip(entries) {
                 backend.quantize16(raw, *center, inverse, table);
             }
         }
-        self.offset = offset as f32;
+        self.offsets.push(offset as f32 - bias);
     }
 }

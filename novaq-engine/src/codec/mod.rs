@@ -216,10 +216,7 @@ impl Input {
                 Some((_, tables)) => tables,
                 None => std::mem::take(&mut self.spare_tables),
             };
-            tables.resize_with(self.positions, aq::Tables::default);
-            for (q, tables) in self.quantized.chunks_exact(self.width).zip(&mut tables) {
-                tables.build(backend, codebooks, q);
-            }
+            aq::Tables::build_all(&mut tables, backend, codebooks, &self.quantized, self.width);
             self.tables = Some((Arc::clone(codebooks), tables));
         }
         self.tables.as_ref().map_or(&[], |(_, tables)| tables)

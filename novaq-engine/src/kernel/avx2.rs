@@ -1,19 +1,21 @@
 //! x86-64 AVX2. Float kernels are the reference compiled for wider registers: without fused multiply-add the
 //! compiler may not change what they compute.
 
-use super::{CODEBOOK_ENTRIES, TileShape, VECTOR_ROWS, scalar};
+use super::{CODEBOOK_ENTRIES, ENTRY_ZERO, TileShape, VECTOR_ROWS, lanes, scalar};
+use crate::model::Activation;
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16,
-    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_broadcastsi128_si256, _mm256_castsi256_si128,
-    _mm256_cvtepi8_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set_m128i,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8,
-    _mm256_storeu_ps, _mm256_storeu_si256,
+    __m128i, __m256, __m256i, _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set1_epi8,
+    _mm_srli_epi16, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_avg_epu8,
+    _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps,
+    _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_mul_ps, _mm256_set_m128i, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_epi16,
 };
 
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    scalar::dot_f32(a, b)
+    lanes::dot::<[f32; 4]>(a, b)
 }
 
 #[target_feature(enable = "avx2")]
@@ -46,7 +48,7 @@ pub(super) fn dots_f32<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32
             for ((sum, x), y) in sums.iter_mut().zip(&a[whole..]).zip(&b[whole..]) {
                 *sum += x * y;
             }
-            *product = scalar::joined(sums);
+            *product = joined(sums);
         }
     }
     products
@@ -63,8 +65,23 @@ pub(super) fn dot_i4_i16(codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn add_scaled_i8(output: &mut [f32], factor: f32, values: &[i8]) {
-    scalar::add_scaled_i8(output, factor, values);
+pub(super) fn softmax_numerators(values: &mut [f32]) -> f32 {
+    lanes::softmax_numerators::<[f32; 4]>(values)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn gate(activation: Activation, gate: &[f32], up: &[f32], output: &mut [f32]) {
+    lanes::gate::<[f32; 4]>(activation, gate, up, output);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    scalar::key_products(query, keys, stride, products);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    scalar::value_sums(weights, values, stride, sums);
 }
 
 #[target_feature(enable = "avx2")]
@@ -91,49 +108,80 @@ pub(super) fn group_sums(pairs: &[i16], input: &[i16], raw: &mut [i32]) {
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
-    match shape.vectors {
-        1 => tile_of::<1>(shape, codes, tables, steps, sums),
-        2 => tile_of::<2>(shape, codes, tables, steps, sums),
-        3 => tile_of::<3>(shape, codes, tables, steps, sums),
-        _ => tile_of::<4>(shape, codes, tables, steps, sums),
+pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
+    let of = match shape.fold.entries() {
+        8 => tile_of::<8>,
+        4 => tile_of::<4>,
+        2 => tile_of::<2>,
+        _ => tile_of::<1>,
+    };
+    of(shape, codes, tables, steps, sums);
+}
+
+/// Averages `F` entries before it widens.
+#[target_feature(enable = "avx2")]
+fn tile_of<const F: usize>(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
+    let TileShape { vectors, block_tables, positions, .. } = shape;
+    sums.fill(0.0);
+    let (codes, _) = codes.as_chunks::<16>();
+    let (tables, _) = tables.as_chunks::<CODEBOOK_ENTRIES>();
+    let blocks = codes.chunks(block_tables * vectors).zip(tables.chunks(block_tables * positions));
+    for ((codes, tables), steps) in blocks.zip(steps.chunks_exact(positions)) {
+        let count = codes.len() / vectors;
+        for (position, sums) in sums.chunks_exact_mut(vectors * VECTOR_ROWS).enumerate() {
+            let step = _mm256_set1_ps(steps[position]);
+            for (vector, sums) in sums.chunks_exact_mut(VECTOR_ROWS).enumerate() {
+                let zero = _mm256_setzero_si256();
+                let look_up = |table: usize| {
+                    entries(&tables[table * positions + position], &codes[table * vectors + vector])
+                };
+                // 16-bit sums of rows 0 to 15 and of rows 16 to 31.
+                let mut whole = [zero; 2];
+                for first in (0..count / F * F).step_by(F) {
+                    let two = |i: usize| _mm256_avg_epu8(look_up(first + i), look_up(first + i + 1));
+                    let four = |i: usize| _mm256_avg_epu8(two(i), two(i + 2));
+                    let average = match F {
+                        8 => _mm256_avg_epu8(four(0), four(4)),
+                        4 => four(0),
+                        2 => two(0),
+                        _ => look_up(first),
+                    };
+                    add_wide(&mut whole, average);
+                }
+                let mut left = [zero; 2];
+                (count / F * F..count).for_each(|table| add_wide(&mut left, look_up(table)));
+                // The zeros of all entries, averaged or not; every sum is within 16 bits at its end.
+                let zeros = _mm256_set1_epi16((count as i32 * ENTRY_ZERO) as i16);
+                let shift = _mm_cvtsi32_si128(F.ilog2() as i32);
+                for ((sums, whole), left) in sums.chunks_exact_mut(16).zip(whole).zip(left) {
+                    let sum = _mm256_add_epi16(_mm256_sll_epi16(whole, shift), left);
+                    let wide = _mm256_sub_epi16(sum, zeros);
+                    add_steps(&mut sums[..8], _mm256_castsi256_si128(wide), step);
+                    add_steps(&mut sums[8..], _mm256_extracti128_si256::<1>(wide), step);
+                }
+            }
+        }
     }
 }
 
+/// Adds 32 entries to the sums of two times 16 rows.
 #[target_feature(enable = "avx2")]
-fn tile_of<const R: usize>(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
-    let TileShape { codebooks, block_groups, .. } = shape;
-    let mask = _mm_set1_epi8(15);
-    sums.fill(0.0);
-    let block_codes = codes.chunks(block_groups * codebooks * R * 16);
-    let block_tables = tables.chunks(block_groups * codebooks * CODEBOOK_ENTRIES);
-    for ((codes, tables), &step) in block_codes.zip(block_tables).zip(steps) {
-        // Per vector of 32 rows: 16-bit sums of rows 0 to 15 and of rows 16 to 31.
-        let mut wide = [[_mm256_setzero_si256(); 2]; R];
-        for (codes, table) in codes.chunks_exact(R * 16).zip(tables.chunks_exact(CODEBOOK_ENTRIES)) {
-            // SAFETY: a table is 16 bytes.
-            let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
-            for (wide, codes) in wide.iter_mut().zip(codes.chunks_exact(16)) {
-                // SAFETY: `codes` is 16 bytes.
-                let byte = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-                let nibbles = _mm256_set_m128i(
-                    _mm_and_si128(_mm_srli_epi16::<4>(byte), mask),
-                    _mm_and_si128(byte, mask),
-                );
-                let entries = _mm256_shuffle_epi8(table, nibbles);
-                let (low, high) = (_mm256_castsi256_si128(entries), _mm256_extracti128_si256::<1>(entries));
-                wide[0] = _mm256_add_epi16(wide[0], _mm256_cvtepi8_epi16(low));
-                wide[1] = _mm256_add_epi16(wide[1], _mm256_cvtepi8_epi16(high));
-            }
-        }
-        let step = _mm256_set1_ps(step);
-        for (sums, wide) in sums.chunks_exact_mut(VECTOR_ROWS).zip(wide) {
-            for (sums, wide) in sums.chunks_exact_mut(16).zip(wide) {
-                add_steps(&mut sums[..8], _mm256_castsi256_si128(wide), step);
-                add_steps(&mut sums[8..], _mm256_extracti128_si256::<1>(wide), step);
-            }
-        }
+fn add_wide(sums: &mut [__m256i; 2], entries: __m256i) {
+    let halves = [_mm256_castsi256_si128(entries), _mm256_extracti128_si256::<1>(entries)];
+    for (sum, half) in sums.iter_mut().zip(halves) {
+        *sum = _mm256_add_epi16(*sum, _mm256_cvtepu8_epi16(half));
     }
+}
+
+/// The entries of a table at the codes of 32 rows.
+#[target_feature(enable = "avx2")]
+fn entries(table: &[u8; CODEBOOK_ENTRIES], codes: &[u8; 16]) -> __m256i {
+    let mask = _mm_set1_epi8(15);
+    // SAFETY: both are 16 bytes; the loads need no alignment.
+    let (table, byte) =
+        unsafe { (_mm_loadu_si128(table.as_ptr().cast()), _mm_loadu_si128(codes.as_ptr().cast())) };
+    let nibbles = _mm256_set_m128i(_mm_and_si128(_mm_srli_epi16::<4>(byte), mask), _mm_and_si128(byte, mask));
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles)
 }
 
 /// `sums[i] += step · values[i]`, eight rows.
@@ -147,4 +195,9 @@ fn add_steps(sums: &mut [f32], values: __m128i, step: __m256) {
         let sum = _mm256_add_ps(old, _mm256_mul_ps(step, _mm256_cvtepi32_ps(values)));
         _mm256_storeu_ps(sums.as_mut_ptr(), sum);
     }
+}
+
+/// The sum of eight lanes, in the order of [`lanes::dot`].
+fn joined([l0, l1, l2, l3, l4, l5, l6, l7]: [f32; 8]) -> f32 {
+    ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))
 }

@@ -12,9 +12,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod lanes;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
+
+use crate::model::Activation;
 
 /// Entries of every codebook: one `i8x16.swizzle` looks up 16 rows at once.
 pub const CODEBOOK_ENTRIES: usize = 16;
@@ -25,6 +28,10 @@ pub const TILE_VECTORS: usize = 4;
 /// Input columns that share one table step. Their sums stay within 16 bits: with 8 codebooks over vectors of 4 weights,
 /// 32 · 8 entries of at most 127 make 32,512.
 pub const BLOCK_COLUMNS: usize = 128;
+/// Input vectors whose tables can lie side by side, so that one tile of codes serves all: [`TileShape::positions`].
+pub(crate) const TILE_POSITIONS: [usize; 3] = [8, 4, 1];
+/// Positions whose keys and values lie together in the cache.
+pub(crate) const CACHE_BLOCK: usize = 16;
 /// Largest number of codebooks of a set.
 pub const MAX_CODEBOOKS: usize = 8;
 /// Input columns of an INT8 matrix summed in 32 bits before the sum goes to a float:
@@ -32,6 +39,8 @@ pub const MAX_CODEBOOKS: usize = 8;
 pub const INT8_BLOCK_COLUMNS: usize = 512;
 /// Input columns of an INT4 matrix that share a scale: 32 · 8 · 32,767 is a whole number that a float holds.
 pub const INT4_GROUP: usize = 32;
+/// What stands for 0 in a table's unsigned entries.
+const ENTRY_ZERO: i32 = 128;
 /// Adding 1.5 · 2²³ to a float of magnitude below 2²² leaves its nearest integer (ties to even) in the low bits.
 const ROUNDING: f32 = 12_582_912.0;
 
@@ -77,7 +86,9 @@ impl Backend {
             // SAFETY: `Avx2` is only made by `detect`, after the processor said that it has AVX2.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::dot_f32(a, b) },
-            _ => scalar::dot_f32(a, b),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::dot::<simd128::F32x4>(a, b),
+            Self::Scalar => lanes::dot::<[f32; 4]>(a, b),
         }
     }
 
@@ -89,7 +100,7 @@ impl Backend {
             // SAFETY: as in `dot_f32`.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::dots_f32(a, b) },
-            _ => scalar::dots_f32(a, b),
+            _ => a.map(|a| b.map(|b| self.dot_f32(a, b))),
         }
     }
 
@@ -121,17 +132,67 @@ impl Backend {
         }
     }
 
-    /// `output[i] += factor * values[i]` for vectors of equal length: a row of the value cache.
-    pub fn add_scaled_i8(self, output: &mut [f32], factor: f32, values: &[i8]) {
-        assert_eq!(output.len(), values.len(), "scaled addition of unequal lengths");
+    /// Replaces values by their exponentials, divided by that of the largest, and returns the sum of those: softmax but for the
+    /// division. Four lanes (position mod 4) are summed.
+    pub fn softmax_numerators(self, values: &mut [f32]) -> f32 {
         match self {
             // SAFETY: as in `dot_f32`.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::add_scaled_i8(output, factor, values) },
+            Self::Avx2 => unsafe { avx2::softmax_numerators(values) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::add_scaled_i8(output, factor, values),
-            Self::Scalar => scalar::add_scaled_i8(output, factor, values),
+            Self::Simd128 => lanes::softmax_numerators::<simd128::F32x4>(values),
+            Self::Scalar => lanes::softmax_numerators::<[f32; 4]>(values),
         }
+    }
+
+    /// `output[i] = activation(gate[i]) · up[i]`: `x · sigmoid(x)`, or torch's `gelu(approximate="tanh")`, which is
+    /// `x · sigmoid(√(8/π) · (x + 0.044715 x³))`.
+    pub fn gate(self, activation: Activation, gate: &[f32], up: &[f32], output: &mut [f32]) {
+        assert!(gate.len() == output.len() && up.len() == output.len(), "gates of unequal lengths");
+        match self {
+            // SAFETY: as in `dot_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::gate(activation, gate, up, output) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::gate::<simd128::F32x4>(activation, gate, up, output),
+            Self::Scalar => lanes::gate::<[f32; 4]>(activation, gate, up, output),
+        }
+    }
+
+    /// Exact products of a query with [`CACHE_BLOCK`] keys at a time. `query` is `[width]`, a multiple of 4; a block of `keys` is
+    /// `[CACHE_BLOCK / 4][width / 2][4][2]`, one begins every `stride` bytes; `products` is `[blocks][CACHE_BLOCK]`.
+    pub(crate) fn key_products(self, query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+        Self::check_blocks(query.len(), keys.len(), stride, products.len());
+        match self {
+            // SAFETY: as in `dot_f32`; lengths are checked above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::key_products(query, keys, stride, products) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::key_products(query, keys, stride, products),
+            Self::Scalar => scalar::key_products(query, keys, stride, products),
+        }
+    }
+
+    /// Exact sums of values times their weights. `weights` is `[blocks][CACHE_BLOCK]`, their magnitudes together at most 2²⁴, so
+    /// that 32 bits hold every sum; a block of `values` is `[width / 4][CACHE_BLOCK / 2][4][2]`, one begins every
+    /// `stride` bytes; `sums` is `[width]`, a multiple of 4.
+    pub(crate) fn value_sums(self, weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+        Self::check_blocks(sums.len(), values.len(), stride, weights.len());
+        match self {
+            // SAFETY: as in `dot_f32`; lengths are checked above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::value_sums(weights, values, stride, sums) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::value_sums(weights, values, stride, sums),
+            Self::Scalar => scalar::value_sums(weights, values, stride, sums),
+        }
+    }
+
+    /// Panics unless the blocks for `positions` lie in `bytes` bytes.
+    fn check_blocks(width: usize, bytes: usize, stride: usize, positions: usize) {
+        let blocks = positions / CACHE_BLOCK;
+        assert!(width.is_multiple_of(4) && positions.is_multiple_of(CACHE_BLOCK), "blocks of the cache");
+        assert!(blocks == 0 || (blocks - 1) * stride + CACHE_BLOCK * width <= bytes, "blocks of the cache");
     }
 
     /// Exact partial sums of one column group: `raw[m][e]` is codeword `e` of codebook `m` times the group's inputs.
@@ -158,13 +219,13 @@ impl Backend {
         }
     }
 
-    /// `table[e] = round((raw[e] - center) * inverse_step)`, ties to even, for one codebook.
+    /// `table[e] = round((raw[e] - center) * inverse_step) + 128`, ties to even, for one codebook.
     pub(crate) fn quantize16(
         self,
         raw: &[i32; CODEBOOK_ENTRIES],
         center: i32,
         inverse_step: f32,
-        table: &mut [i8; 16],
+        table: &mut [u8; 16],
     ) {
         match self {
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -173,18 +234,26 @@ impl Backend {
         }
     }
 
-    /// One tile of `vectors` × 32 output rows times one input: adds up table entries by the tile's codes.
+    /// One tile of `vectors` × 32 output rows times `positions` inputs: adds up table entries by the tile's codes.
     ///
-    /// `codes` is the tile (`[groups][codebooks][vectors][16]`), `tables` the input's tables
-    /// (`[groups][codebooks][16]`), `steps` one factor per block of `block_groups` groups. `sums` (one per row)
+    /// `codes` is the tile (`[tables][vectors][16]`), `tables` those of the inputs (`[tables][positions][16]`, entries with 128
+    /// added), `steps` (`[blocks][positions]`) one factor per block of `block_tables` tables. `sums` (`[positions][rows]`)
     /// receives `Σ_block steps[block] · Σ entries`, the blocks in ascending order.
-    pub(crate) fn tile(self, shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
-        let TileShape { codebooks, vectors, groups, block_groups } = shape;
-        assert!((1..=MAX_CODEBOOKS).contains(&codebooks) && (1..=TILE_VECTORS).contains(&vectors));
-        assert_eq!(codes.len(), groups * codebooks * vectors * 16, "codes of a tile");
-        assert_eq!(tables.len(), groups * codebooks * CODEBOOK_ENTRIES, "tables of an input");
-        assert_eq!(steps.len(), groups.div_ceil(block_groups), "steps of an input");
-        assert_eq!(sums.len(), vectors * VECTOR_ROWS, "sums of a tile");
+    ///
+    /// In each block, as many tables in a row as `fold` says are averaged pairwise in 8 bits, every average rounded up
+    /// (`i8x16.avgr_u`, `pavgb`; Blalock and Guttag, <https://arxiv.org/abs/2106.10860>), and count that many times; the tables
+    /// that are left over at its end count one by one.
+    pub(crate) fn tile(self, shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
+        let TileShape { vectors, tables: count, block_tables, positions, .. } = shape;
+        assert!(
+            (1..=TILE_VECTORS).contains(&vectors)
+                && TILE_POSITIONS.contains(&positions)
+                && block_tables <= 256
+        );
+        assert_eq!(codes.len(), count * vectors * 16, "codes of a tile");
+        assert_eq!(tables.len(), count * positions * CODEBOOK_ENTRIES, "tables of the inputs");
+        assert_eq!(steps.len(), count.div_ceil(block_tables) * positions, "steps of the inputs");
+        assert_eq!(sums.len(), positions * vectors * VECTOR_ROWS, "sums of a tile");
         match self {
             // SAFETY: as in `dot_f32`; every length is checked above.
             #[cfg(target_arch = "x86_64")]
@@ -196,17 +265,55 @@ impl Backend {
     }
 }
 
+/// How many table entries are averaged in 8 bits before they are widened: a power of two from 1 to 8. More take fewer
+/// instructions and cost precision (`docs/adr/0002-table-precision.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fold {
+    /// Steps of averaging in pairs.
+    levels: u32,
+}
+
+impl Fold {
+    /// No averaging: every entry keeps its 8 bits.
+    pub const ONE: Self = Self { levels: 0 };
+    /// All, from the most precise to the fastest.
+    pub const ALL: [Self; 4] = [Self::ONE, Self { levels: 1 }, Self { levels: 2 }, Self { levels: 3 }];
+
+    /// That of `entries` entries. `None` unless there is one.
+    pub fn new(entries: usize) -> Option<Self> {
+        Self::ALL.into_iter().find(|fold| fold.entries() == entries)
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    pub(crate) fn is_one(&self) -> bool {
+        *self == Self::ONE
+    }
+
+    /// Entries that are averaged.
+    pub const fn entries(self) -> usize {
+        1 << self.levels
+    }
+
+    /// What rounding up adds to the sum of [`Self::entries`] entries in the mean: a quarter of each average's unit, and each
+    /// level has as many averages as its unit is a part of the whole.
+    pub(crate) fn bias(self) -> f32 {
+        (self.entries() as u32 * self.levels) as f32 / 4.0
+    }
+}
+
 /// Extent of one tile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileShape {
-    /// Codebooks of the set.
-    pub codebooks: usize,
     /// Vectors of 32 rows in the tile, 1 to [`TILE_VECTORS`].
     pub vectors: usize,
-    /// Column groups of the matrix.
-    pub groups: usize,
-    /// Column groups that share a step.
-    pub block_groups: usize,
+    /// Tables of an input: one per column group and codebook.
+    pub tables: usize,
+    /// Tables that share a step, at most 256.
+    pub block_tables: usize,
+    /// Inputs, one of [`TILE_POSITIONS`].
+    pub positions: usize,
+    /// Entries that are averaged.
+    pub fold: Fold,
 }
 
 /// Quantizes `input` to int16 with one scale, so that `input[i] ≈ output[i] * scale`, and returns the scale.
@@ -217,13 +324,18 @@ pub fn quantize_i16(input: &[f32], output: &mut [i16]) -> f32 {
     let scale = if largest.is_finite() { largest / f32::from(i16::MAX) } else { f32::NAN };
     let inverse = if scale > 0.0 { f32::from(i16::MAX) / largest } else { 0.0 };
     if inverse.is_finite() && inverse > 0.0 {
-        for (q, &x) in output.iter_mut().zip(input) {
-            *q = ((x * inverse + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i16;
-        }
+        scaled_to_i16(input, inverse, output);
     } else {
         output.fill(0);
     }
     scale
+}
+
+/// `output[i] = round(input[i] · factor)`, ties to even, for products within 16 bits.
+pub(crate) fn scaled_to_i16(input: &[f32], factor: f32, output: &mut [i16]) {
+    for (q, &x) in output.iter_mut().zip(input) {
+        *q = ((x * factor + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i16;
+    }
 }
 
 /// Quantizes `input` to int8 with one scale, as [`quantize_i16`] does to int16.

@@ -1,35 +1,6 @@
 //! The reference implementation: what each kernel means.
 
-use super::{CODEBOOK_ENTRIES, INT4_GROUP, ROUNDING, TileShape, VECTOR_ROWS};
-
-/// See [`super::Backend::dot_f32`].
-#[inline(always)]
-pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let (a8, a_tail) = a.as_chunks::<8>();
-    let (b8, b_tail) = b.as_chunks::<8>();
-    for (x, y) in a8.iter().zip(b8) {
-        for lane in 0..8 {
-            lanes[lane] += x[lane] * y[lane];
-        }
-    }
-    for (lane, (x, y)) in a_tail.iter().zip(b_tail).enumerate() {
-        lanes[lane] += x * y;
-    }
-    joined(lanes)
-}
-
-/// See [`super::Backend::dots_f32`].
-#[inline(always)]
-pub(super) fn dots_f32<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32]; B]) -> [[f32; B]; A] {
-    a.map(|a| b.map(|b| dot_f32(a, b)))
-}
-
-/// The sum of eight lanes.
-#[inline(always)]
-pub(super) fn joined([l0, l1, l2, l3, l4, l5, l6, l7]: [f32; 8]) -> f32 {
-    ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))
-}
+use super::{CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, INT4_GROUP, ROUNDING, TileShape, VECTOR_ROWS};
 
 /// See [`super::Backend::dot_i8_i16`].
 #[inline(always)]
@@ -71,11 +42,36 @@ pub(super) fn dot_of_groups(
     sum
 }
 
-/// See [`super::Backend::add_scaled_i8`].
+/// See [`super::Backend::key_products`].
 #[inline(always)]
-pub(super) fn add_scaled_i8(output: &mut [f32], factor: f32, values: &[i8]) {
-    for (o, &v) in output.iter_mut().zip(values) {
-        *o += factor * f32::from(v);
+pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    let width = query.len();
+    for (block, products) in products.chunks_exact_mut(CACHE_BLOCK).enumerate() {
+        let keys = keys[block * stride..][..CACHE_BLOCK * width].chunks_exact(4 * width);
+        for (keys, products) in keys.zip(products.chunks_exact_mut(4)) {
+            products.fill(0);
+            for (keys, x) in keys.as_chunks::<8>().0.iter().zip(query.as_chunks::<2>().0) {
+                for (product, key) in products.iter_mut().zip(keys.as_chunks::<2>().0) {
+                    *product += i32::from(key[0]) * i32::from(x[0]) + i32::from(key[1]) * i32::from(x[1]);
+                }
+            }
+        }
+    }
+}
+
+/// See [`super::Backend::value_sums`].
+#[inline(always)]
+pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    let width = sums.len();
+    for (block, weights) in weights.chunks_exact(CACHE_BLOCK).enumerate() {
+        let values = values[block * stride..][..CACHE_BLOCK * width].chunks_exact(4 * CACHE_BLOCK);
+        for (values, sums) in values.zip(sums.chunks_exact_mut(4)) {
+            for (values, w) in values.as_chunks::<8>().0.iter().zip(weights.as_chunks::<2>().0) {
+                for (sum, value) in sums.iter_mut().zip(values.as_chunks::<2>().0) {
+                    *sum += i32::from(value[0]) * i32::from(w[0]) + i32::from(value[1]) * i32::from(w[1]);
+                }
+            }
+        }
     }
 }
 
@@ -105,33 +101,57 @@ pub(super) fn quantize16(
     raw: &[i32; CODEBOOK_ENTRIES],
     center: i32,
     inverse_step: f32,
-    table: &mut [i8; 16],
+    table: &mut [u8; 16],
 ) {
     for (entry, &v) in table.iter_mut().zip(raw) {
         let scaled = (v - center) as f32 * inverse_step;
-        *entry = ((scaled + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i8;
+        let rounded = ((scaled + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+        *entry = (rounded + ENTRY_ZERO) as u8;
     }
 }
 
-/// See [`super::Backend::tile`].
-pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
-    let TileShape { codebooks, vectors, block_groups, .. } = shape;
-    sums.fill(0.0);
-    let block_codes = codes.chunks(block_groups * codebooks * vectors * 16);
-    let block_tables = tables.chunks(block_groups * codebooks * CODEBOOK_ENTRIES);
-    for ((codes, tables), &step) in block_codes.zip(block_tables).zip(steps) {
-        let mut block = [0i32; super::TILE_VECTORS * VECTOR_ROWS];
-        for (codes, table) in codes.chunks_exact(vectors * 16).zip(tables.chunks_exact(CODEBOOK_ENTRIES)) {
-            for (vector, codes) in codes.chunks_exact(16).enumerate() {
-                for (lane, &byte) in codes.iter().enumerate() {
-                    let row = vector * VECTOR_ROWS + lane;
-                    block[row] += i32::from(table[usize::from(byte & 15)]);
-                    block[row + 16] += i32::from(table[usize::from(byte >> 4)]);
-                }
-            }
+/// The average of the entries in pairs, rounded up at each level; their number is a power of two.
+fn average(entries: &mut [u8]) -> u8 {
+    let mut left = entries.len();
+    while left > 1 {
+        left /= 2;
+        for i in 0..left {
+            entries[i] = (u16::from(entries[2 * i]) + u16::from(entries[2 * i + 1])).div_ceil(2) as u8;
         }
-        for (sum, &value) in sums.iter_mut().zip(&block) {
-            *sum += step * value as f32;
+    }
+    entries[0]
+}
+
+/// See [`super::Backend::tile`].
+pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
+    let TileShape { vectors, block_tables, positions, fold, .. } = shape;
+    sums.fill(0.0);
+    let rows = vectors * VECTOR_ROWS;
+    let codes = codes.as_chunks::<16>().0;
+    let tables = tables.as_chunks::<CODEBOOK_ENTRIES>().0;
+    for (position, sums) in sums.chunks_exact_mut(rows).enumerate() {
+        for (row, sum) in sums.iter_mut().enumerate() {
+            let (vector, lane) = (row / VECTOR_ROWS, row % VECTOR_ROWS);
+            let entry = |table: usize| {
+                let byte = codes[table * vectors + vector][lane % 16];
+                let code = if lane < 16 { byte & 15 } else { byte >> 4 };
+                tables[table * positions + position][usize::from(code)]
+            };
+            for (block, steps) in steps.chunks_exact(positions).enumerate() {
+                let block = block * block_tables..((block + 1) * block_tables).min(shape.tables);
+                let whole = block.len() / fold.entries() * fold.entries();
+                let mut value = 0;
+                for first in block.clone().take(whole).step_by(fold.entries()) {
+                    let mut entries = [0; 8];
+                    let entries = &mut entries[..fold.entries()];
+                    entries.iter_mut().zip(first..).for_each(|(e, table)| *e = entry(table));
+                    value += fold.entries() as i32 * (i32::from(average(entries)) - ENTRY_ZERO);
+                }
+                for table in block.skip(whole) {
+                    value += i32::from(entry(table)) - ENTRY_ZERO;
+                }
+                *sum += steps[position] * value as f32;
+            }
         }
     }
 }

@@ -1,14 +1,30 @@
 //! WebAssembly SIMD128, written for few instructions under the Internet Computer's cost table, where most vector
 //! operations cost 1 like the `local.get` that feeds them, and float additions and multiplications 2.
 
-use super::{CODEBOOK_ENTRIES, ROUNDING, TileShape, VECTOR_ROWS, scalar};
+use super::lanes::Lanes;
+use super::{CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, ROUNDING, TileShape, VECTOR_ROWS, scalar};
 use std::arch::wasm32::{
-    f32x4_add, f32x4_convert_i32x4, f32x4_mul, f32x4_splat, i8x16_narrow_i16x8, i8x16_sub, i8x16_swizzle,
-    i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4,
+    f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat, f32x4_sub,
+    i8x16_sub, i8x16_swizzle, i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_high_u8x16,
+    i16x8_extend_low_i8x16, i16x8_extend_low_u8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4, i16x8_shl,
     i16x8_splat, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
-    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_shr, u8x16_splat,
-    v128, v128_and, v128_load, v128_load32_splat, v128_store,
+    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_shl, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_avgr,
+    u8x16_narrow_i16x8, u8x16_shr, u8x16_splat, v128, v128_and, v128_load, v128_load32_splat, v128_store,
 };
+
+/// Repeats a block for the numbers from 0 that are below a constant of at most 16. Written out instead of looped over: sums have
+/// to stay in locals, and the compiler gives up unrolling at 4.
+macro_rules! repeated {
+    ($i:ident < $n:expr, $body:block) => {
+        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $i:ident, $n:expr, $body:block, $($number:literal)*) => {
+        $(if $number < $n {
+            let $i: usize = $number;
+            $body
+        })*
+    };
+}
 
 /// See [`super::Backend::dot_i8_i16`].
 pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
@@ -49,23 +65,142 @@ pub(super) fn dot_i4_i16(codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
     })
 }
 
-/// See [`super::Backend::add_scaled_i8`].
-pub(super) fn add_scaled_i8(output: &mut [f32], factor: f32, values: &[i8]) {
-    let scale = f32x4_splat(factor);
-    let (outputs, output_tail) = output.as_chunks_mut::<8>();
-    let (values, value_tail) = values.as_chunks::<8>();
-    for (output, values) in outputs.iter_mut().zip(values) {
-        let at = output.as_mut_ptr().cast::<v128>();
-        // SAFETY: `values` is eight bytes and `output` eight floats: two vectors.
-        unsafe {
-            let wide = i16x8_load_extend_i8x8(values.as_ptr());
-            let low = f32x4_mul(scale, f32x4_convert_i32x4(i32x4_extend_low_i16x8(wide)));
-            let high = f32x4_mul(scale, f32x4_convert_i32x4(i32x4_extend_high_i16x8(wide)));
-            v128_store(at, f32x4_add(v128_load(at), low));
-            v128_store(at.add(1), f32x4_add(v128_load(at.add(1)), high));
+/// Four floats.
+#[derive(Clone, Copy)]
+pub(super) struct F32x4(v128);
+
+impl Lanes for F32x4 {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self(f32x4_splat(value))
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32; 4]) -> Self {
+        // SAFETY: four floats are one vector; loads need no alignment.
+        Self(unsafe { v128_load(values.as_ptr().cast()) })
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [f32; 4]) {
+        // SAFETY: as in `load`.
+        unsafe { v128_store(values.as_mut_ptr().cast(), self.0) };
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(f32x4_add(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(f32x4_sub(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(f32x4_mul(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(f32x4_div(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn or_larger(self, other: Self) -> Self {
+        Self(f32x4_pmax(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn or_smaller(self, other: Self) -> Self {
+        Self(f32x4_pmin(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self(i32x4_shl(i32x4_add(self.0, i32x4_splat(127)), 23))
+    }
+}
+
+/// See [`super::Backend::key_products`].
+pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    products.fill(0);
+    let width = query.len();
+    let mut done = 0;
+    // SAFETY: `Backend::key_products` has checked that all blocks are there; what is left of the query is a multiple of 4.
+    unsafe {
+        while done + 32 <= width {
+            products_of::<16>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
+            done += 32;
+        }
+        while done < width {
+            products_of::<2>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
+            done += 4;
         }
     }
-    scalar::add_scaled_i8(output_tail, factor, value_tail);
+}
+
+/// Adds the products of the first `N` pairs of the query with the keys at `keys`.
+///
+/// # Safety
+/// `query` must have `2 · N` elements, and each block of keys as many pairs behind `keys`.
+unsafe fn products_of<const N: usize>(
+    query: &[i16],
+    mut keys: *const i8,
+    width: usize,
+    stride: usize,
+    products: &mut [i32],
+) {
+    let mut x = [i32x4_splat(0); N];
+    repeated!(p < N, {
+        // SAFETY: as the caller promises.
+        x[p] = unsafe { v128_load32_splat(query.as_ptr().add(2 * p).cast()) };
+    });
+    for block in products.chunks_exact_mut(CACHE_BLOCK) {
+        let mut group = keys;
+        for products in block.chunks_exact_mut(4) {
+            let at = products.as_mut_ptr().cast::<v128>();
+            // SAFETY: `products` is four sums; a group of four keys has eight bytes per pair.
+            unsafe {
+                let mut sum = v128_load(at);
+                repeated!(p < N, {
+                    let keys = i16x8_load_extend_i8x8(group.add(8 * p));
+                    sum = i32x4_add(sum, i32x4_dot_i16x8(keys, x[p]));
+                });
+                v128_store(at, sum);
+            }
+            group = group.wrapping_add(4 * width);
+        }
+        keys = keys.wrapping_add(stride);
+    }
+}
+
+/// See [`super::Backend::value_sums`].
+pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    const PAIRS: usize = CACHE_BLOCK / 2;
+    let mut block = values.as_ptr();
+    for weights in weights.chunks_exact(CACHE_BLOCK) {
+        let mut w = [i32x4_splat(0); PAIRS];
+        repeated!(p < PAIRS, {
+            // SAFETY: `weights` has as many pairs.
+            w[p] = unsafe { v128_load32_splat(weights.as_ptr().add(2 * p).cast()) };
+        });
+        let mut values = block;
+        for sums in sums.chunks_exact_mut(4) {
+            let at = sums.as_mut_ptr().cast::<v128>();
+            // SAFETY: `sums` is four sums; `Backend::value_sums` has checked that all blocks are there.
+            unsafe {
+                let mut sum = v128_load(at);
+                repeated!(p < PAIRS, {
+                    sum = i32x4_add(sum, i32x4_dot_i16x8(i16x8_load_extend_i8x8(values.add(8 * p)), w[p]));
+                });
+                v128_store(at, sum);
+            }
+            values = values.wrapping_add(8 * PAIRS);
+        }
+        block = block.wrapping_add(stride);
+    }
 }
 
 /// See [`super::Backend::group_sums`].
@@ -126,117 +261,166 @@ pub(super) fn quantize16(
     raw: &[i32; CODEBOOK_ENTRIES],
     center: i32,
     inverse_step: f32,
-    table: &mut [i8; 16],
+    table: &mut [u8; 16],
 ) {
     let (center, inverse) = (i32x4_splat(center), f32x4_splat(inverse_step));
-    let (rounding, bits) = (f32x4_splat(ROUNDING), i32x4_splat(ROUNDING.to_bits() as i32));
+    let (rounding, bits) = (f32x4_splat(ROUNDING), i32x4_splat(ROUNDING.to_bits() as i32 - ENTRY_ZERO));
     let [a, b, c, d] = load_raw(raw).map(|v| {
         let scaled = f32x4_mul(f32x4_convert_i32x4(i32x4_sub(v, center)), inverse);
         i32x4_sub(f32x4_add(scaled, rounding), bits)
     });
-    let bytes = i8x16_narrow_i16x8(i16x8_narrow_i32x4(a, b), i16x8_narrow_i32x4(c, d));
+    let bytes = u8x16_narrow_i16x8(i16x8_narrow_i32x4(a, b), i16x8_narrow_i32x4(c, d));
     // SAFETY: a table is one vector.
     unsafe { v128_store(table.as_mut_ptr().cast(), bytes) };
 }
 
 /// See [`super::Backend::tile`].
-pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[i8], steps: &[f32], sums: &mut [f32]) {
-    let unroll = match shape.codebooks {
-        2 | 4 | 6 | 8 => 2,
-        3 => 3,
-        _ => 1,
-    };
-    // One copy of the loop for each number of row vectors, unrolled by as many tables as a group has a multiple of.
-    macro_rules! unrolled {
-        ($($unroll:literal)*) => {
-            match (unroll, shape.vectors) {
-                $(($unroll, 1) => tile_of::<$unroll, 1>(shape, codes, tables, steps, sums),
-                ($unroll, 2) => tile_of::<$unroll, 2>(shape, codes, tables, steps, sums),
-                ($unroll, 3) => tile_of::<$unroll, 3>(shape, codes, tables, steps, sums),
-                ($unroll, 4) => tile_of::<$unroll, 4>(shape, codes, tables, steps, sums),)*
+pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
+    // One copy of the loop for each extent: all sums have to stay in locals.
+    macro_rules! extents {
+        ($fold:literal: $($vectors:literal)*) => {
+            match (shape.vectors, shape.positions) {
+                $(($vectors, 1) => tile_of::<$fold, $vectors, 1>(shape, codes, tables, steps, sums),
+                ($vectors, 4) => tile_of::<$fold, $vectors, 4>(shape, codes, tables, steps, sums),
+                ($vectors, 8) => tile_of::<$fold, $vectors, 8>(shape, codes, tables, steps, sums),)*
                 _ => scalar::tile(shape, codes, tables, steps, sums),
             }
         };
     }
-    unrolled!(1 2 3);
+    match shape.fold.entries() {
+        8 => extents!(8: 1 2 3 4),
+        4 => extents!(4: 1 2 3 4),
+        2 => extents!(2: 1 2 3 4),
+        _ => extents!(1: 1 2 3 4),
+    }
 }
 
-/// Looks up 16 rows at a time, widens to 16 bits, and goes to floats at the end of each block; `R` vectors of 32 rows, `U`
-/// tables in a row.
-fn tile_of<const U: usize, const R: usize>(
+/// Sums in 16 bits of `R` vectors of 32 rows for `P` inputs.
+type Wide<const R: usize, const P: usize> = [[[v128; 4]; R]; P];
+
+/// Looks up 16 rows at a time, averages `F` entries, widens to 16 bits, and goes to floats at the end of each block.
+fn tile_of<const F: usize, const R: usize, const P: usize>(
     shape: TileShape,
     codes: &[u8],
-    tables: &[i8],
+    tables: &[u8],
     steps: &[f32],
     sums: &mut [f32],
 ) {
-    let TileShape { codebooks, block_groups, .. } = shape;
+    let TileShape { block_tables, .. } = shape;
     let mask = u8x16_splat(15);
     sums.fill(0.0);
-    let block_codes = codes.chunks(block_groups * codebooks * R * 16);
-    let block_tables = tables.chunks(block_groups * codebooks * CODEBOOK_ENTRIES);
-    for ((codes, tables), &step) in block_codes.zip(block_tables).zip(steps) {
-        let mut wide = [[i16x8_splat(0); 4]; R];
+    let block_codes = codes.chunks(block_tables * R * 16);
+    let blocks = block_codes.zip(tables.chunks(block_tables * P * CODEBOOK_ENTRIES));
+    for ((codes, tables), steps) in blocks.zip(steps.chunks_exact(P)) {
+        let count = codes.len() / (R * 16);
         let mut code = codes.as_ptr();
         let mut table = tables.as_ptr();
-        for _ in 0..tables.len() / (U * CODEBOOK_ENTRIES) {
-            // SAFETY: the loop visits `tables.len() / 16` tables and as many groups of `R` code vectors, which `Backend::tile`
-            // has checked to be there; the pointers end at most one past their slices.
+        let mut wide: Wide<R, P> = [[[i16x8_splat((count / F) as i16 * -(ENTRY_ZERO as i16)); 4]; R]; P];
+        for _ in 0..count / F {
+            // SAFETY: the loops visit `count` tables of each input and as many groups of `R` code vectors, which
+            // `Backend::tile` has checked to be there; the pointers end at most one past their slices.
             unsafe {
-                look_up(&mut wide, table, code, mask);
-                if U > 1 {
-                    look_up(&mut wide, table.add(CODEBOOK_ENTRIES), code.add(R * 16), mask);
-                }
-                if U > 2 {
-                    look_up(&mut wide, table.add(2 * CODEBOOK_ENTRIES), code.add(2 * R * 16), mask);
-                }
-                code = code.add(U * R * 16);
-                table = table.add(U * CODEBOOK_ENTRIES);
+                look_up::<F, R, P>(&mut wide, table, code, mask);
+                code = code.add(F * R * 16);
+                table = table.add(F * P * CODEBOOK_ENTRIES);
             }
         }
-        let step = f32x4_splat(step);
-        for (sums, wide) in sums.chunks_exact_mut(VECTOR_ROWS).zip(wide) {
-            for (sums, values) in sums.chunks_exact_mut(8).zip(wide) {
-                let halves = [i32x4_extend_low_i16x8(values), i32x4_extend_high_i16x8(values)];
-                for (sums, half) in sums.chunks_exact_mut(4).zip(halves) {
-                    let at = sums.as_mut_ptr().cast::<v128>();
-                    // SAFETY: `sums` is four floats.
+        if F > 1 {
+            let left = (count % F) as i16 * -(ENTRY_ZERO as i16);
+            repeated!(p < P, {
+                repeated!(r < R, {
+                    repeated!(i < 4, {
+                        let whole = i16x8_shl(wide[p][r][i], F.ilog2());
+                        wide[p][r][i] = i16x8_add(whole, i16x8_splat(left));
+                    });
+                });
+            });
+            for _ in 0..count % F {
+                // SAFETY: as above.
+                unsafe {
+                    look_up::<1, R, P>(&mut wide, table, code, mask);
+                    code = code.add(R * 16);
+                    table = table.add(P * CODEBOOK_ENTRIES);
+                }
+            }
+        }
+        repeated!(p < P, {
+            let step = f32x4_splat(steps[p]);
+            let sums = sums[p * R * VECTOR_ROWS..][..R * VECTOR_ROWS].as_mut_ptr().cast::<v128>();
+            repeated!(r < R, {
+                repeated!(i < 4, {
+                    let value = wide[p][r][i];
+                    // SAFETY: `sums` has `R · 32` floats, of which a vector of 16-bit sums is eight.
                     unsafe {
-                        v128_store(at, f32x4_add(v128_load(at), f32x4_mul(step, f32x4_convert_i32x4(half))))
-                    };
-                }
-            }
-        }
+                        add_scaled(sums.add(r * 8 + i * 2), step, i32x4_extend_low_i16x8(value));
+                        add_scaled(sums.add(r * 8 + i * 2 + 1), step, i32x4_extend_high_i16x8(value));
+                    }
+                });
+            });
+        });
     }
 }
 
-/// Adds the entries of one table for `R` vectors of 32 rows.
-///
-/// Written out instead of looped over `R`: the sums have to stay in locals, and the compiler gives up unrolling at 4.
+/// `sums[i] += step · values[i]`, four rows.
 ///
 /// # Safety
-/// `table` must point to 16 entries and `code` to `R · 16` bytes.
+/// `sums` must point to four floats.
 #[inline(always)]
-unsafe fn look_up<const R: usize>(wide: &mut [[v128; 4]; R], table: *const i8, code: *const u8, mask: v128) {
-    // SAFETY: as the caller promises.
-    let entries = unsafe { v128_load(table.cast()) };
-    macro_rules! vector {
-        ($r:literal) => {
-            if R > $r {
-                // SAFETY: as the caller promises.
-                let byte = unsafe { v128_load(code.add($r * 16).cast()) };
-                let low = i8x16_swizzle(entries, v128_and(byte, mask));
-                let high = i8x16_swizzle(entries, u8x16_shr(byte, 4));
-                let wide = &mut wide[$r];
-                wide[0] = i16x8_add(wide[0], i16x8_extend_low_i8x16(low));
-                wide[1] = i16x8_add(wide[1], i16x8_extend_high_i8x16(low));
-                wide[2] = i16x8_add(wide[2], i16x8_extend_low_i8x16(high));
-                wide[3] = i16x8_add(wide[3], i16x8_extend_high_i8x16(high));
-            }
-        };
+unsafe fn add_scaled(sums: *mut v128, step: v128, values: v128) {
+    // SAFETY: as the caller promises; vector loads and stores need no alignment.
+    unsafe { v128_store(sums, f32x4_add(v128_load(sums), f32x4_mul(step, f32x4_convert_i32x4(values)))) };
+}
+
+/// Adds the averages of the entries of `F` tables for `R` vectors of 32 rows and `P` inputs.
+///
+/// # Safety
+/// `table` must point to `F · P · 16` entries and `code` to `F · R · 16` bytes.
+#[inline(always)]
+unsafe fn look_up<const F: usize, const R: usize, const P: usize>(
+    wide: &mut Wide<R, P>,
+    table: *const u8,
+    code: *const u8,
+    mask: v128,
+) {
+    let zero = u8x16_splat(0);
+    let mut low = [[zero; F]; R];
+    let mut high = [[zero; F]; R];
+    repeated!(r < R, {
+        repeated!(f < F, {
+            // SAFETY: as the caller promises.
+            let byte = unsafe { v128_load(code.add((f * R + r) * 16).cast()) };
+            low[r][f] = v128_and(byte, mask);
+            high[r][f] = u8x16_shr(byte, 4);
+        });
+    });
+    repeated!(p < P, {
+        let mut entries = [zero; F];
+        repeated!(f < F, {
+            // SAFETY: as the caller promises.
+            entries[f] = unsafe { v128_load(table.add((f * P + p) * CODEBOOK_ENTRIES).cast()) };
+        });
+        repeated!(r < R, {
+            let wide = &mut wide[p][r];
+            let low = average(entries, low[r]);
+            wide[0] = i16x8_add(wide[0], i16x8_extend_low_u8x16(low));
+            wide[1] = i16x8_add(wide[1], i16x8_extend_high_u8x16(low));
+            let high = average(entries, high[r]);
+            wide[2] = i16x8_add(wide[2], i16x8_extend_low_u8x16(high));
+            wide[3] = i16x8_add(wide[3], i16x8_extend_high_u8x16(high));
+        });
+    });
+}
+
+/// The entries of `F` tables at one code of each, averaged in pairs.
+#[inline(always)]
+fn average<const F: usize>(tables: [v128; F], codes: [v128; F]) -> v128 {
+    let entry = |i: usize| i8x16_swizzle(tables[i], codes[i]);
+    let two = |i: usize| u8x16_avgr(entry(i), entry(i + 1));
+    let four = |i: usize| u8x16_avgr(two(i), two(i + 2));
+    match F {
+        8 => u8x16_avgr(four(0), four(4)),
+        4 => four(0),
+        2 => two(0),
+        _ => entry(0),
     }
-    vector!(0);
-    vector!(1);
-    vector!(2);
-    vector!(3);
 }

@@ -1,7 +1,7 @@
 //! Keys and values of the positions seen so far.
 
 use super::{Config, ModelError};
-use crate::kernel::{Backend, quantize_i8, quantize_i16};
+use crate::kernel::{Backend, CACHE_BLOCK, quantize_i8, quantize_i16, scaled_to_i16};
 use std::collections::TryReserveError;
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ pub enum CachePrecision {
     F32,
 }
 
-/// The cache of one sequence: per layer `[position][head][head_dim]`, so that the memory touched grows with the
-/// context used, not with the context allowed.
+/// The cache of one sequence: per layer by blocks of positions, so that the memory touched grows with the context used, not
+/// with the context allowed.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<Layer>,
@@ -28,64 +28,57 @@ pub struct KvCache {
     len: usize,
 }
 
+/// Keys and values of a layer.
 #[derive(Clone, Debug)]
-struct Layer {
-    keys: Store,
-    values: Store,
+enum Layer {
+    Int8(Int8Layer),
+    /// `[position][head][head_dim]` each.
+    F32 {
+        keys: Vec<f32>,
+        values: Vec<f32>,
+    },
 }
 
-#[derive(Clone, Debug)]
-enum Store {
-    /// Values and, per position and head, their scale.
-    Int8(Vec<i8>, Vec<f32>),
-    F32(Vec<f32>),
+/// Keys and values in 8 bits, with a scale for each position and head, as [`Backend::key_products`] and
+/// [`Backend::value_sums`] read them: `[position / 16][head]`, and in each of these blocks pairs side by side. Heads are filled
+/// up with zeros to a multiple of 4.
+#[derive(Clone, Debug, Default)]
+struct Int8Layer {
+    /// `[4][head_dim / 2][4][2]` in a block: four times the pairs of elements of four positions.
+    keys: Vec<i8>,
+    /// `[head_dim / 4][8][4][2]` in a block: for four elements each, the pairs of positions.
+    values: Vec<i8>,
+    /// `[16]` in a block.
+    key_scales: Vec<f32>,
+    value_scales: Vec<f32>,
 }
 
-impl Store {
-    fn empty(precision: CachePrecision) -> Self {
-        match precision {
-            CachePrecision::Int8 => Self::Int8(Vec::new(), Vec::new()),
-            CachePrecision::F32 => Self::F32(Vec::new()),
-        }
-    }
-
+impl Int8Layer {
     /// Takes room for all positions at once: growing step by step would copy what is there.
-    fn try_reserve(
-        &mut self,
-        positions: usize,
-        heads: usize,
-        head_dim: usize,
-    ) -> Result<(), TryReserveError> {
-        match self {
-            Self::Int8(values, scales) => {
-                values.try_reserve_exact(positions * heads * head_dim)?;
-                scales.try_reserve_exact(positions * heads)
-            }
-            Self::F32(values) => values.try_reserve_exact(positions * heads * head_dim),
-        }
+    fn try_reserve(&mut self, positions: usize, heads: usize, width: usize) -> Result<(), TryReserveError> {
+        let scales = positions.next_multiple_of(CACHE_BLOCK) * heads;
+        self.keys.try_reserve_exact(scales * width)?;
+        self.values.try_reserve_exact(scales * width)?;
+        self.key_scales.try_reserve_exact(scales)?;
+        self.value_scales.try_reserve_exact(scales)
     }
 
-    fn push(&mut self, row: &[f32], head_dim: usize) {
-        match self {
-            Self::Int8(values, scales) => {
-                let start = values.len();
-                values.resize(start + row.len(), 0);
-                for (head, out) in row.chunks_exact(head_dim).zip(values[start..].chunks_exact_mut(head_dim))
-                {
-                    scales.push(quantize_i8(head, out));
-                }
-            }
-            Self::F32(values) => values.extend_from_slice(row),
+    /// Writes one head of a key and a value, each padded to a multiple of 4. The head's block must be there.
+    fn put(&mut self, position: usize, block: usize, [key, value]: [&[f32]; 2], quantized: &mut [i8]) {
+        let (width, lane) = (quantized.len(), position % CACHE_BLOCK);
+        let first = block * CACHE_BLOCK * width;
+        let keys = &mut self.keys[first + lane / 4 * 4 * width..][..4 * width];
+        self.key_scales[block * CACHE_BLOCK + lane] = quantize_i8(key, &mut quantized[..key.len()]);
+        for (pair, keys) in quantized.as_chunks::<2>().0.iter().zip(keys.as_chunks_mut::<8>().0) {
+            keys[lane % 4 * 2..][..2].copy_from_slice(pair);
         }
-    }
-
-    fn truncate(&mut self, positions: usize, heads: usize, head_dim: usize) {
-        match self {
-            Self::Int8(values, scales) => {
-                values.truncate(positions * heads * head_dim);
-                scales.truncate(positions * heads);
+        let values = &mut self.values[first..][..CACHE_BLOCK * width];
+        self.value_scales[block * CACHE_BLOCK + lane] = quantize_i8(value, &mut quantized[..value.len()]);
+        let fours = quantized.as_chunks::<4>().0.iter();
+        for (four, values) in fours.zip(values.chunks_exact_mut(4 * CACHE_BLOCK)) {
+            for (i, &v) in four.iter().enumerate() {
+                values[lane / 2 * 8 + i * 2 + lane % 2] = v;
             }
-            Self::F32(values) => values.truncate(positions * heads * head_dim),
         }
     }
 }
@@ -111,15 +104,23 @@ impl KvCache {
             return Err(ModelError::Context { positions: capacity, context });
         }
         let (heads, head_dim) = (config.num_key_value_heads, config.head_dim);
-        let store = || {
-            let mut store = Store::empty(precision);
-            store
-                .try_reserve(capacity, heads, head_dim)
-                .map_err(|_| ModelError::OutOfMemory { positions: capacity })?;
-            Ok(store)
+        let layer = || {
+            let no_room = |_| ModelError::OutOfMemory { positions: capacity };
+            match precision {
+                CachePrecision::Int8 => {
+                    let mut layer = Int8Layer::default();
+                    layer.try_reserve(capacity, heads, head_dim.next_multiple_of(4)).map_err(no_room)?;
+                    Ok(Layer::Int8(layer))
+                }
+                CachePrecision::F32 => {
+                    let (mut keys, mut values) = (Vec::new(), Vec::new());
+                    keys.try_reserve_exact(capacity * heads * head_dim).map_err(no_room)?;
+                    values.try_reserve_exact(capacity * heads * head_dim).map_err(no_room)?;
+                    Ok(Layer::F32 { keys, values })
+                }
+            }
         };
-        let layers = (0..layers).map(|_| Ok(Layer { keys: store()?, values: store()? }));
-        let layers = layers.collect::<Result<_, ModelError>>()?;
+        let layers = (0..layers).map(|_| layer()).collect::<Result<_, ModelError>>()?;
         Ok(Self { layers, heads, head_dim, scale: config.attention_scale(), capacity, len: 0 })
     }
 
@@ -141,7 +142,7 @@ impl KvCache {
     /// Bytes that one position takes in all layers.
     pub fn bytes_per_position(config: &Config, precision: CachePrecision) -> usize {
         let per_head = match precision {
-            CachePrecision::Int8 => config.head_dim + 4,
+            CachePrecision::Int8 => config.head_dim.next_multiple_of(4) + 4,
             CachePrecision::F32 => 4 * config.head_dim,
         };
         2 * config.num_hidden_layers * config.num_key_value_heads * per_head
@@ -164,9 +165,12 @@ impl KvCache {
 
     /// Forgets all positions from `positions` on.
     pub fn truncate(&mut self, positions: usize) {
+        // Positions of 8 bits are written over where they are.
         for layer in &mut self.layers {
-            layer.keys.truncate(positions, self.heads, self.head_dim);
-            layer.values.truncate(positions, self.heads, self.head_dim);
+            if let Layer::F32 { keys, values } = layer {
+                keys.truncate(positions * self.heads * self.head_dim);
+                values.truncate(positions * self.heads * self.head_dim);
+            }
         }
         self.len = self.len.min(positions);
     }
@@ -175,17 +179,45 @@ impl KvCache {
         self.len = len;
     }
 
-    /// Appends the key and value of the next position of `layer`, each `[heads × head_dim]`.
-    pub(super) fn push(&mut self, layer: usize, key: &[f32], value: &[f32]) {
-        let Layer { keys, values } = &mut self.layers[layer];
-        keys.push(key, self.head_dim);
-        values.push(value, self.head_dim);
+    /// Writes the key and value of `position` of `layer`, each `[heads × head_dim]`; the positions before it must be there.
+    pub(super) fn push(
+        &mut self,
+        layer: usize,
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+        scratch: &mut Scratch,
+    ) {
+        match &mut self.layers[layer] {
+            Layer::F32 { keys, values } => {
+                keys.extend_from_slice(key);
+                values.extend_from_slice(value);
+            }
+            Layer::Int8(layer) => {
+                let width = self.head_dim.next_multiple_of(4);
+                let block = position / CACHE_BLOCK * self.heads;
+                let scales = (block + self.heads) * CACHE_BLOCK;
+                if layer.key_scales.len() < scales {
+                    layer.keys.resize(scales * width, 0);
+                    layer.values.resize(scales * width, 0);
+                    layer.key_scales.resize(scales, 0.0);
+                    layer.value_scales.resize(scales, 0.0);
+                }
+                scratch.quantized.clear();
+                scratch.quantized.resize(width, 0);
+                let heads = key.chunks_exact(self.head_dim).zip(value.chunks_exact(self.head_dim));
+                for (head, (key, value)) in heads.enumerate() {
+                    layer.put(position, block + head, [key, value], &mut scratch.quantized);
+                }
+            }
+        }
     }
 
     /// Attention of one query head over `positions`: softmax of the scaled products with the keys, then the weighted
-    /// sum of the values, positions in ascending order throughout.
+    /// sum of the values.
     ///
-    /// `query` and `output` are `[head_dim]`; `head` is the key/value head; `scratch` holds the weights.
+    /// In 8 bits, the products are exact, and so are the sums of the values; their weights are integers of 16 bits.
+    /// `query` and `output` are `[head_dim]`; `head` is the key/value head.
     pub(super) fn attend(
         &self,
         backend: Backend,
@@ -195,63 +227,105 @@ impl KvCache {
         scratch: &mut Scratch,
         output: &mut [f32],
     ) {
-        let Layer { keys, values } = &self.layers[layer];
-        let (width, dim, scale) = (self.heads * self.head_dim, self.head_dim, self.scale);
-        let first = positions.start;
-        let Scratch { weights, query: quantized } = scratch;
-        weights.clear();
-        match keys {
-            Store::Int8(keys, scales) => {
-                quantized.resize(dim, 0);
-                let scale = quantize_i16(query, quantized) * scale;
-                let keys = keys.chunks_exact(width).zip(scales.chunks_exact(self.heads));
-                weights.extend(keys.skip(first).take(positions.len()).map(|(key, scales)| {
-                    let product = backend.dot_i8_i16(&key[head * dim..][..dim], quantized);
-                    product as f32 * (scales[head] * scale)
-                }));
+        match &self.layers[layer] {
+            Layer::F32 { keys, values } => {
+                let (width, first) = (self.heads * self.head_dim, head * self.head_dim);
+                let of_head = first..first + self.head_dim;
+                let weights = &mut scratch.weights;
+                let keys = keys.chunks_exact(width).skip(positions.start).take(positions.len());
+                weights.clear();
+                weights.extend(keys.map(|key| backend.dot_f32(&key[of_head.clone()], query) * self.scale));
+                let inverse = 1.0 / backend.softmax_numerators(weights);
+                output.fill(0.0);
+                for (value, weight) in values.chunks_exact(width).skip(positions.start).zip(weights) {
+                    let weight = *weight * inverse;
+                    output.iter_mut().zip(&value[of_head.clone()]).for_each(|(o, v)| *o += weight * v);
+                }
             }
-            Store::F32(keys) => {
-                let keys = keys.chunks_exact(width).skip(first).take(positions.len());
-                weights.extend(keys.map(|key| backend.dot_f32(&key[head * dim..][..dim], query) * scale));
+            Layer::Int8(layer) => self.attend_int8(backend, layer, head, positions, query, scratch, output),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of `attend`")]
+    fn attend_int8(
+        &self,
+        backend: Backend,
+        layer: &Int8Layer,
+        head: usize,
+        positions: Range<usize>,
+        query: &[f32],
+        scratch: &mut Scratch,
+        output: &mut [f32],
+    ) {
+        let Scratch { weights, query: quantized, products, integers, sums, .. } = scratch;
+        let width = self.head_dim.next_multiple_of(4);
+        let blocks = positions.start / CACHE_BLOCK..positions.end.div_ceil(CACHE_BLOCK);
+        // What lies before and behind the positions in their first and last block.
+        let (before, after) = (positions.start % CACHE_BLOCK, blocks.end * CACHE_BLOCK - positions.end);
+        let stride = self.heads * CACHE_BLOCK;
+        let first = blocks.start * stride + head * CACHE_BLOCK;
+        let len = blocks.len() * CACHE_BLOCK;
+
+        quantized.clear();
+        quantized.resize(width, 0);
+        let scale = quantize_i16(query, &mut quantized[..query.len()]) * self.scale;
+        products.resize(len, 0);
+        backend.key_products(quantized, &layer.keys[first * width..], stride * width, products);
+        weights.resize(len, 0.0);
+        let scales = layer.key_scales[first..].chunks(stride);
+        let of_blocks =
+            weights.as_chunks_mut::<CACHE_BLOCK>().0.iter_mut().zip(products.as_chunks::<CACHE_BLOCK>().0);
+        for ((weights, products), scales) in of_blocks.zip(scales) {
+            for ((weight, product), key_scale) in weights.iter_mut().zip(products).zip(scales) {
+                *weight = *product as f32 * (key_scale * scale);
             }
         }
-        softmax(weights);
-        output.fill(0.0);
-        match values {
-            Store::Int8(values, scales) => {
-                let values = values.chunks_exact(width).zip(scales.chunks_exact(self.heads));
-                for ((value, scales), weight) in values.skip(first).zip(weights) {
-                    backend.add_scaled_i8(output, *weight * scales[head], &value[head * dim..][..dim]);
+        weights[..before].fill(f32::NEG_INFINITY);
+        weights[len - after..].fill(f32::NEG_INFINITY);
+        let denominator = backend.softmax_numerators(weights);
+        weights[..before].fill(0.0);
+        weights[len - after..].fill(0.0);
+
+        let scales = layer.value_scales[first..].chunks(stride);
+        let (mut largest, mut total) = ([0.0f32; 4], [0.0f32; 4]);
+        for (weights, scales) in weights.as_chunks_mut::<CACHE_BLOCK>().0.iter_mut().zip(scales) {
+            let fours = weights.as_chunks_mut::<4>().0.iter_mut().zip(scales.as_chunks::<4>().0);
+            for (weights, scales) in fours {
+                for lane in 0..4 {
+                    weights[lane] *= scales[lane];
+                    largest[lane] = if largest[lane] < weights[lane] { weights[lane] } else { largest[lane] };
+                    total[lane] += weights[lane];
                 }
             }
-            Store::F32(values) => {
-                for (value, weight) in values.chunks_exact(width).skip(first).zip(weights) {
-                    for (o, v) in output.iter_mut().zip(&value[head * dim..]) {
-                        *o += *weight * v;
-                    }
-                }
-            }
+        }
+        let largest = largest.into_iter().fold(0.0f32, |a, b| if a < b { b } else { a });
+        let total = (total[0] + total[2]) + (total[1] + total[3]);
+        // No weight above 16 bits, all together within what `value_sums` takes.
+        let factor = (f32::from(i16::MAX) / largest).min(WEIGHT_SUM / total);
+        let factor = if factor.is_finite() { factor } else { 0.0 };
+        integers.resize(len, 0);
+        scaled_to_i16(weights, factor, integers);
+        sums.clear();
+        sums.resize(width, 0);
+        backend.value_sums(integers, &layer.values[first * width..], stride * width, sums);
+        // With a factor of zero all values are, unless something was not a number; then the denominator isn't one either.
+        let scale = if factor > 0.0 { 1.0 / (factor * denominator) } else { 0.0 * denominator };
+        for (o, sum) in output.iter_mut().zip(&*sums) {
+            *o = *sum as f32 * scale;
         }
     }
 }
 
-/// Buffers of [`KvCache::attend`], kept between calls.
+/// Most that the integer weights of values add up to, rounding left out.
+const WEIGHT_SUM: f32 = 16_777_216.0;
+
+/// Buffers of [`KvCache::push`] and [`KvCache::attend`], kept between calls.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     weights: Vec<f32>,
     query: Vec<i16>,
-}
-
-/// Softmax in place; subtracting the largest keeps every exponential in (0, 1].
-pub(super) fn softmax(values: &mut [f32]) {
-    let largest = values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let mut sum = 0.0;
-    for value in values.iter_mut() {
-        *value = libm::expf(*value - largest);
-        sum += *value;
-    }
-    let inverse = 1.0 / sum;
-    for value in values.iter_mut() {
-        *value *= inverse;
-    }
+    quantized: Vec<i8>,
+    products: Vec<i32>,
+    integers: Vec<i16>,
+    sums: Vec<i32>,
 }

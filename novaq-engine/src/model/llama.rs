@@ -7,7 +7,7 @@
 
 use super::kv_cache::{CachePrecision, KvCache, Scratch};
 use super::rope::{Angles, Rope};
-use super::{Activation, Config, ModelError, RopeScaling};
+use super::{Config, ModelError, RopeScaling};
 use crate::codec::{Input, Matrix};
 use crate::kernel::Backend;
 use std::ops::{ControlFlow, Range};
@@ -627,7 +627,7 @@ impl Model {
             for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
                 angles.rotate(row % each, head);
             }
-            caches[row / each].push(index, k, v);
+            caches[row / each].push(index, *start + row % each, k, v, attention);
         }
         let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
         for (row, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
@@ -650,14 +650,8 @@ impl Model {
         observe(LinearInput::GateUp, input, hidden)?;
         layer.gate_proj.forward(self.backend, input, gate, positions);
         layer.up_proj.forward(self.backend, input, up, positions);
-        let activation = match self.config.variant.hidden_act {
-            Activation::Silu => silu,
-            Activation::GeluPytorchTanh => gelu_tanh,
-        };
         let gated = input.reset(positions, intermediate_size);
-        for ((x, g), u) in gated.iter_mut().zip(&*gate).zip(&*up) {
-            *x = activation(*g) * u;
-        }
+        self.backend.gate(self.config.variant.hidden_act, gate, up, gated);
         observe(LinearInput::Down, input, hidden)?;
         layer.down_proj.forward(self.backend, input, projected, positions);
         if let Some(norm) = &layer.post_feedforward_norm {
@@ -745,17 +739,6 @@ impl Model {
         }
         Ok(logits)
     }
-}
-
-/// `x · sigmoid(x)`.
-fn silu(x: f32) -> f32 {
-    x / (1.0 + libm::expf(-x))
-}
-
-/// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`: torch's `gelu(approximate="tanh")`.
-fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + libm::tanhf(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
 /// Writes what the residual stream of `config`'s model begins with at `token`, `[hidden_size]`, to `hidden`.

@@ -1,7 +1,6 @@
 //! Embeddings and one layer of BERT. Names are those of the checkpoints.
 
 use super::super::ModelError;
-use super::super::kv_cache::softmax;
 use super::super::llama::{Linear, LinearInput, Observer, TensorSource, load_matrix, load_vector};
 use super::BertConfig;
 use crate::codec::{Input, Matrix};
@@ -237,9 +236,10 @@ fn attend(
             let products = key.chunks_exact(width).map(|key| backend.dot_f32(&key[of_head.clone()], query));
             weights.clear();
             weights.extend(products.map(|product| product * scale));
-            softmax(weights);
+            let inverse = 1.0 / backend.softmax_numerators(weights);
             output.fill(0.0);
-            for (value, weight) in value.chunks_exact(width).zip(&*weights) {
+            for (value, numerator) in value.chunks_exact(width).zip(&*weights) {
+                let weight = numerator * inverse;
                 for (o, v) in output.iter_mut().zip(&value[of_head.clone()]) {
                     *o += weight * v;
                 }
