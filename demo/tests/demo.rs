@@ -1,6 +1,7 @@
 //! The demo itself on a small synthetic artifact: `novaq upload` and `novaq models activate` against the model canister, an
 //! agent from the factory, and the same tokens natively.
 
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
@@ -32,7 +33,7 @@ fn the_main_job_ends_with_equal_tokens() {
         eos_token_ids: vec![0],
         variant: Variant::default(),
     };
-    let body = Format::Aq { codebooks: 3, dimension: 8 };
+    let body = Format::Aq { codebooks: 3, dimension: 8, fold: Fold::ONE };
     let synthetic =
         Synthetic { config, body, embedding: Format::Int8, seed: 3, tokenizer: tokenizer.to_bytes() };
     let mut shards: Vec<Vec<u8>> = Vec::new();

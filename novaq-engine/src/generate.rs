@@ -4,7 +4,7 @@ use crate::model::{Budget, CachePrecision, KvCache, LogitsFor, Model, ModelError
 use crate::sampler::{Sampler, SamplingError, SamplingParams};
 
 /// Prompt positions that one pass works on: their matrix products share each tile of weights.
-const PREFILL_CHUNK: usize = 16;
+pub const PREFILL_CHUNK: usize = 16;
 
 /// What to generate.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,13 +1,15 @@
-//! Artifacts with random weights, made directly in compressed form: for tests, and to measure shapes whose real
+//! Models and artifacts with random weights, made directly in compressed form: for tests, and to measure shapes whose real
 //! weights are not at hand.
 
 use crate::artifact::{
     ArtifactError, Estimates, Manifest, ManifestDraft, Origin, ShardSink, VectorPrecision, Writer,
 };
 use crate::codec::{AqMatrix, Codebooks, CodecError, Int8Matrix, LowRankMatrix, Matrix};
-use crate::model::{CachePrecision, Config, KvCache, ModelError};
+use crate::kernel::Fold;
+use crate::model::{CachePrecision, Config, KvCache, Model, ModelError, RopeScaling, TensorSource, Variant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The form of a matrix.
@@ -19,6 +21,8 @@ pub enum Format {
         codebooks: usize,
         /// Weights per codeword d.
         dimension: usize,
+        /// Table entries that products average.
+        fold: Fold,
     },
     /// 8-bit integers.
     Int8,
@@ -27,6 +31,16 @@ pub enum Format {
         /// Columns of the one, rows of the other.
         rank: usize,
     },
+}
+
+impl Format {
+    /// Codebooks over vectors of 8 weights that take `bits` per weight, and average as many table entries as a large model of
+    /// so many bits does ([`Fold::of_bits`]). `None` unless that is a number of codebooks: a multiple of a half from 0.5 to 4.
+    pub fn of_bits(bits: f64) -> Option<Self> {
+        let codebooks = 2.0 * bits;
+        let whole = codebooks.fract() == 0.0 && (1.0..=8.0).contains(&codebooks);
+        whole.then(|| Self::Aq { codebooks: codebooks as usize, dimension: 8, fold: Fold::of_bits(bits) })
+    }
 }
 
 /// What to make.
@@ -44,54 +58,76 @@ pub struct Synthetic {
     pub tokenizer: Vec<u8>,
 }
 
-struct Random(ChaCha8Rng);
+/// Shapes of published models: name, vocabulary, width, inner width, layers, heads, key heads, width of a head, context, base of
+/// the rotary embedding, whether the head is tied (the checkpoints' `config.json`).
+type Shape = (&'static str, [usize; 8], f64, bool);
+const SHAPES: [Shape; 5] = [
+    ("smollm2-135m", [49_152, 576, 1_536, 30, 9, 3, 64, 8_192], 100_000.0, true),
+    ("smollm2-360m", [49_152, 960, 2_560, 32, 15, 5, 64, 8_192], 100_000.0, true),
+    ("qwen2.5-0.5b", [151_936, 896, 4_864, 24, 14, 2, 64, 32_768], 1_000_000.0, true),
+    ("qwen3-0.6b", [151_936, 1_024, 3_072, 28, 16, 8, 128, 40_960], 1_000_000.0, true),
+    ("tinyllama-1.1b", [32_000, 2_048, 5_632, 22, 32, 4, 64, 2_048], 10_000.0, false),
+];
 
-impl Random {
+/// Names that [`config_like`] knows.
+pub fn shape_names() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|(name, ..)| *name)
+}
+
+/// The hyper-parameters of a published model, with no special tokens.
+pub fn config_like(name: &str) -> Option<Config> {
+    let &(name, sizes, rope_theta, tie_word_embeddings) = SHAPES.iter().find(|(known, ..)| *known == name)?;
+    let [vocab_size, hidden_size, intermediate_size, layers, heads, key_heads, head_dim, context] = sizes;
+    Some(Config {
+        vocab_size,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: key_heads,
+        head_dim,
+        max_position_embeddings: context,
+        rms_norm_eps: 1e-5,
+        rope_theta,
+        rope_scaling: RopeScaling::Default,
+        tie_word_embeddings,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        variant: Variant {
+            qkv_bias: name.starts_with("qwen2"),
+            qk_norm: name.starts_with("qwen3"),
+            ..Variant::default()
+        },
+    })
+}
+
+/// Random tensors of a [`Synthetic`] model, in whatever order they are asked for: each name has its own stream of numbers.
+struct Random<'a> {
+    of: &'a Synthetic,
+    /// By the input that their matrices share.
+    sets: BTreeMap<String, Arc<Codebooks>>,
+    /// Estimated instructions of the products of the matrices made so far.
+    work: u64,
+    heap_bytes: u64,
+}
+
+/// A stream of random numbers.
+struct Stream(ChaCha8Rng);
+
+impl Stream {
+    fn new(seed: u64, name: &str) -> Self {
+        // FNV-1a of the name picks the stream.
+        let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(name.bytes().fold(0xcbf2_9ce4_8422_2325, hash));
+        Self(rng)
+    }
+
     /// Uniform in -1..1.
     fn uniform(&mut self) -> f32 {
         (self.0.next_u32() >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-    }
-
-    /// A codebook set, `None` for formats that have none.
-    fn codebooks(&mut self, format: Format) -> Result<Option<Arc<Codebooks>>, ModelError> {
-        let (codebooks, dimension) = match format {
-            Format::Aq { codebooks, dimension } => (codebooks, dimension),
-            Format::Int8 => return Ok(None),
-            Format::LowRank { .. } => return Ok(Some(Arc::new(Codebooks::signs()))),
-        };
-        let codewords: Vec<f32> = (0..codebooks * 16 * dimension).map(|_| self.uniform()).collect();
-        let set = Codebooks::quantize(codebooks, dimension, &codewords);
-        set.map(|set| Some(Arc::new(set)))
-            .map_err(|source| ModelError::Tensor { name: "codebooks".into(), source })
-    }
-
-    /// A matrix whose products keep the size of their inputs.
-    fn matrix(
-        &mut self,
-        name: &str,
-        [rows, columns]: [usize; 2],
-        format: Format,
-        set: Option<&Arc<Codebooks>>,
-    ) -> Result<Matrix, ModelError> {
-        // The variance of a uniform number in -1..1 is 1/3, that of a sign 1.
-        let scale = (3.0 / columns as f32).sqrt();
-        let matrix = match (format, set) {
-            (Format::LowRank { rank }, Some(set)) => {
-                let scale = |columns: usize| 1.0 / (columns as f32).sqrt();
-                self.codes([rank, columns], set, scale(columns)).and_then(|first| {
-                    let second = self.codes([rows, rank], set, scale(rank))?;
-                    LowRankMatrix::new(first, second).map(Matrix::LowRank)
-                })
-            }
-            (_, Some(set)) => {
-                self.codes([rows, columns], set, scale / (set.count() as f32).sqrt()).map(Matrix::Aq)
-            }
-            (_, None) => {
-                let weights: Vec<f32> = (0..rows * columns).map(|_| scale * self.uniform()).collect();
-                Int8Matrix::quantize(rows, columns, &weights).map(Matrix::Int8)
-            }
-        };
-        matrix.map_err(|source| ModelError::Tensor { name: name.into(), source })
     }
 
     /// Random codes, with row scales around `scale`.
@@ -101,14 +137,165 @@ impl Random {
         set: &Arc<Codebooks>,
         scale: f32,
     ) -> Result<AqMatrix, CodecError> {
-        let codes: Vec<u8> =
-            (0..rows * set.groups(columns) * set.count()).map(|_| (self.0.next_u32() >> 28) as u8).collect();
-        let scales: Vec<f32> = (0..rows).map(|_| scale * (1.0 + 0.2 * self.uniform())).collect();
-        AqMatrix::from_codes(rows, columns, Arc::clone(set), &codes, &scales, None)
+        let size = AqMatrix::stored_bytes(rows, columns, set, false);
+        let size = size.ok_or_else(|| CodecError::shape("rows", rows, "a matrix that fits in memory"))?;
+        // Any nibble is a code, so that tiles are random bytes.
+        let mut bytes = vec![0; size];
+        let (scales, tiles) = bytes.split_at_mut(2 * rows);
+        for stored in scales.as_chunks_mut::<2>().0 {
+            *stored = half::f16::from_f32(scale * (1.0 + 0.2 * self.uniform())).to_le_bytes();
+        }
+        self.0.fill_bytes(tiles);
+        AqMatrix::from_bytes(rows, columns, Arc::clone(set), false, &bytes)
     }
 }
 
+impl Random<'_> {
+    fn set(
+        &mut self,
+        key: &str,
+        codebooks: usize,
+        dimension: usize,
+        fold: Fold,
+    ) -> Result<Arc<Codebooks>, CodecError> {
+        if let Some(set) = self.sets.get(key) {
+            return Ok(Arc::clone(set));
+        }
+        let mut stream = Stream::new(self.of.seed, key);
+        let codewords: Vec<f32> = (0..codebooks * 16 * dimension).map(|_| stream.uniform()).collect();
+        let set = Arc::new(Codebooks::quantize(codebooks, dimension, &codewords)?.with_fold(fold));
+        self.sets.insert(key.to_owned(), Arc::clone(&set));
+        Ok(set)
+    }
+
+    /// A matrix whose products keep the size of their inputs.
+    fn random(&mut self, name: &str, [rows, columns]: [usize; 2]) -> Result<Matrix, CodecError> {
+        let embedding = !name.starts_with("model.layers.");
+        let mut stream = Stream::new(self.of.seed, name);
+        // The variance of a uniform number in -1..1 is 1/3, that of a sign 1.
+        let scale = (3.0 / columns as f32).sqrt();
+        match if embedding { self.of.embedding } else { self.of.body } {
+            Format::Aq { codebooks, dimension, fold } => {
+                let set = self.set(&input_of(name), codebooks, dimension, fold)?;
+                stream.codes([rows, columns], &set, scale / (codebooks as f32).sqrt()).map(Matrix::Aq)
+            }
+            Format::LowRank { rank } => {
+                let signs = || Arc::new(Codebooks::signs());
+                let set = Arc::clone(self.sets.entry("signs".to_owned()).or_insert_with(signs));
+                let scale = |columns: usize| 1.0 / (columns as f32).sqrt();
+                let first = stream.codes([rank, columns], &set, scale(columns))?;
+                let second = stream.codes([rows, rank], &set, scale(rank))?;
+                LowRankMatrix::new(first, second).map(Matrix::LowRank)
+            }
+            Format::Int8 => {
+                let weights: Vec<f32> = (0..rows * columns).map(|_| scale * stream.uniform()).collect();
+                Int8Matrix::quantize(rows, columns, &weights).map(Matrix::Int8)
+            }
+        }
+    }
+}
+
+/// A name for the input that the matrix `name` reads: matrices that read the same one share codebooks.
+fn input_of(name: &str) -> String {
+    let (prefix, matrix) =
+        name.strip_suffix(".weight").unwrap_or(name).rsplit_once('.').unwrap_or(("", name));
+    let input = match matrix {
+        "q_proj" | "k_proj" | "v_proj" => "qkv",
+        "gate_proj" | "up_proj" => "gate_up",
+        other => other,
+    };
+    format!("{prefix}.{input}")
+}
+
+impl TensorSource for Random<'_> {
+    fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
+        let Some(shape) = self.of.shape(name) else { return Ok(None) };
+        let matrix = self.random(name, shape);
+        let matrix = matrix.map_err(|source| ModelError::Tensor { name: name.into(), source })?;
+        self.heap_bytes += matrix.heap_bytes() as u64;
+        // A look-up of one embedding row costs next to nothing; a tied head is a product all the same.
+        if name != EMBEDDING || self.of.config.tie_word_embeddings {
+            self.work += matrix.work();
+        }
+        Ok(Some(matrix))
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(length) = self.of.length(name) else { return Ok(None) };
+        let mean = if name.ends_with(".bias") { 0.0 } else { 1.0 };
+        let mut stream = Stream::new(self.of.seed, name);
+        // As an artifact holds it: in 16 bits.
+        let value = |x: f32| half::f16::from_f32(mean + 0.3 * x).to_f32();
+        Ok(Some((0..length).map(|_| value(stream.uniform())).collect()))
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 impl Synthetic {
+    /// Matrices of a layer, in the order of the forward pass, with the vectors before each that the layer has.
+    const LAYER: [&str; 20] = [
+        "input_layernorm.weight",
+        "self_attn.q_proj.bias",
+        "self_attn.k_proj.bias",
+        "self_attn.v_proj.bias",
+        "self_attn.q_norm.weight",
+        "self_attn.k_norm.weight",
+        "self_attn.q_proj.weight",
+        "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight",
+        "self_attn.o_proj.bias",
+        "self_attn.o_proj.weight",
+        "post_attention_layernorm.weight",
+        "pre_feedforward_layernorm.weight",
+        "mlp.gate_proj.bias",
+        "mlp.up_proj.bias",
+        "mlp.down_proj.bias",
+        "post_feedforward_layernorm.weight",
+        "mlp.gate_proj.weight",
+        "mlp.up_proj.weight",
+        "mlp.down_proj.weight",
+    ];
+
+    /// Shape of the matrix `name`, if the model has it.
+    fn shape(&self, name: &str) -> Option<[usize; 2]> {
+        let Config { vocab_size, hidden_size: hidden, intermediate_size: inner, .. } = self.config;
+        let (query, key) = (self.config.query_width(), self.config.key_value_width());
+        match name {
+            EMBEDDING => Some([vocab_size, hidden]),
+            "lm_head.weight" => (!self.config.tie_word_embeddings).then_some([vocab_size, hidden]),
+            _ => match name.strip_prefix("model.layers.")?.split_once('.')?.1 {
+                "self_attn.q_proj.weight" => Some([query, hidden]),
+                "self_attn.k_proj.weight" | "self_attn.v_proj.weight" => Some([key, hidden]),
+                "self_attn.o_proj.weight" => Some([hidden, query]),
+                "mlp.gate_proj.weight" | "mlp.up_proj.weight" => Some([inner, hidden]),
+                "mlp.down_proj.weight" => Some([hidden, inner]),
+                _ => None,
+            },
+        }
+    }
+
+    /// Length of the vector `name`, if the model has it.
+    fn length(&self, name: &str) -> Option<usize> {
+        if name == "model.norm.weight" {
+            return Some(self.config.hidden_size);
+        }
+        let name = name.strip_prefix("model.layers.")?.split_once('.')?.1;
+        self.config.layer_vectors().into_iter().find(|(known, _)| *known == name).map(|(_, length)| length)
+    }
+
+    fn random(&self) -> Random<'_> {
+        Random { of: self, sets: BTreeMap::new(), work: 0, heap_bytes: 0 }
+    }
+
+    /// The model, without an artifact.
+    ///
+    /// # Errors
+    /// If the configuration or a format is invalid.
+    pub fn model(&self) -> Result<Model, ModelError> {
+        Model::load(self.config.clone(), &mut self.random())
+    }
+
     /// Writes the artifact's shards to `sink` and returns its manifest.
     ///
     /// # Errors
@@ -128,87 +315,20 @@ impl Synthetic {
     ) -> Result<Manifest, ArtifactError> {
         let config = &self.config;
         config.validate()?;
-        let mut random = Random(ChaCha8Rng::seed_from_u64(self.seed));
         let mut writer = Writer::new(sink);
         writer.tokenizer(&self.tokenizer)?;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (query, key) = (config.query_width(), config.key_value_width());
-        let vector = |writer: &mut Writer<'_>, random: &mut Random, name: &str, length: usize| {
-            let mean = if name.rsplit('.').next() == Some("bias") { 0.0 } else { 1.0 };
-            let values: Vec<f32> = (0..length).map(|_| mean + 0.3 * random.uniform()).collect();
-            writer.vector(name, &values, VectorPrecision::F16)
-        };
-        let embedding = random.codebooks(self.embedding)?;
-        let mut heap_bytes = 0;
-        let mut instructions = config.attention_work(Estimates::CONTEXT);
-        let mut matrix = |writer: &mut Writer<'_>,
-                          random: &mut Random,
-                          name: &str,
-                          shape,
-                          (format, set): (Format, Option<&Arc<Codebooks>>)| {
-            let matrix = random.matrix(name, shape, format, set)?;
-            heap_bytes += matrix.heap_bytes() as u64;
-            // A table look-up of one embedding row costs next to nothing; a tied head is a product all the same.
-            if name != "model.embed_tokens.weight" || config.tie_word_embeddings {
-                instructions += matrix.work();
-            }
-            writer.matrix(name, &matrix)
-        };
-        let vocabulary = [config.vocab_size, hidden];
-        matrix(
-            &mut writer,
-            &mut random,
-            "model.embed_tokens.weight",
-            vocabulary,
-            (self.embedding, embedding.as_ref()),
-        )?;
-        for layer in 0..config.num_hidden_layers {
-            let prefix = format!("model.layers.{layer}");
-            let vectors = config.layer_vectors();
-            // The first is the norm before attention; the others are needed before the feed-forward layers end.
-            let (first, others) = vectors.split_at(1);
-            let put = |writer: &mut Writer<'_>, random: &mut Random, vectors: &[(&str, usize)]| {
-                vectors.iter().try_for_each(|&(name, length)| {
-                    vector(writer, random, &format!("{prefix}.{name}"), length)
-                })
-            };
-            put(&mut writer, &mut random, first)?;
-            let groups: [&[(&str, [usize; 2])]; 4] = [
-                &[
-                    ("self_attn.q_proj", [query, hidden]),
-                    ("self_attn.k_proj", [key, hidden]),
-                    ("self_attn.v_proj", [key, hidden]),
-                ],
-                &[("self_attn.o_proj", [hidden, query])],
-                &[("mlp.gate_proj", [inner, hidden]), ("mlp.up_proj", [inner, hidden])],
-                &[("mlp.down_proj", [hidden, inner])],
-            ];
-            for (i, group) in groups.iter().enumerate() {
-                if i == 2 {
-                    put(&mut writer, &mut random, others)?;
-                }
-                let set = random.codebooks(self.body)?;
-                for (name, shape) in *group {
-                    matrix(
-                        &mut writer,
-                        &mut random,
-                        &format!("{prefix}.{name}.weight"),
-                        *shape,
-                        (self.body, set.as_ref()),
-                    )?;
-                }
+        let mut random = self.random();
+        let layers = (0..config.num_hidden_layers)
+            .flat_map(|layer| Self::LAYER.map(|name| format!("model.layers.{layer}.{name}")));
+        let last = ["model.norm.weight", "lm_head.weight"].map(str::to_owned);
+        for name in [EMBEDDING.to_owned()].into_iter().chain(layers).chain(last) {
+            if let Some(matrix) = random.matrix(&name)? {
+                writer.matrix(&name, &matrix)?;
+            } else if let Some(vector) = random.vector(&name)? {
+                writer.vector(&name, &vector, VectorPrecision::F16)?;
             }
         }
-        vector(&mut writer, &mut random, "model.norm.weight", hidden)?;
-        if !config.tie_word_embeddings {
-            matrix(
-                &mut writer,
-                &mut random,
-                "lm_head.weight",
-                vocabulary,
-                (self.embedding, embedding.as_ref()),
-            )?;
-        }
+        let Random { work, heap_bytes, .. } = random;
         writer.finish(ManifestDraft {
             name: "synthetic".into(),
             version: "1.0.0".into(),
@@ -224,7 +344,7 @@ impl Synthetic {
             estimates: Estimates {
                 heap_bytes,
                 cache_bytes_per_token: KvCache::bytes_per_position(config, CachePrecision::Int8) as u64,
-                instructions_per_token: instructions,
+                instructions_per_token: work + config.attention_work(Estimates::CONTEXT),
             },
             tags: vec!["synthetic".into()],
         })

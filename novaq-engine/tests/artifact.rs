@@ -6,6 +6,7 @@ use common::{artifact, config};
 use novaq_engine::artifact::{
     ArtifactError, Codec, Loader, MAX_SHARD_BYTES, Manifest, ShardSource, Shards, verify_shard,
 };
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, LayerType, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use proptest::prelude::*;
@@ -57,7 +58,7 @@ fn sections_begin_where_the_manifest_says() {
     for length in (payload - 33..payload + 3).chain(2 * payload - 17..2 * payload + 2) {
         let synthetic = Synthetic {
             config: Config { num_hidden_layers: 1, ..config() },
-            body: Format::Aq { codebooks: 2, dimension: 8 },
+            body: Format::Aq { codebooks: 2, dimension: 8, fold: Fold::ONE },
             embedding: Format::Int8,
             seed: 1,
             tokenizer: vec![7; length],

@@ -63,6 +63,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Instructions per token inside a canister, by shape, bits and context, and where they go.
+    Chain {
+        /// `--json FILE`, and names of shapes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
 }
@@ -87,6 +93,13 @@ fn main() -> anyhow::Result<()> {
             example("novaq-cli", "memory", &layers)
         }
         Task::Bench { what: Bench::Embeddings { args } } => example("novaq-cli", "embeddings", &args),
+        Task::Bench { what: Bench::Chain { args } } => {
+            cargo::build_all()?;
+            let mut command = cargo::cargo();
+            command.env("POCKET_IC_BIN", cargo::program("local-net"));
+            command.args(["run", "--quiet", "--package", "ohms-tests", "--example", "chain", "--"]);
+            run(command.args(args))
+        }
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;

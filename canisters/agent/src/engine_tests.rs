@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candid::Principal;
 use ic_stable_structures::DefaultMemoryImpl;
 use novaq_engine::artifact::{Manifest, Shards};
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
@@ -57,7 +58,7 @@ fn artifact_with(chat_template: Option<&str>) -> Artifact {
     let mut shards = Vec::new();
     let synthetic = Synthetic {
         config,
-        body: Format::Aq { codebooks: 2, dimension: 4 },
+        body: Format::Aq { codebooks: 2, dimension: 4, fold: Fold::ONE },
         embedding: Format::Int8,
         seed: 11,
         tokenizer: tokenizer.to_bytes(),

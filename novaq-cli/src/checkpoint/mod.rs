@@ -215,14 +215,7 @@ impl Checkpoint {
 
     /// Weights of the model, a tied head counted once.
     pub fn parameters(&self) -> u64 {
-        let c = &self.config;
-        let matrices = Self::LAYER_MATRICES.iter().copied().flatten().map(|n| self.layer_matrix_shape(n));
-        let vectors = c.layer_vectors().into_iter().map(|(_, length)| length as u64);
-        let layer = matrices.map(|[n, k]| (n * k) as u64).sum::<u64>() + vectors.sum::<u64>();
-        let embeddings = if c.tie_word_embeddings { 1 } else { 2 };
-        layer * c.num_hidden_layers as u64
-            + (embeddings * c.vocab_size * c.hidden_size) as u64
-            + c.hidden_size as u64
+        self.config.parameters()
     }
 
     /// Weights of the matrices of one layer.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use novaq_cli::artifact_dir::{MANIFEST_FILE, shard_file};
 use novaq_engine::artifact::Manifest;
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
@@ -49,7 +50,7 @@ pub fn write_chat_artifact(folder: &Path, hidden: usize, chat_template: Option<&
     };
     let synthetic = Synthetic {
         config,
-        body: Format::Aq { codebooks: 2, dimension: 4 },
+        body: Format::Aq { codebooks: 2, dimension: 4, fold: Fold::ONE },
         embedding: Format::Int8,
         seed: 1,
         tokenizer: tokenizer().to_bytes(),

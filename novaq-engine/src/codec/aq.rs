@@ -359,10 +359,15 @@ impl AqMatrix {
         }
     }
 
-    pub(super) fn multiply(&self, backend: Backend, input: &mut Input, output: &mut [f32]) {
+    pub(super) fn prepare(&self, backend: Backend, input: &mut Input) {
+        input.quantize();
+        input.build_tables(backend, &self.codebooks);
+    }
+
+    /// `input` must be prepared for this matrix.
+    pub(super) fn multiply(&self, backend: Backend, input: &Input, output: &mut [f32]) {
         let codebooks = &*self.codebooks;
         let groups = codebooks.groups(self.columns);
-        input.tables(backend, &self.codebooks);
         let Some((_, tables)) = &input.tables else { return };
         let mut sums = [0.0f32; TILE_POSITIONS[0] * TILE_VECTORS * VECTOR_ROWS];
         let mut first = 0;

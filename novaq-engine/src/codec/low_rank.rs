@@ -88,11 +88,10 @@ impl LowRankMatrix {
 
     pub(super) fn multiply(&self, backend: Backend, input: &mut Input, output: &mut [f32]) {
         let mut inner = input.inner.take().unwrap_or_default();
-        input.quantize();
         let between = inner.reset(input.positions, self.rank());
         self.first.multiply(backend, input, between);
-        inner.quantize();
-        self.second.multiply(backend, &mut inner, output);
+        self.second.prepare(backend, &mut inner);
+        self.second.multiply(backend, &inner, output);
         input.inner = Some(inner);
     }
 }

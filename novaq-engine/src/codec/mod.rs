@@ -135,6 +135,20 @@ impl Matrix {
         }
     }
 
+    /// Derives from `input` what products with this matrix need, as [`Self::multiply`] does where that was not done before.
+    ///
+    /// # Panics
+    /// If the length of `input` doesn't fit the matrix.
+    pub fn prepare(&self, backend: Backend, input: &mut Input) {
+        assert_eq!(input.width, self.columns(), "inputs of a product");
+        match self {
+            Self::Dense(_) | Self::Fp8(_) => {}
+            Self::Int4(_) | Self::Int8(_) => input.quantize(),
+            Self::Aq(m) => m.prepare(backend, input),
+            Self::LowRank(m) => m.first().prepare(backend, input),
+        }
+    }
+
     /// `output[p, r] = Σ_c W[r, c] · input[p, c]` for every position `p` of the batch.
     ///
     /// The result for one position does not depend on the others.
@@ -142,23 +156,14 @@ impl Matrix {
     /// # Panics
     /// If the lengths of `input` and `output` don't fit the matrix.
     pub fn multiply(&self, backend: Backend, input: &mut Input, output: &mut [f32]) {
-        assert_eq!(input.width, self.columns(), "inputs of a product");
         assert_eq!(output.len(), input.positions * self.rows(), "outputs of a product");
+        self.prepare(backend, input);
         match self {
             Self::Dense(m) => m.multiply(backend, &input.values, output),
             Self::Fp8(m) => m.multiply(backend, &input.values, output),
-            Self::Int4(m) => {
-                input.quantize();
-                m.multiply(backend, &input.quantized, &input.scales, output);
-            }
-            Self::Int8(m) => {
-                input.quantize();
-                m.multiply(backend, &input.quantized, &input.scales, output);
-            }
-            Self::Aq(m) => {
-                input.quantize();
-                m.multiply(backend, input, output);
-            }
+            Self::Int4(m) => m.multiply(backend, &input.quantized, &input.scales, output),
+            Self::Int8(m) => m.multiply(backend, &input.quantized, &input.scales, output),
+            Self::Aq(m) => m.multiply(backend, input, output),
             Self::LowRank(m) => m.multiply(backend, input, output),
         }
     }
@@ -209,7 +214,7 @@ impl Input {
     }
 
     /// The tables of `codebooks` for every position, built unless the last product used the same set.
-    fn tables(&mut self, backend: Backend, codebooks: &Arc<Codebooks>) -> &[aq::Tables] {
+    fn build_tables(&mut self, backend: Backend, codebooks: &Arc<Codebooks>) {
         let reusable = self.tables.as_ref().is_some_and(|(built, _)| Arc::ptr_eq(built, codebooks));
         if !reusable {
             let mut tables = match self.tables.take() {
@@ -219,7 +224,6 @@ impl Input {
             aq::Tables::build_all(&mut tables, backend, codebooks, &self.quantized, self.width);
             self.tables = Some((Arc::clone(codebooks), tables));
         }
-        self.tables.as_ref().map_or(&[], |(_, tables)| tables)
     }
 }
 

@@ -279,6 +279,17 @@ impl Fold {
     /// All, from the most precise to the fastest.
     pub const ALL: [Self; 4] = [Self::ONE, Self { levels: 1 }, Self { levels: 2 }, Self { levels: 3 }];
 
+    /// What large models take for codes of `bits` per weight: the noise of the averages stays small against that of the codes
+    /// (`docs/adr/0002-table-precision.md`).
+    pub fn of_bits(bits: f64) -> Self {
+        let levels = match bits {
+            ..=2.25 => 3,
+            ..=4.0 => 2,
+            _ => 1,
+        };
+        Self { levels }
+    }
+
     /// That of `entries` entries. `None` unless there is one.
     pub fn new(entries: usize) -> Option<Self> {
         Self::ALL.into_iter().find(|fold| fold.entries() == entries)

@@ -327,6 +327,16 @@ impl Config {
         vectors.into_iter().filter(|(.., has)| *has).map(|(name, length, _)| (name, length)).collect()
     }
 
+    /// Weights of the model, norms and biases included, a tied head counted once.
+    pub fn parameters(&self) -> u64 {
+        let (query, key) = (self.query_width(), self.key_value_width());
+        let matrices = self.hidden_size * (2 * query + 2 * key + 3 * self.intermediate_size);
+        let vectors: usize = self.layer_vectors().into_iter().map(|(_, length)| length).sum();
+        let vocabularies = if self.tie_word_embeddings { 1 } else { 2 };
+        let outside = self.hidden_size * (vocabularies * self.vocab_size + 1);
+        (self.num_hidden_layers * (matrices + vectors) + outside) as u64
+    }
+
     /// Width of all query heads together.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim

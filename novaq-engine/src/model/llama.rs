@@ -6,6 +6,7 @@
 //! residual stream, layers of two types, and scaled embeddings. [`Variant`](super::Variant) says which a model has.
 
 use super::kv_cache::{CachePrecision, KvCache, Scratch};
+use super::profile::{Part, Profile};
 use super::rope::{Angles, Rope};
 use super::{Config, ModelError, RopeScaling};
 use crate::codec::{Input, Matrix};
@@ -260,6 +261,7 @@ pub struct Pass {
     local_angles: Angles,
     logits: Vec<f32>,
     buffers: Buffers,
+    profile: Option<Profile>,
 }
 
 /// Activations, kept between layers and passes.
@@ -279,6 +281,16 @@ impl Pass {
     /// The residual stream after the layers done so far, `[positions, hidden_size]`, sequence after sequence.
     pub fn hidden(&self) -> &[f32] {
         &self.hidden
+    }
+
+    /// Counts what the pass and those that reuse it take from now on. A pass begins with none.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.profile = Some(profile);
+    }
+
+    /// What [`Self::set_profile`] asked for.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     /// Logits of the positions asked for, `[positions, vocab_size]`, sequence after sequence; empty until the pass is
@@ -519,6 +531,7 @@ impl Model {
                 local_angles: Angles::default(),
                 logits: Vec::new(),
                 buffers: Buffers::default(),
+                profile: None,
             },
         };
         pass.logits.clear();
@@ -557,6 +570,9 @@ impl Model {
             if budget.is_exhausted() {
                 return Progress::Paused;
             }
+            if let Some(profile) = &mut pass.profile {
+                profile.start();
+            }
             if self.layer(layer, pass, caches, &mut observer).is_break() {
                 return Progress::Stopped;
             }
@@ -575,8 +591,14 @@ impl Model {
                 if budget.is_exhausted() {
                     return Progress::Paused;
                 }
+                if let Some(profile) = &mut pass.profile {
+                    profile.start();
+                }
                 if self.logits(positions, pass, &mut observer).is_break() {
                     return Progress::Stopped;
+                }
+                if let Some(profile) = &mut pass.profile {
+                    profile.end(Part::Head);
                 }
                 budget.spent += self.head().work() * (positions * pass.sequences) as u64;
             }
@@ -596,7 +618,7 @@ impl Model {
         caches: &mut [KvCache],
         observer: &mut Option<&mut dyn Observer>,
     ) -> ControlFlow<()> {
-        let Pass { start, positions: each, sequences, layer: index, hidden, buffers, .. } = pass;
+        let Pass { start, positions: each, sequences, layer: index, hidden, buffers, profile, .. } = pass;
         let (index, each, positions) = (*index, *each, *each * *sequences);
         let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
@@ -611,11 +633,20 @@ impl Model {
             None => ControlFlow::Continue(()),
         };
 
+        let mut done = |part| {
+            if let Some(profile) = profile {
+                profile.end(part);
+            }
+        };
         self.rms_norm(hidden, &layer.input_layernorm, input.reset(positions, hidden_size));
         observe(LinearInput::Qkv, input, hidden)?;
+        done(Part::Rest);
+        layer.q_proj.weight.prepare(self.backend, input);
+        done(Part::Tables);
         layer.q_proj.forward(self.backend, input, q, positions);
         layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
+        done(Part::Products);
         let rows = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
         for (row, ((q, k), v)) in rows.zip(v.chunks_exact(key_width)).enumerate() {
             if let Some(norm) = &layer.q_norm {
@@ -627,7 +658,9 @@ impl Model {
             for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
                 angles.rotate(row % each, head);
             }
+            done(Part::Rest);
             caches[row / each].push(index, *start + row % each, k, v, attention);
+            done(Part::Attention);
         }
         let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
         for (row, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
@@ -640,7 +673,11 @@ impl Model {
             }
         }
         observe(LinearInput::O, input, hidden)?;
+        done(Part::Attention);
+        layer.o_proj.weight.prepare(self.backend, input);
+        done(Part::Tables);
         layer.o_proj.forward(self.backend, input, projected, positions);
+        done(Part::Products);
         if let Some(norm) = &layer.post_attention_norm {
             self.rms_norm_in_place(projected, norm);
         }
@@ -648,16 +685,25 @@ impl Model {
 
         self.rms_norm(hidden, &layer.pre_feedforward_norm, input.reset(positions, hidden_size));
         observe(LinearInput::GateUp, input, hidden)?;
+        done(Part::Rest);
+        layer.gate_proj.weight.prepare(self.backend, input);
+        done(Part::Tables);
         layer.gate_proj.forward(self.backend, input, gate, positions);
         layer.up_proj.forward(self.backend, input, up, positions);
+        done(Part::Products);
         let gated = input.reset(positions, intermediate_size);
         self.backend.gate(self.config.variant.hidden_act, gate, up, gated);
         observe(LinearInput::Down, input, hidden)?;
+        done(Part::Rest);
+        layer.down_proj.weight.prepare(self.backend, input);
+        done(Part::Tables);
         layer.down_proj.forward(self.backend, input, projected, positions);
+        done(Part::Products);
         if let Some(norm) = &layer.post_feedforward_norm {
             self.rms_norm_in_place(projected, norm);
         }
         hidden.iter_mut().zip(&*projected).for_each(|(h, o)| *h += o);
+        done(Part::Rest);
         ControlFlow::Continue(())
     }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards};
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Activation, Config, LayerType, RopeScaling, Variant};
 use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::tokenizer::Tokenizer;
@@ -87,7 +88,7 @@ pub fn artifact(config: Config, seed: u64) -> (Manifest, Vec<Vec<u8>>) {
     let tokenizer = Tokenizer::from_json(TOKENIZER_JSON.as_bytes()).unwrap().to_bytes();
     let body = match seed % 4 {
         3 => Format::LowRank { rank: 20 },
-        _ => Format::Aq { codebooks: 4, dimension: 8 },
+        _ => Format::Aq { codebooks: 4, dimension: 8, fold: Fold::ONE },
     };
     let synthetic = Synthetic { config, body, embedding: Format::Int8, seed, tokenizer };
     let mut shards = Vec::new();

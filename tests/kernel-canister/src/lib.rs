@@ -1,6 +1,8 @@
 //! A test canister: multiplies random matrices by every kernel that this target has and compares the bits.
 //!
-//! The comparison is a plain function, so that the same cases also run natively against AVX2.
+//! The comparison is a plain function, so that the same cases also run natively against AVX2. [`chain`] measures.
+
+pub mod chain;
 
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use ic_cdk::update;
 use novaq_engine::codec::{
     AqMatrix, Codebooks, CodecError, Fp8Matrix, Input, Int4Matrix, Int8Matrix, Matrix,
 };
-use novaq_engine::kernel::Backend;
+use novaq_engine::kernel::{Backend, Fold};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -57,7 +59,8 @@ impl Random {
         };
         let columns = self.between(1, 320);
         let codewords = self.units(count * 16 * dimension);
-        let set = Arc::new(Codebooks::quantize(count, dimension, &codewords)?);
+        let fold = Fold::ALL[self.between(0, Fold::ALL.len() - 1)];
+        let set = Arc::new(Codebooks::quantize(count, dimension, &codewords)?.with_fold(fold));
         let codes: Vec<u8> =
             (0..rows * set.groups(columns) * count).map(|_| (self.0.next_u32() >> 28) as u8).collect();
         let scales = self.units(rows);
@@ -76,7 +79,7 @@ pub fn compare(seed: u64, products: u32) -> Result<Report, String> {
     let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
     for product in 0..products {
         let matrix = random.matrix().map_err(|error| format!("product {product}: {error}"))?;
-        let positions = random.between(1, 3);
+        let positions = random.between(1, 13);
         // Inputs of very different size, exact zeros included: where rounding and empty ranges are decided.
         let size = 10f32.powi(random.between(0, 8) as i32 - 4);
         let values: Vec<f32> = random.units(positions * matrix.columns()).iter().map(|x| x * size).collect();
