@@ -8,8 +8,8 @@
 
 use super::{CodecError, Input, finite, read_f16, to_f16};
 use crate::kernel::{
-    BLOCK_COLUMNS, Backend, CODEBOOK_ENTRIES, Fold, MAX_CODEBOOKS, TILE_POSITIONS, TILE_VECTORS, TileShape,
-    VECTOR_ROWS,
+    BLOCK_GROUPS, BLOCK_TABLES, Backend, CODEBOOK_ENTRIES, Fold, MAX_CODEBOOKS, TILE_POSITIONS, TILE_VECTORS,
+    TileShape, VECTOR_ROWS,
 };
 use std::sync::Arc;
 
@@ -159,8 +159,9 @@ impl Codebooks {
         columns.div_ceil(self.dimension)
     }
 
+    /// Column groups that share a step: whole eights of them, so that averages don't leave tables over.
     fn block_groups(&self) -> usize {
-        BLOCK_COLUMNS / self.dimension
+        (BLOCK_TABLES / self.count / 8 * 8).min(BLOCK_GROUPS)
     }
 }
 
@@ -458,7 +459,8 @@ impl Tables {
         let positions = inputs.len() / columns;
         let tables = codebooks.groups(columns) * codebooks.count;
         self.entries.resize(tables * positions * CODEBOOK_ENTRIES, 0);
-        self.steps.resize(columns.div_ceil(BLOCK_COLUMNS) * positions, 0.0);
+        let blocks = codebooks.groups(columns).div_ceil(codebooks.block_groups());
+        self.steps.resize(blocks * positions, 0.0);
         self.offsets.clear();
         for (position, input) in inputs.chunks_exact(columns).enumerate() {
             self.build_one(backend, codebooks, input, position, positions);
@@ -473,44 +475,33 @@ impl Tables {
         position: usize,
         positions: usize,
     ) {
-        let (dimension, count) = (codebooks.dimension, codebooks.count);
-        let mut raw = [[0i32; CODEBOOK_ENTRIES]; BLOCK_COLUMNS / 4 * MAX_CODEBOOKS];
-        let mut centers = [0i32; BLOCK_COLUMNS / 4 * MAX_CODEBOOKS];
+        let Codebooks { dimension, count, fold, .. } = *codebooks;
+        let mut sums = [[0i32; CODEBOOK_ENTRIES]; BLOCK_TABLES];
+        let mut centers = [0i32; BLOCK_TABLES];
+        let mut padded = [0i16; BLOCK_GROUPS * 8];
         let mut offset = 0i64;
         let mut bias = 0.0;
         let entries = self.entries.as_chunks_mut::<CODEBOOK_ENTRIES>().0;
         let blocks = entries.chunks_mut(codebooks.block_groups() * count * positions);
-        for ((input, entries), steps) in
-            input.chunks(BLOCK_COLUMNS).zip(blocks).zip(self.steps.chunks_exact_mut(positions))
-        {
+        let inputs = input.chunks(codebooks.block_groups() * dimension);
+        for ((input, entries), steps) in inputs.zip(blocks).zip(self.steps.chunks_exact_mut(positions)) {
             let tables = entries.len() / positions;
-            let (raw, centers) = (&mut raw[..tables], &mut centers[..tables]);
-            for (input, raw) in input.chunks(dimension).zip(raw.chunks_exact_mut(count)) {
-                let raw = raw.as_flattened_mut();
-                if input.len() == dimension {
-                    backend.group_sums(&codebooks.pairs, input, raw);
-                } else {
-                    let mut padded = [0i16; 8];
-                    padded[..input.len()].copy_from_slice(input);
-                    backend.group_sums(&codebooks.pairs, &padded[..dimension], raw);
-                }
-            }
-            let mut widest = 0i32;
-            for (raw, center) in raw.iter().zip(&mut *centers) {
-                let (low, high) = backend.range16(raw);
-                *center = (low + high) >> 1;
-                widest = widest.max(high - *center);
-                offset += i64::from(*center);
-            }
-            let widest = widest as f32;
+            let (sums, centers) = (&mut sums[..tables], &mut centers[..tables]);
+            let input = if input.len().is_multiple_of(dimension) {
+                input
+            } else {
+                padded[..input.len()].copy_from_slice(input);
+                padded[input.len()..].fill(0);
+                &padded[..input.len().next_multiple_of(dimension)]
+            };
+            let range = backend.block_sums(&codebooks.pairs, dimension, input, sums, centers);
+            offset += range.centers;
+            let widest = range.widest as f32;
             let inverse = if widest > 0.0 { ENTRY_LIMIT / widest } else { 0.0 };
             let step = widest / ENTRY_LIMIT;
             steps[position] = step;
-            bias += step * ((tables / codebooks.fold.entries()) as f32 * codebooks.fold.bias());
-            let entries = entries.iter_mut().skip(position).step_by(positions);
-            for ((raw, center), table) in raw.iter().zip(centers).zip(entries) {
-                backend.quantize16(raw, *center, inverse, table);
-            }
+            bias += step * ((tables / fold.entries()) as f32 * fold.bias());
+            backend.quantize_tables(sums, centers, inverse, &mut entries[position..], positions);
         }
         self.offsets.push(offset as f32 - bias);
     }

@@ -1,16 +1,15 @@
 //! x86-64 AVX2. Float kernels are the reference compiled for wider registers: without fused multiply-add the
 //! compiler may not change what they compute.
 
-use super::{CODEBOOK_ENTRIES, ENTRY_ZERO, TileShape, VECTOR_ROWS, lanes, scalar};
+use super::{BlockRange, CODEBOOK_ENTRIES, ENTRY_ZERO, TileShape, VECTOR_ROWS, lanes, scalar};
 use crate::model::Activation;
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set1_epi8,
-    _mm_srli_epi16, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_avg_epu8,
-    _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps,
-    _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_mul_ps, _mm256_set_m128i, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
-    _mm256_sub_epi16,
+    _mm_srli_epi16, _mm256_add_epi16, _mm256_add_ps, _mm256_avg_epu8, _mm256_broadcastsi128_si256,
+    _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16,
+    _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set_m128i, _mm256_set1_epi16,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16,
+    _mm256_storeu_ps, _mm256_sub_epi16,
 };
 
 #[target_feature(enable = "avx2")]
@@ -85,26 +84,19 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn group_sums(pairs: &[i16], input: &[i16], raw: &mut [i32]) {
-    let per_codebook = CODEBOOK_ENTRIES * input.len();
-    for (codebook, sums) in pairs.chunks_exact(per_codebook).zip(raw.chunks_exact_mut(CODEBOOK_ENTRIES)) {
-        let mut low = _mm256_setzero_si256();
-        let mut high = low;
-        for (pair, x) in codebook.chunks_exact(2 * CODEBOOK_ENTRIES).zip(input.chunks_exact(2)) {
-            let x = _mm256_set1_epi32(i32::from(x[0] as u16) | (i32::from(x[1]) << 16));
-            // SAFETY: a pair of columns is 32 int16: two vectors.
-            let (c0, c1) = unsafe {
-                (_mm256_loadu_si256(pair.as_ptr().cast()), _mm256_loadu_si256(pair.as_ptr().add(16).cast()))
-            };
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(c0, x));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(c1, x));
-        }
-        // SAFETY: `sums` is 16 int32: two vectors.
-        unsafe {
-            _mm256_storeu_si256(sums.as_mut_ptr().cast(), low);
-            _mm256_storeu_si256(sums.as_mut_ptr().add(8).cast(), high);
-        }
-    }
+pub(super) fn attention_weights(args: &lanes::Attention, buffer: &mut [f32], weights: &mut [i16]) -> f32 {
+    lanes::attention_weights::<[f32; 4]>(args, buffer, weights)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn block_sums(
+    pairs: &[i16],
+    dimension: usize,
+    input: &[i16],
+    sums: &mut [[i32; CODEBOOK_ENTRIES]],
+    centers: &mut [i32],
+) -> BlockRange {
+    scalar::block_sums(pairs, dimension, input, sums, centers)
 }
 
 #[target_feature(enable = "avx2")]

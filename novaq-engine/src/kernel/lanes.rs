@@ -1,8 +1,9 @@
 //! Float kernels, written once for four lanes at a time: whatever a target's lanes are, each does the same IEEE operations
 //! in the same order, so the bits agree.
 
-use super::ROUNDING;
+use super::{CACHE_BLOCK, ROUNDING};
 use crate::model::Activation;
+use std::ops::Range;
 
 /// Four 32-bit floats.
 pub(super) trait Lanes: Copy {
@@ -17,6 +18,10 @@ pub(super) trait Lanes: Copy {
     fn or_larger(self, other: Self) -> Self;
     /// `other` where it is smaller, else `self`; a NaN in `self` stays.
     fn or_smaller(self, other: Self) -> Self;
+    /// The nearest floats.
+    fn of_integers(values: &[i32; 4]) -> Self;
+    /// Stores the `n` of lanes that are `ROUNDING + n`, those of `other` behind; they must be within 16 bits.
+    fn store_rounded(self, other: Self, values: &mut [i16; 8]);
     /// `2ⁿ` of a lane that is `ROUNDING + n`, `n` in -126..=127.
     fn power_of_two(self) -> Self;
 }
@@ -66,6 +71,18 @@ impl Lanes for [f32; 4] {
     #[inline(always)]
     fn or_smaller(self, other: Self) -> Self {
         std::array::from_fn(|i| if other[i] < self[i] { other[i] } else { self[i] })
+    }
+
+    #[inline(always)]
+    fn of_integers(values: &[i32; 4]) -> Self {
+        values.map(|value| value as f32)
+    }
+
+    #[inline(always)]
+    fn store_rounded(self, other: Self, values: &mut [i16; 8]) {
+        for (value, lane) in values.iter_mut().zip(self.into_iter().chain(other)) {
+            *value = (lane.to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i16;
+        }
     }
 
     #[inline(always)]
@@ -131,13 +148,11 @@ pub(super) fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub(super) fn softmax_numerators<L: Lanes>(values: &mut [f32]) -> f32 {
     let (fours, rest) = values.as_chunks_mut::<4>();
-    let mut largest = L::load(&padded(rest, f32::NEG_INFINITY));
+    let mut max = L::load(&padded(rest, f32::NEG_INFINITY));
     for four in fours.iter() {
-        largest = largest.or_larger(L::load(four));
+        max = max.or_larger(L::load(four));
     }
-    let mut lanes = [0.0; 4];
-    largest.store(&mut lanes);
-    let max = L::splat(lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if a < b { b } else { a }));
+    let max = L::splat(largest(max));
     let mut sums = L::splat(0.0);
     for four in fours {
         let e = exp(L::load(four).sub(max));
@@ -148,6 +163,79 @@ pub(super) fn softmax_numerators<L: Lanes>(values: &mut [f32]) -> f32 {
     exp(L::load(&padded(rest, 0.0)).sub(max)).store(&mut four);
     rest.copy_from_slice(&four[..rest.len()]);
     joined(sums.add(L::load(&padded(rest, 0.0))))
+}
+
+/// The largest of four lanes; one that is not a number is none.
+#[inline(always)]
+fn largest<L: Lanes>(lanes: L) -> f32 {
+    let mut values = [0.0; 4];
+    lanes.store(&mut values);
+    values.into_iter().fold(f32::NEG_INFINITY, |a, b| if a < b { b } else { a })
+}
+
+/// Arguments of [`super::Backend::attention_weights`].
+pub(super) struct Attention<'a> {
+    pub products: &'a [i32],
+    pub key_scales: &'a [f32],
+    pub value_scales: &'a [f32],
+    pub stride: usize,
+    pub scale: f32,
+    pub positions: Range<usize>,
+}
+
+/// Most that the integer weights of values add up to, rounding left out: 32 bits hold so many times 127.
+const WEIGHT_SUM: f32 = 16_777_216.0;
+
+/// See [`super::Backend::attention_weights`].
+#[inline(always)]
+pub(super) fn attention_weights<L: Lanes>(args: &Attention, buffer: &mut [f32], weights: &mut [i16]) -> f32 {
+    let Attention { products, key_scales, value_scales, stride, ref positions, .. } = *args;
+    let scale = L::splat(args.scale);
+    let buffer = buffer.as_chunks_mut::<CACHE_BLOCK>().0;
+    let blocks = products.as_chunks::<CACHE_BLOCK>().0.iter().zip(key_scales.chunks(stride));
+    for (out, (products, scales)) in buffer.iter_mut().zip(blocks) {
+        let fours = products.as_chunks::<4>().0.iter().zip(scales.as_chunks::<4>().0);
+        for (out, (products, scales)) in out.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
+            L::of_integers(products).mul(L::load(scales).mul(scale)).store(out);
+        }
+    }
+    let len = buffer.len() * CACHE_BLOCK;
+    buffer.as_flattened_mut()[..positions.start].fill(f32::NEG_INFINITY);
+    buffer.as_flattened_mut()[positions.end..len].fill(f32::NEG_INFINITY);
+    let mut max = L::splat(f32::NEG_INFINITY);
+    for four in buffer.as_flattened().as_chunks::<4>().0 {
+        max = max.or_larger(L::load(four));
+    }
+    let max = L::splat(largest(max));
+    let (mut denominators, mut totals, mut largest_weight) = (L::splat(0.0), L::splat(0.0), L::splat(0.0));
+    for (out, scales) in buffer.iter_mut().zip(value_scales.chunks(stride)) {
+        for (out, scales) in out.as_chunks_mut::<4>().0.iter_mut().zip(scales.as_chunks::<4>().0) {
+            let numerator = exp(L::load(out).sub(max));
+            denominators = denominators.add(numerator);
+            let weight = numerator.mul(L::load(scales));
+            totals = totals.add(weight);
+            largest_weight = largest_weight.or_larger(weight);
+            weight.store(out);
+        }
+    }
+    let (by_largest, by_total) = (f32::from(i16::MAX) / largest(largest_weight), WEIGHT_SUM / joined(totals));
+    let factor = if by_total < by_largest { by_total } else { by_largest };
+    let denominator = joined(denominators);
+    if !(factor > 0.0 && factor.is_finite()) {
+        // All values are zero, unless something was not a number; then the denominator isn't one either.
+        weights.fill(0);
+        return 0.0 * denominator;
+    }
+    let splat = L::splat(factor);
+    let rounded = |four: &[f32; 4]| L::load(four).mul(splat).add(L::splat(ROUNDING));
+    for (weights, eight) in
+        weights.as_chunks_mut::<8>().0.iter_mut().zip(buffer.as_flattened().as_chunks::<8>().0)
+    {
+        if let [low, high] = eight.as_chunks::<4>().0 {
+            rounded(low).store_rounded(rounded(high), weights);
+        }
+    }
+    1.0 / (factor * denominator)
 }
 
 /// See [`super::Backend::gate`].

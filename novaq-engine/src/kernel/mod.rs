@@ -18,6 +18,7 @@ mod scalar;
 mod simd128;
 
 use crate::model::Activation;
+use std::ops::Range;
 
 /// Entries of every codebook: one `i8x16.swizzle` looks up 16 rows at once.
 pub const CODEBOOK_ENTRIES: usize = 16;
@@ -25,9 +26,10 @@ pub const CODEBOOK_ENTRIES: usize = 16;
 pub const VECTOR_ROWS: usize = 32;
 /// Vectors of rows that a full tile interleaves: 4 × 32 = 128 output rows.
 pub const TILE_VECTORS: usize = 4;
-/// Input columns that share one table step. Their sums stay within 16 bits: with 8 codebooks over vectors of 4 weights,
-/// 32 · 8 entries of at most 127 make 32,512.
-pub const BLOCK_COLUMNS: usize = 128;
+/// Most tables that share one step: their sums stay within 16 bits, since 128 entries of at most 127 make 16,256.
+pub const BLOCK_TABLES: usize = 128;
+/// Most column groups whose tables share one step.
+pub const BLOCK_GROUPS: usize = 32;
 /// Input vectors whose tables can lie side by side, so that one tile of codes serves all: [`TileShape::positions`].
 pub(crate) const TILE_POSITIONS: [usize; 3] = [8, 4, 1];
 /// Positions whose keys and values lie together in the cache.
@@ -188,6 +190,33 @@ impl Backend {
         }
     }
 
+    /// Attention weights as integers: softmax of the `products` times their key's scale and `scale`, times the value's scale, times
+    /// the factor that uses 16 bits. All are `[blocks][CACHE_BLOCK]`, scales begin every `stride` elements; of the first and
+    /// last block only the `positions` count. Returns what sums of values with these weights are to be multiplied by; a NaN if
+    /// anything was one.
+    pub(crate) fn attention_weights(
+        self,
+        products: &[i32],
+        (key_scales, value_scales): (&[f32], &[f32]),
+        stride: usize,
+        scale: f32,
+        positions: Range<usize>,
+        buffer: &mut Vec<f32>,
+        weights: &mut Vec<i16>,
+    ) -> f32 {
+        buffer.resize(products.len(), 0.0);
+        weights.resize(products.len(), 0);
+        let args = lanes::Attention { products, key_scales, value_scales, stride, scale, positions };
+        match self {
+            // SAFETY: as in `dot_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::attention_weights(&args, buffer, weights) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::attention_weights::<simd128::F32x4>(&args, buffer, weights),
+            Self::Scalar => lanes::attention_weights::<[f32; 4]>(&args, buffer, weights),
+        }
+    }
+
     /// Panics unless the blocks for `positions` lie in `bytes` bytes.
     fn check_blocks(width: usize, bytes: usize, stride: usize, positions: usize) {
         let blocks = positions / CACHE_BLOCK;
@@ -195,42 +224,52 @@ impl Backend {
         assert!(blocks == 0 || (blocks - 1) * stride + CACHE_BLOCK * width <= bytes, "blocks of the cache");
     }
 
-    /// Exact partial sums of one column group: `raw[m][e]` is codeword `e` of codebook `m` times the group's inputs.
+    /// Exact products of the codewords of a set with the inputs of a block of column groups.
     ///
-    /// `pairs` is the codebook set as [`crate::codec::Codebooks`] keeps it, `input` the group's `d` inputs.
-    pub(crate) fn group_sums(self, pairs: &[i16], input: &[i16], raw: &mut [i32]) {
-        debug_assert_eq!(pairs.len(), raw.len() * input.len());
-        match self {
-            // SAFETY: as in `dot_f32`; lengths are checked above and by `Codebooks`.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::group_sums(pairs, input, raw) },
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::group_sums(pairs, input, raw),
-            Self::Scalar => scalar::group_sums(pairs, input, raw),
-        }
-    }
-
-    /// Smallest and largest of 16 sums.
-    pub(crate) fn range16(self, raw: &[i32; CODEBOOK_ENTRIES]) -> (i32, i32) {
-        match self {
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::range16(raw),
-            _ => scalar::range16(raw),
-        }
-    }
-
-    /// `table[e] = round((raw[e] - center) * inverse_step) + 128`, ties to even, for one codebook.
-    pub(crate) fn quantize16(
+    /// `pairs` is the set as [`crate::codec::Codebooks`] keeps it (`[M][pairs][16][2]`), `input` the block's (`[groups][pairs][2]`);
+    /// `sums` (`[groups][M]`) receives the products, `centers` the middle of each table's range.
+    pub(crate) fn block_sums(
         self,
-        raw: &[i32; CODEBOOK_ENTRIES],
-        center: i32,
+        pairs: &[i16],
+        dimension: usize,
+        input: &[i16],
+        sums: &mut [[i32; CODEBOOK_ENTRIES]],
+        centers: &mut [i32],
+    ) -> BlockRange {
+        let codebooks = pairs.len() / (CODEBOOK_ENTRIES * dimension);
+        assert!([4, 8].contains(&dimension) && pairs.len() == codebooks * CODEBOOK_ENTRIES * dimension);
+        assert!(
+            sums.len() == input.len() / dimension * codebooks && centers.len() == sums.len(),
+            "sums of a block"
+        );
+        assert!(input.len().is_multiple_of(dimension) && sums.len() <= BLOCK_TABLES, "inputs of a block");
+        match self {
+            // SAFETY: as in `dot_f32`; lengths are checked above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::block_sums(pairs, dimension, input, sums, centers) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::block_sums(pairs, dimension, input, sums, centers),
+            Self::Scalar => scalar::block_sums(pairs, dimension, input, sums, centers),
+        }
+    }
+
+    /// `entries[i · stride][e] = round((sums[i][e] - centers[i]) * inverse_step) + 128`, ties to even.
+    pub(crate) fn quantize_tables(
+        self,
+        sums: &[[i32; CODEBOOK_ENTRIES]],
+        centers: &[i32],
         inverse_step: f32,
-        table: &mut [u8; 16],
+        entries: &mut [[u8; CODEBOOK_ENTRIES]],
+        stride: usize,
     ) {
+        assert!(
+            centers.len() == sums.len() && entries.len().div_ceil(stride) == sums.len(),
+            "tables of a block"
+        );
         match self {
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::quantize16(raw, center, inverse_step, table),
-            _ => scalar::quantize16(raw, center, inverse_step, table),
+            Self::Simd128 => simd128::quantize_tables(sums, centers, inverse_step, entries, stride),
+            _ => scalar::quantize_tables(sums, centers, inverse_step, entries, stride),
         }
     }
 
@@ -312,6 +351,15 @@ impl Fold {
     }
 }
 
+/// What a block's tables have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockRange {
+    /// Distance of the farthest entry from its table's center.
+    pub widest: i32,
+    /// Sum of the centers.
+    pub centers: i64,
+}
+
 /// Extent of one tile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileShape {
@@ -319,7 +367,7 @@ pub(crate) struct TileShape {
     pub vectors: usize,
     /// Tables of an input: one per column group and codebook.
     pub tables: usize,
-    /// Tables that share a step, at most 256.
+    /// Tables that share a step, at most [`BLOCK_TABLES`].
     pub block_tables: usize,
     /// Inputs, one of [`TILE_POSITIONS`].
     pub positions: usize,
@@ -335,18 +383,13 @@ pub fn quantize_i16(input: &[f32], output: &mut [i16]) -> f32 {
     let scale = if largest.is_finite() { largest / f32::from(i16::MAX) } else { f32::NAN };
     let inverse = if scale > 0.0 { f32::from(i16::MAX) / largest } else { 0.0 };
     if inverse.is_finite() && inverse > 0.0 {
-        scaled_to_i16(input, inverse, output);
+        for (q, &x) in output.iter_mut().zip(input) {
+            *q = ((x * inverse + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i16;
+        }
     } else {
         output.fill(0);
     }
     scale
-}
-
-/// `output[i] = round(input[i] · factor)`, ties to even, for products within 16 bits.
-pub(crate) fn scaled_to_i16(input: &[f32], factor: f32, output: &mut [i16]) {
-    for (q, &x) in output.iter_mut().zip(input) {
-        *q = ((x * factor + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i16;
-    }
 }
 
 /// Quantizes `input` to int8 with one scale, as [`quantize_i16`] does to int16.

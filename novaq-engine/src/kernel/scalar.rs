@@ -1,6 +1,8 @@
 //! The reference implementation: what each kernel means.
 
-use super::{CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, INT4_GROUP, ROUNDING, TileShape, VECTOR_ROWS};
+use super::{
+    BlockRange, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, INT4_GROUP, ROUNDING, TileShape, VECTOR_ROWS,
+};
 
 /// See [`super::Backend::dot_i8_i16`].
 #[inline(always)]
@@ -75,38 +77,47 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
     }
 }
 
-/// See [`super::Backend::group_sums`].
+/// See [`super::Backend::block_sums`].
 #[inline(always)]
-pub(super) fn group_sums(pairs: &[i16], input: &[i16], raw: &mut [i32]) {
-    let per_codebook = CODEBOOK_ENTRIES * input.len();
-    for (codebook, sums) in pairs.chunks_exact(per_codebook).zip(raw.chunks_exact_mut(CODEBOOK_ENTRIES)) {
+pub(super) fn block_sums(
+    pairs: &[i16],
+    dimension: usize,
+    input: &[i16],
+    sums: &mut [[i32; CODEBOOK_ENTRIES]],
+    centers: &mut [i32],
+) -> BlockRange {
+    let codebooks = pairs.chunks_exact(CODEBOOK_ENTRIES * dimension);
+    let tables = input.chunks_exact(dimension).flat_map(|input| codebooks.clone().map(move |c| (input, c)));
+    let mut range = BlockRange { widest: 0, centers: 0 };
+    for (((input, codebook), sums), center) in tables.zip(sums).zip(centers) {
         sums.fill(0);
-        for (pair, x) in codebook.chunks_exact(2 * CODEBOOK_ENTRIES).zip(input.chunks_exact(2)) {
-            for (sum, c) in sums.iter_mut().zip(pair.chunks_exact(2)) {
+        for (pair, x) in codebook.chunks_exact(2 * CODEBOOK_ENTRIES).zip(input.as_chunks::<2>().0) {
+            for (sum, c) in sums.iter_mut().zip(pair.as_chunks::<2>().0) {
                 *sum += i32::from(c[0]) * i32::from(x[0]) + i32::from(c[1]) * i32::from(x[1]);
             }
         }
+        let (low, high) = sums.iter().fold((i32::MAX, i32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+        *center = (low + high) >> 1;
+        range.widest = range.widest.max(high - *center);
+        range.centers += i64::from(*center);
     }
+    range
 }
 
-/// See [`super::Backend::range16`].
-#[inline(always)]
-pub(super) fn range16(raw: &[i32; CODEBOOK_ENTRIES]) -> (i32, i32) {
-    raw.iter().fold((i32::MAX, i32::MIN), |(low, high), &v| (low.min(v), high.max(v)))
-}
-
-/// See [`super::Backend::quantize16`].
-#[inline(always)]
-pub(super) fn quantize16(
-    raw: &[i32; CODEBOOK_ENTRIES],
-    center: i32,
+/// See [`super::Backend::quantize_tables`].
+pub(super) fn quantize_tables(
+    sums: &[[i32; CODEBOOK_ENTRIES]],
+    centers: &[i32],
     inverse_step: f32,
-    table: &mut [u8; 16],
+    entries: &mut [[u8; CODEBOOK_ENTRIES]],
+    stride: usize,
 ) {
-    for (entry, &v) in table.iter_mut().zip(raw) {
-        let scaled = (v - center) as f32 * inverse_step;
-        let rounded = ((scaled + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
-        *entry = (rounded + ENTRY_ZERO) as u8;
+    for ((sums, center), table) in sums.iter().zip(centers).zip(entries.iter_mut().step_by(stride)) {
+        for (entry, &sum) in table.iter_mut().zip(sums) {
+            let scaled = (sum - center) as f32 * inverse_step;
+            let rounded = ((scaled + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+            *entry = (rounded + ENTRY_ZERO) as u8;
+        }
     }
 }
 

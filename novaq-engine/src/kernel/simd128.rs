@@ -2,27 +2,38 @@
 //! operations cost 1 like the `local.get` that feeds them, and float additions and multiplications 2.
 
 use super::lanes::Lanes;
-use super::{CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, ROUNDING, TileShape, VECTOR_ROWS, scalar};
+use super::{
+    BlockRange, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, ROUNDING, TileShape, VECTOR_ROWS, scalar,
+};
 use std::arch::wasm32::{
     f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat, f32x4_sub,
     i8x16_sub, i8x16_swizzle, i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_high_u8x16,
     i16x8_extend_low_i8x16, i16x8_extend_low_u8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4, i16x8_shl,
     i16x8_splat, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
-    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_shl, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_avgr,
+    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_neg, i32x4_shl, i32x4_shr, i32x4_shuffle, i32x4_splat,
+    i32x4_sub, i64x2_add, i64x2_extend_low_i32x4, i64x2_extract_lane, i64x2_splat, u8x16_avgr,
     u8x16_narrow_i16x8, u8x16_shr, u8x16_splat, v128, v128_and, v128_load, v128_load32_splat, v128_store,
+    v128_store32_lane,
 };
 
-/// Repeats a block for the numbers from 0 that are below a constant of at most 16. Written out instead of looped over: sums have
-/// to stay in locals, and the compiler gives up unrolling at 4.
+/// Repeats a block for the numbers from 0 that are below a constant of at most 8. Written out instead of looped over: sums have
+/// to stay in locals, and the compiler gives up unrolling at 4. Nested blocks multiply, so that the list is short.
 macro_rules! repeated {
     ($i:ident < $n:expr, $body:block) => {
-        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
     };
     (@ $i:ident, $n:expr, $body:block, $($number:literal)*) => {
         $(if $number < $n {
             let $i: usize = $number;
             $body
         })*
+    };
+}
+
+/// The same for a constant of at most 32, for blocks that are not nested.
+macro_rules! repeated_32 {
+    ($i:ident < $n:expr, $body:block) => {
+        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
     };
 }
 
@@ -118,6 +129,20 @@ impl Lanes for F32x4 {
     }
 
     #[inline(always)]
+    fn of_integers(values: &[i32; 4]) -> Self {
+        // SAFETY: as in `load`.
+        Self(f32x4_convert_i32x4(unsafe { v128_load(values.as_ptr().cast()) }))
+    }
+
+    #[inline(always)]
+    fn store_rounded(self, other: Self, values: &mut [i16; 8]) {
+        let bits = i32x4_splat(ROUNDING.to_bits() as i32);
+        let narrow = i16x8_narrow_i32x4(i32x4_sub(self.0, bits), i32x4_sub(other.0, bits));
+        // SAFETY: eight 16-bit integers are one vector.
+        unsafe { v128_store(values.as_mut_ptr().cast(), narrow) };
+    }
+
+    #[inline(always)]
     fn power_of_two(self) -> Self {
         Self(i32x4_shl(i32x4_add(self.0, i32x4_splat(127)), 23))
     }
@@ -130,6 +155,10 @@ pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: 
     let mut done = 0;
     // SAFETY: `Backend::key_products` has checked that all blocks are there; what is left of the query is a multiple of 4.
     unsafe {
+        while done + 64 <= width {
+            products_of::<32>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
+            done += 64;
+        }
         while done + 32 <= width {
             products_of::<16>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
             done += 32;
@@ -153,7 +182,7 @@ unsafe fn products_of<const N: usize>(
     products: &mut [i32],
 ) {
     let mut x = [i32x4_splat(0); N];
-    repeated!(p < N, {
+    repeated_32!(p < N, {
         // SAFETY: as the caller promises.
         x[p] = unsafe { v128_load32_splat(query.as_ptr().add(2 * p).cast()) };
     });
@@ -164,7 +193,7 @@ unsafe fn products_of<const N: usize>(
             // SAFETY: `products` is four sums; a group of four keys has eight bytes per pair.
             unsafe {
                 let mut sum = v128_load(at);
-                repeated!(p < N, {
+                repeated_32!(p < N, {
                     let keys = i16x8_load_extend_i8x8(group.add(8 * p));
                     sum = i32x4_add(sum, i32x4_dot_i16x8(keys, x[p]));
                 });
@@ -203,75 +232,94 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
     }
 }
 
-/// See [`super::Backend::group_sums`].
-pub(super) fn group_sums(pairs: &[i16], input: &[i16], raw: &mut [i32]) {
-    match input.len() {
-        4 => group_sums_of::<2>(pairs, input, raw),
-        _ => group_sums_of::<4>(pairs, input, raw),
+/// See [`super::Backend::block_sums`].
+pub(super) fn block_sums(
+    pairs: &[i16],
+    dimension: usize,
+    input: &[i16],
+    sums: &mut [[i32; CODEBOOK_ENTRIES]],
+    centers: &mut [i32],
+) -> BlockRange {
+    match dimension {
+        4 => block_sums_of::<2>(pairs, input, sums, centers),
+        _ => block_sums_of::<4>(pairs, input, sums, centers),
     }
 }
 
 /// `P` pairs of columns: two for vectors of four weights, four for vectors of eight.
-#[inline(always)]
-fn group_sums_of<const P: usize>(pairs: &[i16], input: &[i16], raw: &mut [i32]) {
-    assert!(input.len() == 2 * P && pairs.len() == raw.len() * 2 * P && raw.len() % CODEBOOK_ENTRIES == 0);
-    let mut x = [i32x4_splat(0); P];
-    for (p, x) in x.iter_mut().enumerate() {
-        // SAFETY: `input` holds `P` pairs of int16.
-        *x = unsafe { v128_load32_splat(input.as_ptr().add(2 * p).cast()) };
-    }
-    let codebooks = raw.len() / CODEBOOK_ENTRIES;
-    for m in 0..codebooks {
-        for quarter in 0..4 {
-            let mut sum = i32x4_splat(0);
-            for (p, &x) in x.iter().enumerate() {
-                let at = (m * P + p) * 2 * CODEBOOK_ENTRIES + quarter * 8;
-                // SAFETY: `pairs` holds `codebooks · P · 32` int16, checked on entry.
-                let c = unsafe { v128_load(pairs.as_ptr().add(at).cast()) };
-                sum = i32x4_add(sum, i32x4_dot_i16x8(c, x));
-            }
-            // SAFETY: `raw` holds `codebooks · 16` int32.
-            unsafe { v128_store(raw.as_mut_ptr().add(m * CODEBOOK_ENTRIES + quarter * 4).cast(), sum) };
+fn block_sums_of<const P: usize>(
+    pairs: &[i16],
+    input: &[i16],
+    sums: &mut [[i32; CODEBOOK_ENTRIES]],
+    centers: &mut [i32],
+) -> BlockRange {
+    let codebooks = pairs.len() / (2 * P * CODEBOOK_ENTRIES);
+    let mut ranges = i32x4_splat(0);
+    let mut total = i64x2_splat(0);
+    let groups = sums.chunks_exact_mut(codebooks).zip(centers.chunks_exact_mut(codebooks));
+    for (input, (sums, centers)) in input.chunks_exact(2 * P).zip(groups) {
+        let mut x = [i32x4_splat(0); P];
+        repeated!(p < P, {
+            // SAFETY: `input` holds `P` pairs of int16.
+            x[p] = unsafe { v128_load32_splat(input.as_ptr().add(2 * p).cast()) };
+        });
+        let mut codebook = pairs.as_ptr().cast::<v128>();
+        for (sums, center) in sums.iter_mut().zip(centers) {
+            let mut quarters = [i32x4_splat(0); 4];
+            repeated!(q < 4, {
+                repeated!(p < P, {
+                    // SAFETY: a codebook has four vectors for each of its `P` pairs of columns.
+                    let product = i32x4_dot_i16x8(unsafe { v128_load(codebook.add(4 * p + q)) }, x[p]);
+                    quarters[q] = if p == 0 { product } else { i32x4_add(quarters[q], product) };
+                });
+                // SAFETY: a table's sums are four vectors.
+                unsafe { v128_store(sums.as_mut_ptr().cast::<v128>().add(q), quarters[q]) };
+            });
+            let [a, b, c, d] = quarters;
+            let low = i32x4_min(i32x4_min(a, b), i32x4_min(c, d));
+            // The largest as the smallest of their negatives, beside the smallest.
+            let high = i32x4_neg(i32x4_max(i32x4_max(a, b), i32x4_max(c, d)));
+            let both =
+                i32x4_min(i32x4_shuffle::<0, 4, 1, 5>(low, high), i32x4_shuffle::<2, 6, 3, 7>(low, high));
+            let both = i32x4_min(both, i32x4_shuffle::<2, 3, 0, 1>(both, both));
+            let swapped = i32x4_shuffle::<1, 0, 3, 2>(both, both);
+            ranges = i32x4_min(ranges, i32x4_add(both, swapped));
+            let middle = i32x4_shr(i32x4_sub(both, swapped), 1);
+            total = i64x2_add(total, i64x2_extend_low_i32x4(middle));
+            // SAFETY: `center` is one lane.
+            unsafe { v128_store32_lane::<0>(middle, std::ptr::from_mut(center).cast()) };
+            codebook = codebook.wrapping_add(4 * P);
         }
     }
+    // A table is as wide on one side of its center as its range, halved and rounded up.
+    BlockRange { widest: (1 - i32x4_extract_lane::<0>(ranges)) >> 1, centers: i64x2_extract_lane::<0>(total) }
 }
 
-fn load_raw(raw: &[i32; CODEBOOK_ENTRIES]) -> [v128; 4] {
-    // SAFETY: 16 int32 are four vectors.
-    unsafe { [0, 4, 8, 12].map(|at| v128_load(raw.as_ptr().add(at).cast())) }
-}
-
-/// See [`super::Backend::range16`].
-#[inline(always)]
-pub(super) fn range16(raw: &[i32; CODEBOOK_ENTRIES]) -> (i32, i32) {
-    let [a, b, c, d] = load_raw(raw);
-    let low = i32x4_min(i32x4_min(a, b), i32x4_min(c, d));
-    let high = i32x4_max(i32x4_max(a, b), i32x4_max(c, d));
-    let low = i32x4_min(low, i32x4_shuffle::<2, 3, 0, 1>(low, low));
-    let high = i32x4_max(high, i32x4_shuffle::<2, 3, 0, 1>(high, high));
-    (
-        i32x4_extract_lane::<0>(low).min(i32x4_extract_lane::<1>(low)),
-        i32x4_extract_lane::<0>(high).max(i32x4_extract_lane::<1>(high)),
-    )
-}
-
-/// See [`super::Backend::quantize16`].
-#[inline(always)]
-pub(super) fn quantize16(
-    raw: &[i32; CODEBOOK_ENTRIES],
-    center: i32,
+/// See [`super::Backend::quantize_tables`].
+pub(super) fn quantize_tables(
+    sums: &[[i32; CODEBOOK_ENTRIES]],
+    centers: &[i32],
     inverse_step: f32,
-    table: &mut [u8; 16],
+    entries: &mut [[u8; CODEBOOK_ENTRIES]],
+    stride: usize,
 ) {
-    let (center, inverse) = (i32x4_splat(center), f32x4_splat(inverse_step));
+    let inverse = f32x4_splat(inverse_step);
     let (rounding, bits) = (f32x4_splat(ROUNDING), i32x4_splat(ROUNDING.to_bits() as i32 - ENTRY_ZERO));
-    let [a, b, c, d] = load_raw(raw).map(|v| {
-        let scaled = f32x4_mul(f32x4_convert_i32x4(i32x4_sub(v, center)), inverse);
-        i32x4_sub(f32x4_add(scaled, rounding), bits)
-    });
-    let bytes = u8x16_narrow_i16x8(i16x8_narrow_i32x4(a, b), i16x8_narrow_i32x4(c, d));
-    // SAFETY: a table is one vector.
-    unsafe { v128_store(table.as_mut_ptr().cast(), bytes) };
+    let mut table = entries.as_mut_ptr().cast::<v128>();
+    for (sums, center) in sums.iter().zip(centers) {
+        // SAFETY: the sums of a table are four vectors; `Backend::quantize_tables` has checked that there is a table for each.
+        unsafe {
+            let center = v128_load32_splat(std::ptr::from_ref(center).cast());
+            let quarter = |i: usize| {
+                let v = i32x4_sub(v128_load(sums.as_ptr().cast::<v128>().add(i)), center);
+                i32x4_sub(f32x4_add(f32x4_mul(f32x4_convert_i32x4(v), inverse), rounding), bits)
+            };
+            let halves =
+                [i16x8_narrow_i32x4(quarter(0), quarter(1)), i16x8_narrow_i32x4(quarter(2), quarter(3))];
+            v128_store(table, u8x16_narrow_i16x8(halves[0], halves[1]));
+        }
+        table = table.wrapping_add(stride);
+    }
 }
 
 /// See [`super::Backend::tile`].

@@ -1,7 +1,7 @@
 //! Keys and values of the positions seen so far.
 
 use super::{Config, ModelError};
-use crate::kernel::{Backend, CACHE_BLOCK, quantize_i8, quantize_i16, scaled_to_i16};
+use crate::kernel::{Backend, CACHE_BLOCK, quantize_i8, quantize_i16};
 use std::collections::TryReserveError;
 use std::ops::Range;
 
@@ -260,64 +260,32 @@ impl KvCache {
         let Scratch { weights, query: quantized, products, integers, sums, .. } = scratch;
         let width = self.head_dim.next_multiple_of(4);
         let blocks = positions.start / CACHE_BLOCK..positions.end.div_ceil(CACHE_BLOCK);
-        // What lies before and behind the positions in their first and last block.
-        let (before, after) = (positions.start % CACHE_BLOCK, blocks.end * CACHE_BLOCK - positions.end);
         let stride = self.heads * CACHE_BLOCK;
         let first = blocks.start * stride + head * CACHE_BLOCK;
-        let len = blocks.len() * CACHE_BLOCK;
 
         quantized.clear();
         quantized.resize(width, 0);
         let scale = quantize_i16(query, &mut quantized[..query.len()]) * self.scale;
-        products.resize(len, 0);
+        products.resize(blocks.len() * CACHE_BLOCK, 0);
         backend.key_products(quantized, &layer.keys[first * width..], stride * width, products);
-        weights.resize(len, 0.0);
-        let scales = layer.key_scales[first..].chunks(stride);
-        let of_blocks =
-            weights.as_chunks_mut::<CACHE_BLOCK>().0.iter_mut().zip(products.as_chunks::<CACHE_BLOCK>().0);
-        for ((weights, products), scales) in of_blocks.zip(scales) {
-            for ((weight, product), key_scale) in weights.iter_mut().zip(products).zip(scales) {
-                *weight = *product as f32 * (key_scale * scale);
-            }
-        }
-        weights[..before].fill(f32::NEG_INFINITY);
-        weights[len - after..].fill(f32::NEG_INFINITY);
-        let denominator = backend.softmax_numerators(weights);
-        weights[..before].fill(0.0);
-        weights[len - after..].fill(0.0);
-
-        let scales = layer.value_scales[first..].chunks(stride);
-        let (mut largest, mut total) = ([0.0f32; 4], [0.0f32; 4]);
-        for (weights, scales) in weights.as_chunks_mut::<CACHE_BLOCK>().0.iter_mut().zip(scales) {
-            let fours = weights.as_chunks_mut::<4>().0.iter_mut().zip(scales.as_chunks::<4>().0);
-            for (weights, scales) in fours {
-                for lane in 0..4 {
-                    weights[lane] *= scales[lane];
-                    largest[lane] = if largest[lane] < weights[lane] { weights[lane] } else { largest[lane] };
-                    total[lane] += weights[lane];
-                }
-            }
-        }
-        let largest = largest.into_iter().fold(0.0f32, |a, b| if a < b { b } else { a });
-        let total = (total[0] + total[2]) + (total[1] + total[3]);
-        // No weight above 16 bits, all together within what `value_sums` takes.
-        let factor = (f32::from(i16::MAX) / largest).min(WEIGHT_SUM / total);
-        let factor = if factor.is_finite() { factor } else { 0.0 };
-        integers.resize(len, 0);
-        scaled_to_i16(weights, factor, integers);
+        let skipped = blocks.start * CACHE_BLOCK;
+        let scale = backend.attention_weights(
+            products,
+            (&layer.key_scales[first..], &layer.value_scales[first..]),
+            stride,
+            scale,
+            positions.start - skipped..positions.end - skipped,
+            weights,
+            integers,
+        );
         sums.clear();
         sums.resize(width, 0);
         backend.value_sums(integers, &layer.values[first * width..], stride * width, sums);
-        // With a factor of zero all values are, unless something was not a number; then the denominator isn't one either.
-        let scale = if factor > 0.0 { 1.0 / (factor * denominator) } else { 0.0 * denominator };
         for (o, sum) in output.iter_mut().zip(&*sums) {
             *o = *sum as f32 * scale;
         }
     }
 }
-
-/// Most that the integer weights of values add up to, rounding left out.
-const WEIGHT_SUM: f32 = 16_777_216.0;
 
 /// Buffers of [`KvCache::push`] and [`KvCache::attend`], kept between calls.
 #[derive(Debug, Default)]
