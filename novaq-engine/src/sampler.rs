@@ -1,12 +1,13 @@
 //! Sampling: which token follows, given the logits.
 //!
 //! The order is that of Hugging Face transformers: logit bias, repetition penalty, temperature, top-k, top-p, min-p. All
-//! sums run in one fixed order and `exp` comes from the `libm` crate, so that every target draws the same token. A draw
+//! sums run in one fixed order and `exp` is the kernels', so that every target draws the same token. A draw
 //! depends on the parameters, the seed and the tokens so far only: a job that resumes needs no saved state.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use crate::kernel::Backend;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -128,34 +129,36 @@ impl SamplingParams {
     }
 }
 
-/// A token that may be drawn.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    id: u32,
-    logit: f32,
-}
-
-impl Candidate {
-    /// From the most to the least probable; of equals the lowest id comes first.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature of sort_by's comparison")]
-    fn order(a: &Self, b: &Self) -> std::cmp::Ordering {
-        b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
-    }
-}
-
 /// Draws tokens with fixed parameters; keeps its buffers between calls, nothing else.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
-    candidates: Vec<Candidate>,
+    backend: Backend,
+    /// Probabilities relative to that of the most probable token.
+    weights: Vec<f32>,
     /// Logits with bias and penalty, where there is any.
     adjusted: Vec<f32>,
     /// A bit for each token of the vocabulary: whether it was penalized.
     penalized: Vec<u64>,
 }
 
-/// The nucleus is looked for among this many candidates first, then among four times as many.
-const FIRST_NUCLEUS: usize = 64;
+/// The least probable of the tokens that may be drawn: those are the ones of a larger weight, and of an equal one those whose
+/// id is not higher.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    /// The weight's bits: weights are not negative, so that these have the same order, and are compared at less cost.
+    bits: u32,
+    id: u32,
+}
+
+impl Floor {
+    const NONE: Self = Self { bits: 0, id: u32::MAX };
+
+    fn keeps(self, id: u32, weight: f32) -> bool {
+        let bits = weight.to_bits();
+        bits > self.bits || (bits == self.bits && id <= self.id)
+    }
+}
 
 impl Sampler {
     /// A sampler with these parameters.
@@ -164,7 +167,8 @@ impl Sampler {
     /// If a parameter is out of its range.
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
-        Ok(Self { params, candidates: Vec::new(), adjusted: Vec::new(), penalized: Vec::new() })
+        let (weights, adjusted, penalized) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { params, backend: Backend::detect(), weights, adjusted, penalized })
     }
 
     /// The parameters of this sampler.
@@ -177,7 +181,9 @@ impl Sampler {
     /// # Errors
     /// If there are no logits, one of them is not finite, or a token has none.
     pub fn sample(&mut self, logits: &[f32], tokens: &[u32]) -> Result<u32, SamplingError> {
-        if let Some(id) = logits.iter().position(|logit| !logit.is_finite()) {
+        if self.backend.largest(logits).is_nan()
+            && let Some(id) = logits.iter().position(|logit| !logit.is_finite())
+        {
             let reason = format!("the one of token {id} is {}", logits[id]);
             return Err(SamplingError { field: "logits", reason });
         }
@@ -234,85 +240,100 @@ impl Sampler {
 
     /// Draws the token at `position` from logits that are final and finite.
     fn choose(&mut self, logits: &[f32], position: u64) -> Result<u32, SamplingError> {
-        let mut best = 0;
-        for (id, logit) in logits.iter().enumerate() {
-            if *logit > logits[best] {
-                best = id;
-            }
-        }
-        let Some(&max) = logits.get(best) else {
+        let max = self.backend.largest(logits);
+        let Some(best) = logits.iter().position(|logit| *logit == max) else {
             return Err(SamplingError { field: "logits", reason: "there are none".to_owned() });
         };
         if self.params.temperature == 0.0 {
             return Ok(best as u32);
         }
-        self.keep(logits, max);
-        Ok(self.draw(max, uniform(self.params.seed, position)))
+        let floor = self.weigh(logits, max);
+        Ok(self.draw(floor, uniform(self.params.seed, position)))
     }
 
-    /// The probability of a logit, relative to that of the highest.
-    fn weight(&self, logit: f32, max: f32) -> f64 {
-        libm::exp((f64::from(logit) - f64::from(max)) / f64::from(self.params.temperature))
-    }
-
-    /// Fills `candidates` with what top-k, top-p and min-p leave. They are in the order of the ids if top-k and top-p are
-    /// off, otherwise in the order of their probability.
-    fn keep(&mut self, logits: &[f32], max: f32) {
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }));
+    /// Fills `weights`, and returns what top-k, top-p and min-p leave of them.
+    fn weigh(&mut self, logits: &[f32], max: f32) -> Floor {
+        let temperature = self.params.temperature;
+        self.weights.clear();
+        self.weights.extend(logits.iter().map(|logit| (logit - max) / temperature));
+        self.backend.softmax_numerators(&mut self.weights);
+        let mut floor = Floor::NONE;
         let top_k = self.params.top_k as usize;
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k - 1, Candidate::order);
-            candidates.truncate(top_k);
-            candidates.sort_unstable_by(Candidate::order);
+        if top_k > 0 && top_k < logits.len() {
+            floor = self.cut(floor, |count, _| count >= top_k);
         }
         if self.params.top_p < 1.0 {
-            // Summed in the order of the candidates, which is the same on every target.
-            let total: f64 = candidates.iter().map(|candidate| self.weight(candidate.logit, max)).sum();
-            let wanted = f64::from(self.params.top_p) * total;
-            let mut sorted = FIRST_NUCLEUS;
-            let nucleus = loop {
-                if sorted < candidates.len() {
-                    candidates.select_nth_unstable_by(sorted - 1, Candidate::order);
-                }
-                sorted = sorted.min(candidates.len());
-                candidates[..sorted].sort_unstable_by(Candidate::order);
-                let mut sum = 0.0;
-                let reached = candidates[..sorted].iter().position(|candidate| {
-                    sum += self.weight(candidate.logit, max);
-                    sum >= wanted
-                });
-                match reached {
-                    Some(last) => break last + 1,
-                    None if sorted == candidates.len() => break sorted,
-                    None => sorted *= 4,
-                }
-            };
-            candidates.truncate(nucleus);
+            let wanted = f64::from(self.params.top_p) * self.mass(floor);
+            floor = self.cut(floor, |_, mass| mass >= wanted);
         }
-        if self.params.min_p > 0.0 {
-            let least = f64::from(self.params.min_p);
-            // The most probable token has the weight 1, so one is always left.
-            candidates.retain(|candidate| self.weight(candidate.logit, max) >= least);
+        // The most probable token has the weight 1, so one is always left.
+        if self.params.min_p.to_bits() > floor.bits {
+            floor = Floor { bits: self.params.min_p.to_bits(), id: u32::MAX };
         }
-        self.candidates = candidates;
+        floor
     }
 
-    /// Draws from the candidates by a number in [0, 1).
-    fn draw(&self, max: f32, uniform: f64) -> u32 {
-        let total: f64 = self.candidates.iter().map(|candidate| self.weight(candidate.logit, max)).sum();
-        let wanted = uniform * total;
+    /// The weights that `floor` leaves together, in the order of the ids.
+    fn mass(&self, floor: Floor) -> f64 {
+        let kept = (0..).zip(&self.weights).filter(|&(id, &weight)| floor.keeps(id, weight));
+        kept.map(|(_, &weight)| f64::from(weight)).sum()
+    }
+
+    /// The token with which those that are at least as probable, and that `floor` leaves, are enough: `is_enough` judges their
+    /// number and their weights together. `floor`, if all are not.
+    ///
+    /// Weights from 0 to 1 are ordered as their bits: ten bits of them at a time are counted, from the highest on.
+    fn cut(&self, floor: Floor, is_enough: impl Fn(usize, f64) -> bool) -> Floor {
+        const BITS: u32 = 10;
+        let (mut before, mut mass_before) = (0, 0.0);
+        // The bits of the weight that is looked for, as far as they are known.
+        let mut prefix = 0;
+        for shift in [2 * BITS, BITS, 0] {
+            let mut buckets = [(0usize, 0.0f64); 1 << BITS];
+            for (id, &weight) in (0..).zip(&self.weights) {
+                let bits = weight.to_bits() >> shift;
+                if bits >> BITS == prefix && floor.keeps(id, weight) {
+                    let (count, mass) = &mut buckets[bits as usize % (1 << BITS)];
+                    *count += 1;
+                    *mass += f64::from(weight);
+                }
+            }
+            let mut descending = (0..1 << BITS).rev().zip(buckets.iter().rev());
+            let Some((bucket, _)) = descending.find(|(_, (count, mass))| {
+                let enough = is_enough(before + count, mass_before + mass);
+                if !enough {
+                    before += count;
+                    mass_before += mass;
+                }
+                enough
+            }) else {
+                return floor;
+            };
+            prefix = prefix << BITS | bucket;
+        }
+        let equal = |&(id, weight): &(u32, &f32)| weight.to_bits() == prefix && floor.keeps(id, *weight);
+        for (id, &weight) in (0..).zip(&self.weights).filter(equal) {
+            before += 1;
+            mass_before += f64::from(weight);
+            if is_enough(before, mass_before) {
+                return Floor { bits: prefix, id };
+            }
+        }
+        floor
+    }
+
+    /// Draws from what `floor` leaves by a number in [0, 1).
+    fn draw(&self, floor: Floor, uniform: f64) -> u32 {
+        let wanted = uniform * self.mass(floor);
         let mut sum = 0.0;
         let mut last = 0;
-        for candidate in &self.candidates {
-            let weight = self.weight(candidate.logit, max);
-            sum += weight;
-            if sum > wanted {
-                return candidate.id;
-            }
-            if weight > 0.0 {
-                last = candidate.id;
+        for (id, &weight) in (0..).zip(&self.weights) {
+            if floor.keeps(id, weight) {
+                sum += f64::from(weight);
+                if sum > wanted {
+                    return id;
+                }
+                last = id;
             }
         }
         last
@@ -340,10 +361,15 @@ mod tests {
         prop_oneof![vec(-30.0..30.0f32, 1..300), vec((-4..4i8).prop_map(f32::from), 1..300)]
     }
 
+    /// Ids of what may be drawn, the most probable first.
     fn kept(params: &SamplingParams, logits: &[f32]) -> Vec<u32> {
         let mut sampler = Sampler::new(params.clone()).unwrap();
-        sampler.keep(logits, logits.iter().copied().fold(f32::MIN, f32::max));
-        sampler.candidates.iter().map(|candidate| candidate.id).collect()
+        let floor = sampler.weigh(logits, logits.iter().copied().fold(f32::MIN, f32::max));
+        let weights = sampler.weights;
+        let mut kept: Vec<u32> =
+            (0..logits.len() as u32).filter(|&id| floor.keeps(id, weights[id as usize])).collect();
+        kept.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        kept
     }
 
     fn sorted_ids(logits: &[f32]) -> Vec<u32> {

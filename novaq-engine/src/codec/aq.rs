@@ -427,6 +427,15 @@ pub(super) struct Tables {
     steps: Vec<f32>,
     /// One per input.
     offsets: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// What building the tables of a block needs, kept between calls.
+#[derive(Debug, Default)]
+struct Scratch {
+    sums: Vec<[i32; CODEBOOK_ENTRIES]>,
+    centers: Vec<i32>,
+    padded: Vec<i16>,
 }
 
 impl Tables {
@@ -476,9 +485,9 @@ impl Tables {
         positions: usize,
     ) {
         let Codebooks { dimension, count, fold, .. } = *codebooks;
-        let mut sums = [[0i32; CODEBOOK_ENTRIES]; BLOCK_TABLES];
-        let mut centers = [0i32; BLOCK_TABLES];
-        let mut padded = [0i16; BLOCK_GROUPS * 8];
+        let Scratch { sums, centers, padded } = &mut self.scratch;
+        sums.resize(BLOCK_TABLES, [0; CODEBOOK_ENTRIES]);
+        centers.resize(BLOCK_TABLES, 0);
         let mut offset = 0i64;
         let mut bias = 0.0;
         let entries = self.entries.as_chunks_mut::<CODEBOOK_ENTRIES>().0;
@@ -490,9 +499,10 @@ impl Tables {
             let input = if input.len().is_multiple_of(dimension) {
                 input
             } else {
-                padded[..input.len()].copy_from_slice(input);
-                padded[input.len()..].fill(0);
-                &padded[..input.len().next_multiple_of(dimension)]
+                padded.clear();
+                padded.extend_from_slice(input);
+                padded.resize(input.len().next_multiple_of(dimension), 0);
+                &*padded
             };
             let range = backend.block_sums(&codebooks.pairs, dimension, input, sums, centers);
             offset += range.centers;

@@ -114,7 +114,8 @@ pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32],
 #[target_feature(enable = "avx2")]
 fn tile_of<const F: usize>(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
     let TileShape { vectors, block_tables, positions, .. } = shape;
-    sums.fill(0.0);
+    // Negative, so that adding to it leaves a first sum as it is.
+    sums.fill(-0.0);
     let (codes, _) = codes.as_chunks::<16>();
     let (tables, _) = tables.as_chunks::<CODEBOOK_ENTRIES>();
     let blocks = codes.chunks(block_tables * vectors).zip(tables.chunks(block_tables * positions));

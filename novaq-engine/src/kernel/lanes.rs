@@ -173,6 +173,21 @@ fn largest<L: Lanes>(lanes: L) -> f32 {
     values.into_iter().fold(f32::NEG_INFINITY, |a, b| if a < b { b } else { a })
 }
 
+/// See [`super::Backend::largest`].
+#[inline(always)]
+pub(super) fn largest_finite<L: Lanes>(values: &[f32]) -> f32 {
+    let (fours, rest) = values.as_chunks::<4>();
+    let (mut max, mut differences) = (L::splat(f32::NEG_INFINITY), L::splat(0.0));
+    for four in fours {
+        let four = L::load(four);
+        max = max.or_larger(four);
+        differences = differences.add(four.sub(four));
+    }
+    let of_rest = rest.iter().fold(largest(max), |a, &b| if a < b { b } else { a });
+    // A number less itself is zero; an infinity and a NaN have no such difference.
+    joined(differences) + rest.iter().map(|x| x - x).sum::<f32>() + of_rest
+}
+
 /// Arguments of [`super::Backend::attention_weights`].
 pub(super) struct Attention<'a> {
     pub products: &'a [i32],

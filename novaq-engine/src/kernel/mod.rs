@@ -134,6 +134,15 @@ impl Backend {
         }
     }
 
+    /// The largest of `values`; a NaN if one of them is not finite, negative infinity if there are none.
+    pub fn largest(self, values: &[f32]) -> f32 {
+        match self {
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::largest_finite::<simd128::F32x4>(values),
+            _ => lanes::largest_finite::<[f32; 4]>(values),
+        }
+    }
+
     /// Replaces values by their exponentials, divided by that of the largest, and returns the sum of those: softmax but for the
     /// division. Four lanes (position mod 4) are summed.
     pub fn softmax_numerators(self, values: &mut [f32]) -> f32 {

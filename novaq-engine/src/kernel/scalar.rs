@@ -136,7 +136,6 @@ fn average(entries: &mut [u8]) -> u8 {
 /// See [`super::Backend::tile`].
 pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
     let TileShape { vectors, block_tables, positions, fold, .. } = shape;
-    sums.fill(0.0);
     let rows = vectors * VECTOR_ROWS;
     let codes = codes.as_chunks::<16>().0;
     let tables = tables.as_chunks::<CODEBOOK_ENTRIES>().0;
@@ -148,8 +147,8 @@ pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32],
                 let code = if lane < 16 { byte & 15 } else { byte >> 4 };
                 tables[table * positions + position][usize::from(code)]
             };
-            for (block, steps) in steps.chunks_exact(positions).enumerate() {
-                let block = block * block_tables..((block + 1) * block_tables).min(shape.tables);
+            for (index, steps) in steps.chunks_exact(positions).enumerate() {
+                let block = index * block_tables..((index + 1) * block_tables).min(shape.tables);
                 let whole = block.len() / fold.entries() * fold.entries();
                 let mut value = 0;
                 for first in block.clone().take(whole).step_by(fold.entries()) {
@@ -161,7 +160,8 @@ pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32],
                 for table in block.skip(whole) {
                     value += i32::from(entry(table)) - ENTRY_ZERO;
                 }
-                *sum += steps[position] * value as f32;
+                let scaled = steps[position] * value as f32;
+                *sum = if index == 0 { scaled } else { *sum + scaled };
             }
         }
     }

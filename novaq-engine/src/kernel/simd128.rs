@@ -356,10 +356,9 @@ fn tile_of<const F: usize, const R: usize, const P: usize>(
 ) {
     let TileShape { block_tables, .. } = shape;
     let mask = u8x16_splat(15);
-    sums.fill(0.0);
     let block_codes = codes.chunks(block_tables * R * 16);
     let blocks = block_codes.zip(tables.chunks(block_tables * P * CODEBOOK_ENTRIES));
-    for ((codes, tables), steps) in blocks.zip(steps.chunks_exact(P)) {
+    for (block, ((codes, tables), steps)) in blocks.zip(steps.chunks_exact(P)).enumerate() {
         let count = codes.len() / (R * 16);
         let mut code = codes.as_ptr();
         let mut table = tables.as_ptr();
@@ -400,23 +399,22 @@ fn tile_of<const F: usize, const R: usize, const P: usize>(
                     let value = wide[p][r][i];
                     // SAFETY: `sums` has `R · 32` floats, of which a vector of 16-bit sums is eight.
                     unsafe {
-                        add_scaled(sums.add(r * 8 + i * 2), step, i32x4_extend_low_i16x8(value));
-                        add_scaled(sums.add(r * 8 + i * 2 + 1), step, i32x4_extend_high_i16x8(value));
+                        let [low, high] = [sums.add(r * 8 + i * 2), sums.add(r * 8 + i * 2 + 1)];
+                        let scaled = |values| f32x4_mul(step, f32x4_convert_i32x4(values));
+                        let first = scaled(i32x4_extend_low_i16x8(value));
+                        let second = scaled(i32x4_extend_high_i16x8(value));
+                        if block == 0 {
+                            v128_store(low, first);
+                            v128_store(high, second);
+                        } else {
+                            v128_store(low, f32x4_add(v128_load(low), first));
+                            v128_store(high, f32x4_add(v128_load(high), second));
+                        }
                     }
                 });
             });
         });
     }
-}
-
-/// `sums[i] += step · values[i]`, four rows.
-///
-/// # Safety
-/// `sums` must point to four floats.
-#[inline(always)]
-unsafe fn add_scaled(sums: *mut v128, step: v128, values: v128) {
-    // SAFETY: as the caller promises; vector loads and stores need no alignment.
-    unsafe { v128_store(sums, f32x4_add(v128_load(sums), f32x4_mul(step, f32x4_convert_i32x4(values)))) };
 }
 
 /// Adds the averages of the entries of `F` tables for `R` vectors of 32 rows and `P` inputs.

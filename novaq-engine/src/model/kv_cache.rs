@@ -39,6 +39,34 @@ enum Layer {
     },
 }
 
+impl Layer {
+    /// Takes room for `positions` in all at once: growing step by step would copy what is there.
+    fn try_reserve(
+        &mut self,
+        positions: usize,
+        heads: usize,
+        head_dim: usize,
+    ) -> Result<(), TryReserveError> {
+        fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<(), TryReserveError> {
+            values.try_reserve_exact(len.saturating_sub(values.len()))
+        }
+        match self {
+            Self::Int8(Int8Layer { keys, values, key_scales, value_scales }) => {
+                let scales = positions.next_multiple_of(CACHE_BLOCK) * heads;
+                let width = head_dim.next_multiple_of(4);
+                reserve(keys, scales * width)?;
+                reserve(values, scales * width)?;
+                reserve(key_scales, scales)?;
+                reserve(value_scales, scales)
+            }
+            Self::F32 { keys, values } => {
+                reserve(keys, positions * heads * head_dim)?;
+                reserve(values, positions * heads * head_dim)
+            }
+        }
+    }
+}
+
 /// Keys and values in 8 bits, with a scale for each position and head, as [`Backend::key_products`] and
 /// [`Backend::value_sums`] read them: `[position / 16][head]`, and in each of these blocks pairs side by side. Heads are filled
 /// up with zeros to a multiple of 4.
@@ -54,15 +82,6 @@ struct Int8Layer {
 }
 
 impl Int8Layer {
-    /// Takes room for all positions at once: growing step by step would copy what is there.
-    fn try_reserve(&mut self, positions: usize, heads: usize, width: usize) -> Result<(), TryReserveError> {
-        let scales = positions.next_multiple_of(CACHE_BLOCK) * heads;
-        self.keys.try_reserve_exact(scales * width)?;
-        self.values.try_reserve_exact(scales * width)?;
-        self.key_scales.try_reserve_exact(scales)?;
-        self.value_scales.try_reserve_exact(scales)
-    }
-
     /// Writes one head of a key and a value, each padded to a multiple of 4. The head's block must be there.
     fn put(&mut self, position: usize, block: usize, [key, value]: [&[f32]; 2], quantized: &mut [i8]) {
         let (width, lane) = (quantized.len(), position % CACHE_BLOCK);
@@ -105,20 +124,12 @@ impl KvCache {
         }
         let (heads, head_dim) = (config.num_key_value_heads, config.head_dim);
         let layer = || {
-            let no_room = |_| ModelError::OutOfMemory { positions: capacity };
-            match precision {
-                CachePrecision::Int8 => {
-                    let mut layer = Int8Layer::default();
-                    layer.try_reserve(capacity, heads, head_dim.next_multiple_of(4)).map_err(no_room)?;
-                    Ok(Layer::Int8(layer))
-                }
-                CachePrecision::F32 => {
-                    let (mut keys, mut values) = (Vec::new(), Vec::new());
-                    keys.try_reserve_exact(capacity * heads * head_dim).map_err(no_room)?;
-                    values.try_reserve_exact(capacity * heads * head_dim).map_err(no_room)?;
-                    Ok(Layer::F32 { keys, values })
-                }
-            }
+            let mut layer = match precision {
+                CachePrecision::Int8 => Layer::Int8(Int8Layer::default()),
+                CachePrecision::F32 => Layer::F32 { keys: Vec::new(), values: Vec::new() },
+            };
+            let reserved = layer.try_reserve(capacity, heads, head_dim);
+            reserved.map(|()| layer).map_err(|_| ModelError::OutOfMemory { positions: capacity })
         };
         let layers = (0..layers).map(|_| layer()).collect::<Result<_, ModelError>>()?;
         Ok(Self { layers, heads, head_dim, scale: config.attention_scale(), capacity, len: 0 })
@@ -153,10 +164,9 @@ impl KvCache {
     /// # Errors
     /// If there is no memory for them.
     pub fn grow(&mut self, capacity: usize) -> Result<(), ModelError> {
-        let more = capacity.saturating_sub(self.len);
-        for store in self.layers.iter_mut().flat_map(|layer| [&mut layer.keys, &mut layer.values]) {
-            store
-                .try_reserve(more, self.heads, self.head_dim)
+        for layer in &mut self.layers {
+            layer
+                .try_reserve(capacity, self.heads, self.head_dim)
                 .map_err(|_| ModelError::OutOfMemory { positions: capacity })?;
         }
         self.capacity = self.capacity.max(capacity);

@@ -94,8 +94,8 @@ fn advance(positions: u32, chunk: u32, sample: bool) -> Result<Counts, String> {
             done += size;
             if sample {
                 let start = meter();
-                let position = run.cache.len() as u64;
-                run.last = sampler.sample(pass.logits(), position).map_err(|error| error.to_string())?;
+                let so_far = vec![0; run.cache.len()];
+                run.last = sampler.sample(pass.logits(), &so_far).map_err(|error| error.to_string())?;
                 counts.sampling += meter() - start;
             }
             run.spare = Some(pass);
