@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use novaq_engine::artifact::{
-    ArtifactError, LoadedEncoder, LoadedModel, Loader, Manifest, ShardSource, verify_shard,
+    ArtifactError, LoadedEncoder, LoadedModel, Loader, Manifest, ShardSink, ShardSource, verify_shard,
 };
 
 use anyhow::Context;
 
+use crate::compress::write_whole;
 use crate::output::HintExt;
 
 /// Name of the manifest's file.
@@ -235,5 +236,14 @@ impl ShardSource for ArtifactDir {
         file.seek(SeekFrom::Start(offset))?;
         file.read_exact(buffer)?;
         Ok(())
+    }
+}
+
+/// Keeps the shards of a new artifact as files of a folder.
+pub(crate) struct ShardFiles(pub PathBuf);
+
+impl ShardSink for ShardFiles {
+    fn shard(&mut self, index: u32, bytes: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(write_whole(&self.0.join(shard_file(index)), bytes)?)
     }
 }

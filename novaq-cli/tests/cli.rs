@@ -306,3 +306,29 @@ fn network_errors_say_what_to_do() {
         fail(folder.path(), &["models", "list", "--canister", "aaaaa-aa", "--network", "mainnet"])
     );
 }
+
+#[test]
+fn synth_makes_what_verifies_and_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let synth = |bits: &str| {
+        let mut command = assert_cmd::Command::cargo_bin("novaq").unwrap();
+        command.current_dir(folder.path());
+        command.args(["synth", "--like", "smollm2-135m", "--bpw", bits, "-o", "random"]).assert()
+    };
+    let refused = synth("1.3").failure();
+    assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("steps of 0.5"));
+    assert!(!folder.path().join("random").exists());
+    synth("1.5").success();
+    let run = |args: &[&str]| {
+        assert_cmd::Command::cargo_bin("novaq")
+            .unwrap()
+            .current_dir(folder.path())
+            .args(args)
+            .assert()
+            .success()
+    };
+    run(&["verify", "random"]);
+    run(&["run", "random", "--prompt", "Once", "--max-tokens", "2", "--json"]);
+    let again = synth("1.5").failure();
+    assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("exists already"));
+}

@@ -65,6 +65,7 @@ fn the_dry_run_tells_the_size_to_the_byte() {
         &["--bpw", "4", "--name", "a", "--license", "CC0-1.0"][..],
         &["--codec", "2x16@4", "--embedding-bpw", "16"],
         &["--preset", "faithful"],
+        &["--codec", "4x16@8", "--fold", "8"],
         &["--bpw", "1", "--tensor", "*.q_proj.weight=int8", "--tensor", "*.o_proj.*=f16"],
     ]
     .into_iter()
@@ -154,6 +155,27 @@ fn targets_that_cannot_be_met_are_refused() {
         let error = refused(options);
         assert!(error.contains(expected), "{options:?}: {error}");
     }
+}
+
+/// Averages are a matter of the manifest: the shards are the same, and what the model computes is not.
+#[test]
+fn averaging_table_entries_changes_no_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path(), "gqa-default");
+    let of = |fold: &str| {
+        let out = format!("fold{fold}");
+        compress(folder.path(), &out, &["--codec", "4x16@8", "--embedding-bpw", "3", "--fold", fold])
+    };
+    let (one, eight) = (of("1"), of("8"));
+    assert_eq!(one["shards"], eight["shards"]);
+    let folds = |manifest: &Value| -> Vec<Option<u64>> {
+        manifest["codebooks"].as_array().unwrap().iter().map(|set| set["fold"].as_u64()).collect()
+    };
+    assert!(folds(&one).iter().all(Option::is_none));
+    assert!(folds(&eight).iter().all(|fold| *fold == Some(8)));
+    assert_ne!(one["verification"], eight["verification"]);
+    let error = novaq(folder.path(), &["compress", "model", "-o", "out", "--fold", "3"]).unwrap_err();
+    assert!(error.contains("write 1, 2, 4 or 8"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! depends on the parameters, the seed and the tokens so far only: a job that resumes needs no saved state.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use crate::kernel::Backend;
 use rand_chacha::ChaCha8Rng;
@@ -136,6 +136,8 @@ pub struct Sampler {
     backend: Backend,
     /// Probabilities relative to that of the most probable token.
     weights: Vec<f32>,
+    /// Tokens of nearly the same probability, the last of which is looked for.
+    members: Vec<u32>,
     /// Logits with bias and penalty, where there is any.
     adjusted: Vec<f32>,
     /// A bit for each token of the vocabulary: whether it was penalized.
@@ -154,8 +156,7 @@ struct Floor {
 impl Floor {
     const NONE: Self = Self { bits: 0, id: u32::MAX };
 
-    fn keeps(self, id: u32, weight: f32) -> bool {
-        let bits = weight.to_bits();
+    fn keeps(self, id: u32, bits: u32) -> bool {
         bits > self.bits || (bits == self.bits && id <= self.id)
     }
 }
@@ -167,8 +168,9 @@ impl Sampler {
     /// If a parameter is out of its range.
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
-        let (weights, adjusted, penalized) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { params, backend: Backend::detect(), weights, adjusted, penalized })
+        let (weights, members) = (Vec::new(), Vec::new());
+        let (adjusted, penalized) = (Vec::new(), Vec::new());
+        Ok(Self { params, backend: Backend::detect(), weights, members, adjusted, penalized })
     }
 
     /// The parameters of this sampler.
@@ -247,95 +249,116 @@ impl Sampler {
         if self.params.temperature == 0.0 {
             return Ok(best as u32);
         }
-        let floor = self.weigh(logits, max);
-        Ok(self.draw(floor, uniform(self.params.seed, position)))
+        let (floor, mass) = self.weigh(logits, max);
+        Ok(self.draw(floor, uniform(self.params.seed, position) * mass))
     }
 
-    /// Fills `weights`, and returns what top-k, top-p and min-p leave of them.
-    fn weigh(&mut self, logits: &[f32], max: f32) -> Floor {
-        let temperature = self.params.temperature;
+    /// Fills `weights`, and returns what top-k, top-p and min-p leave of them, with the weights of that together.
+    fn weigh(&mut self, logits: &[f32], max: f32) -> (Floor, f64) {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
         self.weights.clear();
         self.weights.extend(logits.iter().map(|logit| (logit - max) / temperature));
-        self.backend.softmax_numerators(&mut self.weights);
-        let mut floor = Floor::NONE;
-        let top_k = self.params.top_k as usize;
-        if top_k > 0 && top_k < logits.len() {
-            floor = self.cut(floor, |count, _| count >= top_k);
+        let total = self.backend.softmax_numerators(&mut self.weights);
+        let mut left = (Floor::NONE, f64::from(total));
+        if top_k > 0 && (top_k as usize) < logits.len() {
+            left = self.cut(left, |count, _| count >= top_k);
         }
-        if self.params.top_p < 1.0 {
-            let wanted = f64::from(self.params.top_p) * self.mass(floor);
-            floor = self.cut(floor, |_, mass| mass >= wanted);
+        if top_p < 1.0 {
+            let wanted = f64::from(top_p) * left.1;
+            // All weights below this together are less than what may be missing; rounding is allowed for.
+            let negligible = 0.99 * (left.1 - wanted) / self.weights.len() as f64;
+            let (floor, mass) = left;
+            let skipping = Floor { bits: floor.bits.max((negligible as f32).to_bits()), id: floor.id };
+            let skipping =
+                if skipping.bits > floor.bits { Floor { id: u32::MAX, ..skipping } } else { floor };
+            let (cut, left_over) = self.cut((skipping, mass), |_, mass| mass >= wanted);
+            left = if left_over < mass { (cut, left_over) } else { (floor, mass) };
         }
         // The most probable token has the weight 1, so one is always left.
-        if self.params.min_p.to_bits() > floor.bits {
-            floor = Floor { bits: self.params.min_p.to_bits(), id: u32::MAX };
+        if min_p.to_bits() > left.0.bits {
+            let floor = Floor { bits: min_p.to_bits(), id: u32::MAX };
+            let kept = (0..).zip(&self.weights).filter(|&(id, weight)| floor.keeps(id, weight.to_bits()));
+            left = (floor, kept.map(|(_, &weight)| f64::from(weight)).sum());
         }
-        floor
+        left
     }
 
-    /// The weights that `floor` leaves together, in the order of the ids.
-    fn mass(&self, floor: Floor) -> f64 {
-        let kept = (0..).zip(&self.weights).filter(|&(id, &weight)| floor.keeps(id, weight));
-        kept.map(|(_, &weight)| f64::from(weight)).sum()
-    }
-
-    /// The token with which those that are at least as probable, and that `floor` leaves, are enough: `is_enough` judges their
-    /// number and their weights together. `floor`, if all are not.
+    /// What is left of the tokens above a floor if only as many are kept, the most probable first, as are enough: `is_enough`
+    /// judges their number and their weights together. All, if they are not.
     ///
-    /// Weights from 0 to 1 are ordered as their bits: ten bits of them at a time are counted, from the highest on.
-    fn cut(&self, floor: Floor, is_enough: impl Fn(usize, f64) -> bool) -> Floor {
+    /// Weights are ordered as their bits: ten of these at a time are counted, from the highest on.
+    fn cut(&mut self, (floor, mass): (Floor, f64), is_enough: impl Fn(u32, f64) -> bool) -> (Floor, f64) {
         const BITS: u32 = 10;
-        let (mut before, mut mass_before) = (0, 0.0);
-        // The bits of the weight that is looked for, as far as they are known.
-        let mut prefix = 0;
-        for shift in [2 * BITS, BITS, 0] {
-            let mut buckets = [(0usize, 0.0f64); 1 << BITS];
-            for (id, &weight) in (0..).zip(&self.weights) {
-                let bits = weight.to_bits() >> shift;
-                if bits >> BITS == prefix && floor.keeps(id, weight) {
-                    let (count, mass) = &mut buckets[bits as usize % (1 << BITS)];
-                    *count += 1;
-                    *mass += f64::from(weight);
+        const BUCKETS: usize = 1 << BITS;
+        let (mut count, mut sum) = (0, 0.0);
+        // Walks down the buckets to the one in which there is enough.
+        let mut crossing = |counts: &[u32; BUCKETS], sums: &[f64; BUCKETS]| {
+            for bucket in (0..BUCKETS).rev() {
+                if is_enough(count + counts[bucket], sum + sums[bucket]) {
+                    return Some(bucket as u32);
                 }
+                count += counts[bucket];
+                sum += sums[bucket];
             }
-            let mut descending = (0..1 << BITS).rev().zip(buckets.iter().rev());
-            let Some((bucket, _)) = descending.find(|(_, (count, mass))| {
-                let enough = is_enough(before + count, mass_before + mass);
-                if !enough {
-                    before += count;
-                    mass_before += mass;
-                }
-                enough
-            }) else {
-                return floor;
-            };
+            None
+        };
+        let (mut counts, mut sums) = ([0u32; BUCKETS], [0.0f64; BUCKETS]);
+        let (weights, least) = (&self.weights, f32::from_bits(floor.bits));
+        self.backend.for_each_at_least(weights, least, |id, weight| {
+            if floor.keeps(id, weight.to_bits()) {
+                let bucket = (weight.to_bits() >> (2 * BITS)) as usize % BUCKETS;
+                counts[bucket] += 1;
+                sums[bucket] += f64::from(weight);
+            }
+            ControlFlow::Continue(())
+        });
+        let Some(mut prefix) = crossing(&counts, &sums) else { return (floor, mass) };
+        self.members.clear();
+        let members = &mut self.members;
+        let least = least.max(f32::from_bits(prefix << (2 * BITS)));
+        self.backend.for_each_at_least(weights, least, |id, weight| {
+            if weight.to_bits() >> (2 * BITS) == prefix && floor.keeps(id, weight.to_bits()) {
+                members.push(id);
+            }
+            ControlFlow::Continue(())
+        });
+        for shift in [BITS, 0] {
+            counts.fill(0);
+            sums.fill(0.0);
+            for &id in &self.members {
+                let weight = weights[id as usize];
+                let bucket = (weight.to_bits() >> shift) as usize % BUCKETS;
+                counts[bucket] += 1;
+                sums[bucket] += f64::from(weight);
+            }
+            let Some(bucket) = crossing(&counts, &sums) else { return (floor, mass) };
             prefix = prefix << BITS | bucket;
+            self.members.retain(|&id| weights[id as usize].to_bits() >> shift == prefix);
         }
-        let equal = |&(id, weight): &(u32, &f32)| weight.to_bits() == prefix && floor.keeps(id, *weight);
-        for (id, &weight) in (0..).zip(&self.weights).filter(equal) {
-            before += 1;
-            mass_before += f64::from(weight);
-            if is_enough(before, mass_before) {
-                return Floor { bits: prefix, id };
+        for &id in &self.members {
+            count += 1;
+            sum += f64::from(f32::from_bits(prefix));
+            if is_enough(count, sum) {
+                return (Floor { bits: prefix, id }, sum);
             }
         }
-        floor
+        (floor, mass)
     }
 
-    /// Draws from what `floor` leaves by a number in [0, 1).
-    fn draw(&self, floor: Floor, uniform: f64) -> u32 {
-        let wanted = uniform * self.mass(floor);
+    /// The token above `floor` with which the weights of these, in the order of the ids, exceed `wanted`.
+    fn draw(&self, floor: Floor, wanted: f64) -> u32 {
         let mut sum = 0.0;
         let mut last = 0;
-        for (id, &weight) in (0..).zip(&self.weights) {
-            if floor.keeps(id, weight) {
+        self.backend.for_each_at_least(&self.weights, f32::from_bits(floor.bits), |id, weight| {
+            if floor.keeps(id, weight.to_bits()) {
                 sum += f64::from(weight);
-                if sum > wanted {
-                    return id;
-                }
                 last = id;
+                if sum > wanted {
+                    return ControlFlow::Break(());
+                }
             }
-        }
+            ControlFlow::Continue(())
+        });
         last
     }
 }
@@ -364,10 +387,10 @@ mod tests {
     /// Ids of what may be drawn, the most probable first.
     fn kept(params: &SamplingParams, logits: &[f32]) -> Vec<u32> {
         let mut sampler = Sampler::new(params.clone()).unwrap();
-        let floor = sampler.weigh(logits, logits.iter().copied().fold(f32::MIN, f32::max));
+        let (floor, _) = sampler.weigh(logits, logits.iter().copied().fold(f32::MIN, f32::max));
         let weights = sampler.weights;
         let mut kept: Vec<u32> =
-            (0..logits.len() as u32).filter(|&id| floor.keeps(id, weights[id as usize])).collect();
+            (0..logits.len() as u32).filter(|&id| floor.keeps(id, weights[id as usize].to_bits())).collect();
         kept.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
         kept
     }
@@ -522,9 +545,9 @@ mod tests {
             let mut adjusted = Vec::new();
             sampler.adjust(&case.logits, &case.tokens, &mut adjusted).unwrap();
             let max = adjusted.iter().copied().fold(f32::MIN, f32::max);
-            sampler.keep(&adjusted, max);
-            let weights: Vec<(u32, f64)> =
-                sampler.candidates.iter().map(|c| (c.id, sampler.weight(c.logit, max))).collect();
+            let (floor, _) = sampler.weigh(&adjusted, max);
+            let kept = (0..).zip(&sampler.weights).filter(|&(id, weight)| floor.keeps(id, weight.to_bits()));
+            let weights: Vec<(u32, f64)> = kept.map(|(id, &weight)| (id, f64::from(weight))).collect();
             let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
             // The fixture has seven digits.
             for (id, weight) in &weights {

@@ -7,6 +7,7 @@ use crate::artifact::{
 use crate::codec::{AqMatrix, Codebooks, CodecError, Int8Matrix, LowRankMatrix, Matrix};
 use crate::kernel::Fold;
 use crate::model::{CachePrecision, Config, KvCache, Model, ModelError, RopeScaling, TensorSource, Variant};
+use crate::tokenizer::{Tokenizer, TokenizerError, byte_level};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::BTreeMap;
@@ -34,12 +35,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// Codebooks over vectors of 8 weights that take `bits` per weight, and average as many table entries as a large model of
-    /// so many bits does ([`Fold::of_bits`]). `None` unless that is a number of codebooks: a multiple of a half from 0.5 to 4.
-    pub fn of_bits(bits: f64) -> Option<Self> {
+    /// Codebooks over vectors of 8 weights that take `bits` per weight, with products that average `fold` table entries. `None`
+    /// unless that is a number of codebooks: a multiple of a half from 0.5 to 4.
+    pub fn of_bits(bits: f64, fold: Fold) -> Option<Self> {
         let codebooks = 2.0 * bits;
         let whole = codebooks.fract() == 0.0 && (1.0..=8.0).contains(&codebooks);
-        whole.then(|| Self::Aq { codebooks: codebooks as usize, dimension: 8, fold: Fold::of_bits(bits) })
+        whole.then_some(Self::Aq { codebooks: codebooks as usize, dimension: 8, fold })
     }
 }
 
@@ -101,6 +102,35 @@ pub fn config_like(name: &str) -> Option<Config> {
             ..Variant::default()
         },
     })
+}
+
+/// A tokenizer of `vocab_size` entries, at least 256: a token for each byte, and more that no text has.
+///
+/// # Errors
+/// If there are fewer.
+pub fn tokenizer(vocab_size: usize) -> Result<Tokenizer, TokenizerError> {
+    let bytes = (0..=255u8).map(|byte| byte_level::to_char(byte).to_string());
+    let others = (256..vocab_size).map(|id| format!("\u{fffd}{id}"));
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        bytes.chain(others).take(vocab_size).zip(0..).map(|(token, id)| (token, u32::into(id))).collect();
+    let byte_level = serde_json::json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false
+    });
+    let json = serde_json::json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []
+        }
+    });
+    Tokenizer::from_json(json.to_string().as_bytes())
 }
 
 /// Random tensors of a [`Synthetic`] model, in whatever order they are asked for: each name has its own stream of numbers.

@@ -127,8 +127,10 @@ fn main() -> anyhow::Result<()> {
             bench.advance(0, 1, false)?;
             bench.idle = bench.advance(0, 1, false)?.1 as u128;
             let mut add = |row: Row| -> anyhow::Result<()> {
-                let parts: Vec<String> =
-                    row.parts.values().map(|v| format!("{:.2} M", v.as_f64().unwrap_or(0.0) / 1e6)).collect();
+                let part =
+                    |name: &&str| row.parts.get(*name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+                let parts = PARTS.iter().map(|name| format!("{:.2} M", part(name) / 1e6));
+                let parts: Vec<String> = parts.collect();
                 writeln!(
                     out,
                     "| {} | {} | {} | {} | {:.1} M | {:.3} | {} | {} |",

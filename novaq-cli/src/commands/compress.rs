@@ -15,6 +15,7 @@ use crate::hub::Location;
 use crate::hub::Origin;
 use crate::output::{self, HintExt};
 use crate::refine::{DEFAULT_STEPS, Refine};
+use novaq_engine::kernel::Fold;
 
 /// Compress a checkpoint to an artifact.
 ///
@@ -65,6 +66,12 @@ pub struct Args {
     /// as in `--codec` [default: 4, or what `--size`, `--ratio` or `--preset` leave].
     #[arg(long, value_name = "BITS")]
     embedding_bpw: Option<MatrixCodec>,
+
+    /// Table entries that products average in 8 bits when the model runs: 1, 2, 4 or 8. More take up to half as many
+    /// instructions and cost some quality, which the report shows [default: 1; of models from 50 M weights on up to 8,
+    /// fewer with more bits].
+    #[arg(long, value_name = "N", value_parser = table_entries)]
+    fold: Option<Fold>,
 
     /// One codec for all layers in place of `--bpw`: `int4` (integers, groups of 32), `int8`, `fp8` (E4M3), `f16`, or
     /// codebooks as in `2x16@4`: 2 of 16 over vectors of 4 weights.
@@ -233,6 +240,7 @@ impl Args {
             ratio: self.ratio.or(file.ratio),
             preset: self.preset.or(file.preset),
             embedding_bpw: self.embedding_bpw.or(file.embedding_bpw),
+            fold: self.fold.or(file.fold),
             codec: self.codec.or(file.codec),
             calibration: self.calibration.or(file.calibration),
             calibration_tokens: self.calibration_tokens.or(file.calibration_tokens),
@@ -271,6 +279,7 @@ impl Args {
         let options = Options::new(self.output.unwrap_or_default(), budget);
         Options {
             embedding,
+            fold: self.fold,
             overrides: self.tensor,
             calibration: self.calibration,
             calibration_tokens: self.calibration_tokens.map(|n| n as usize),
@@ -288,6 +297,12 @@ impl Args {
             ..options
         }
     }
+}
+
+/// Reads a number of table entries.
+fn table_entries(text: &str) -> Result<Fold, String> {
+    let fold = text.parse().ok().and_then(Fold::new);
+    fold.ok_or_else(|| format!("`{text}` is no number of table entries; write 1, 2, 4 or 8"))
 }
 
 /// Runs the command.

@@ -16,5 +16,6 @@ pub mod receipt;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod synth;
 pub mod upload;
 pub mod verify;

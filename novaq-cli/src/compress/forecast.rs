@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cost::{Cost, Task};
 use super::output;
-use super::plan::{self, Additive, Layout, MatrixCodec, Named, Plan, TooSmall};
+use super::plan::{self, Additive, Folding, Layout, MatrixCodec, Named, Plan, TooSmall};
 use super::sensitivity::Sensitivity;
 use super::size::{Kind, Sizes};
 use super::{Budget, Options};
@@ -143,7 +143,8 @@ pub(super) fn sizes<'a>(
 ) -> anyhow::Result<Sizes<'a>> {
     let unknown = Estimates { heap_bytes: 0, cache_bytes_per_token: 0, instructions_per_token: 0 };
     let draft = output::draft(checkpoint, options, sources, calibration(options), None, unknown)?;
-    Ok(Sizes::new(checkpoint, tokenizer.to_bytes().len() as u64, draft))
+    let folding = Folding::new(options.fold, checkpoint.parameters());
+    Ok(Sizes::new(checkpoint, tokenizer.to_bytes().len() as u64, draft, folding))
 }
 
 /// What the manifest says about the calibration text.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::Budget;
 use super::matrices::half_bytes;
 use super::output::write_whole;
-use super::plan::{Additive, MatrixCodec, Named, Plan};
+use super::plan::{Additive, Folding, MatrixCodec, Named, Plan};
 use crate::layered::Tensors;
 use crate::output::HintExt;
 use crate::refine::Refine;
@@ -43,6 +43,7 @@ pub(super) struct Settings {
     pub(super) refine: Refine,
     pub(super) refine_steps: usize,
     pub(super) sources: Vec<SourceFile>,
+    pub(super) folding: Folding,
 }
 
 /// Matrices that are done, by name, and what is to be reported of them.
@@ -92,6 +93,7 @@ pub(super) type Shapes = Vec<(String, [usize; 2])>;
 /// A job's work folder.
 pub(super) struct Job {
     folder: PathBuf,
+    folding: Folding,
 }
 
 const SETTINGS: &str = "settings.json";
@@ -113,7 +115,7 @@ impl Job {
                 .with_context(|| format!("`{}` can't be removed", folder.display()))?;
         }
         fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
-        let job = Self { folder };
+        let job = Self { folder, folding: settings.folding };
         match job.json::<Settings>(SETTINGS)? {
             None => job.write(SETTINGS, &serde_json::to_vec_pretty(settings)?)?,
             Some(before) if before == *settings => {}
@@ -233,7 +235,7 @@ impl Job {
     pub(super) fn load(&self, name: &str, shapes: &Shapes) -> anyhow::Result<Unit> {
         let path = self.folder.join(Self::unit_name(name));
         let bytes = fs::read(&path).with_context(|| format!("`{}` can't be read", path.display()))?;
-        parse(&bytes, shapes)
+        parse(&bytes, shapes, self.folding)
             .with_context(|| format!("`{}` is damaged", path.display()))
             .hint(|| "add `--restart` to begin again".to_owned())
     }
@@ -245,7 +247,8 @@ impl Job {
     }
 }
 
-fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
+fn parse(bytes: &[u8], shapes: &Shapes, folding: Folding) -> anyhow::Result<Unit> {
+    let in_layer = shapes.iter().any(|(name, _)| name.contains(".layer"));
     let (_, metadata) = SafeTensors::read_metadata(bytes)?;
     let sections = SafeTensors::deserialize(bytes)?;
     let mut sets: BTreeMap<&str, Arc<Codebooks>> = BTreeMap::new();
@@ -254,7 +257,8 @@ fn parse(bytes: &[u8], shapes: &Shapes) -> anyhow::Result<Unit> {
     for (set, name) in &split {
         if let Ok(codec) = name.parse::<Additive>() {
             let bytes = sections.tensor(&format!("{set}:{name}"))?;
-            sets.insert(set, Arc::new(Codebooks::from_bytes(codec.books, codec.dim, bytes.data())?));
+            let codebooks = Codebooks::from_bytes(codec.books, codec.dim, bytes.data())?;
+            sets.insert(set, Arc::new(codebooks.with_fold(folding.of(codec, in_layer))));
         }
     }
     let mut unit = Unit::default();

@@ -46,9 +46,10 @@ pub use quantization::HELD_OUT;
 pub use size::Kind;
 
 use job::{Job, Settings};
+use novaq_engine::kernel::Fold;
 use output::Written;
 use pattern::Override;
-use plan::MatrixCodec;
+use plan::{Folding, MatrixCodec};
 use quantization::Run;
 use report::Report;
 
@@ -62,6 +63,8 @@ pub struct Options {
     /// Codec of the embedding, and of the head if it is not tied; by default 4 bits, or what a budget for the whole
     /// artifact leaves.
     pub embedding: Option<MatrixCodec>,
+    /// Table entries that products average in 8 bits; by default one, of large models up to eight.
+    pub fold: Option<Fold>,
     /// Codecs of single matrices.
     pub overrides: Vec<Override>,
     /// Calibration text; without one the model writes its own.
@@ -101,6 +104,7 @@ impl Options {
             output,
             budget,
             embedding: None,
+            fold: None,
             overrides: Vec::new(),
             calibration: None,
             calibration_tokens: None,
@@ -229,6 +233,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
         refine: options.refine,
         refine_steps: options.refine_steps,
         sources: sources.clone(),
+        folding: Folding::new(options.fold, checkpoint.parameters()),
     };
     // Read before anything is written, so that a bad text leaves nothing behind.
     let text = match &options.calibration {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use novaq_engine::artifact::{
-    Estimates, Manifest, ManifestDraft, Origin, ShardSink, SourceFile, VectorPrecision, Verification, Writer,
+    Estimates, Manifest, ManifestDraft, Origin, SourceFile, VectorPrecision, Verification, Writer,
 };
 use novaq_engine::chat::ChatTemplate;
 use novaq_engine::codec::Matrix;
@@ -19,7 +19,7 @@ use super::Options;
 use super::job::{Job, Record, Unit};
 use super::plan::{EMBEDDING, Part};
 use super::quantization::{finished, finished_layer};
-use crate::artifact_dir::{MANIFEST_FILE, shard_file};
+use crate::artifact_dir::{MANIFEST_FILE, ShardFiles};
 use crate::checkpoint::{Checkpoint, split_layer_name};
 use crate::output::HintExt;
 
@@ -119,15 +119,6 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     written.with_context(|| format!("`{}` can't be written", path.display()))
 }
 
-/// Keeps shards as files.
-struct Folder(PathBuf);
-
-impl ShardSink for Folder {
-    fn shard(&mut self, index: u32, bytes: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(write_whole(&self.0.join(shard_file(index)), bytes)?)
-    }
-}
-
 /// The folder inside the work folder in which the artifact is put together.
 fn artifact_folder(job: &Job) -> PathBuf {
     job.folder().join("artifact")
@@ -210,7 +201,7 @@ pub(super) fn write_parts(
 ) -> anyhow::Result<Written> {
     let folder = artifact_folder(job);
     fs::create_dir_all(&folder).with_context(|| format!("`{}` can't be made", folder.display()))?;
-    let mut sink = Folder(folder.clone());
+    let mut sink = ShardFiles(folder.clone());
     let mut writer = Writer::new(&mut sink);
     writer.tokenizer(&tokenizer.to_bytes())?;
     let records = tensors(&mut writer)?;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use novaq_engine::artifact::Estimates;
 use novaq_engine::codec::{Codebooks, MatrixForm};
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{CachePrecision, KvCache};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,44 @@ impl Additive {
     /// Bits of the codes per weight.
     pub fn bits(self) -> f64 {
         4.0 * self.books as f64 / self.dim as f64
+    }
+}
+
+/// How many table entries products of coded matrices average in 8 bits ([`Fold`]): the more, the fewer instructions a token
+/// takes, and the more noise it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Folding {
+    /// One entry, as small models have it: they are fast anyway.
+    Small,
+    /// What large models take for their bits.
+    Large,
+    /// So many everywhere.
+    Fixed(usize),
+}
+
+impl Folding {
+    /// Weights from which a model is a large one.
+    const LARGE: u64 = 50_000_000;
+
+    /// What was asked for, or else what fits a model of so many weights.
+    pub(super) fn new(asked: Option<Fold>, parameters: u64) -> Self {
+        match asked {
+            Some(fold) => Self::Fixed(fold.entries()),
+            None if parameters < Self::LARGE => Self::Small,
+            None => Self::Large,
+        }
+    }
+
+    /// That of a matrix in `codec`, of a layer or of embedding and head.
+    pub(super) fn of(self, codec: Additive, in_layer: bool) -> Fold {
+        match self {
+            // A table of signs adds up few weights.
+            _ if codec == SIGNS => Fold::ONE,
+            Self::Small => Fold::ONE,
+            Self::Large if in_layer => Fold::of_bits(codec.bits()),
+            Self::Large => Fold::of_head_bits(codec.bits()),
+            Self::Fixed(entries) => Fold::new(entries).unwrap_or_default(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::HELD_OUT_TEXT;
 use super::encoder::{HELD_OUT_LINES, MOST_HELD_OUT};
-use super::plan::{HEAD, Layout, MatrixCodec, Part, Plan, SIGNS};
+use super::plan::{Folding, HEAD, Layout, MatrixCodec, Part, Plan, SIGNS};
 use super::quantization::HELD_OUT_SEQUENCES;
 use crate::evaluate::text::SEQUENCE_TOKENS;
 
@@ -57,12 +57,18 @@ pub(super) struct Sizes<'a> {
     tokenizer_bytes: u64,
     /// What the manifest says whatever the codecs are.
     draft: ManifestDraft,
+    folding: Folding,
 }
 
 impl<'a> Sizes<'a> {
     /// For artifacts with a compact tokenizer of `tokenizer_bytes`; of `draft`, estimates and quality don't matter.
-    pub(super) fn new(layout: &'a dyn Layout, tokenizer_bytes: u64, draft: ManifestDraft) -> Self {
-        Self { layout, parts: Part::all(layout), tokenizer_bytes, draft }
+    pub(super) fn new(
+        layout: &'a dyn Layout,
+        tokenizer_bytes: u64,
+        draft: ManifestDraft,
+        folding: Folding,
+    ) -> Self {
+        Self { layout, parts: Part::all(layout), tokenizer_bytes, draft, folding }
     }
 
     /// The manifest of an artifact with the codecs of `plan`, but for hashes and measured quality: no manifest of such
@@ -136,7 +142,8 @@ impl<'a> Sizes<'a> {
                     // Matrices of a layer that read one input share a set; embedding and head have their own.
                     let name = if part.input.is_none() { part.name.as_str() } else { "" };
                     let codebooks = sets.entry((part.input, name, additive)).or_insert_with(|| {
-                        outline.codebooks(additive.books, additive.dim, Fold::ONE, codec.codebook_bytes()).0
+                        let fold = self.folding.of(additive, part.input.is_some());
+                        outline.codebooks(additive.books, additive.dim, fold, codec.codebook_bytes()).0
                     });
                     Codec::Aq { codebooks: codebooks.clone(), row_means: false }
                 }

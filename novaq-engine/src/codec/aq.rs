@@ -393,9 +393,7 @@ impl AqMatrix {
                 for (sums, offset) in sums.chunks_exact(vectors * VECTOR_ROWS).zip(&tables.offsets) {
                     let factor = codebooks.scale * input.scales[p];
                     let output = &mut output[p * self.rows + first..][..rows];
-                    for ((y, sum), scale) in output.iter_mut().zip(sums).zip(scales) {
-                        *y = ((*sum + offset) * factor) * scale;
-                    }
+                    backend.scale_rows(sums, *offset, factor, scales, output);
                     p += 1;
                 }
             }

@@ -3,7 +3,7 @@
 
 use super::{CACHE_BLOCK, ROUNDING};
 use crate::model::Activation;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Four 32-bit floats.
 pub(super) trait Lanes: Copy {
@@ -18,6 +18,8 @@ pub(super) trait Lanes: Copy {
     fn or_larger(self, other: Self) -> Self;
     /// `other` where it is smaller, else `self`; a NaN in `self` stays.
     fn or_smaller(self, other: Self) -> Self;
+    /// Whether any lane is at least the same one of `other`.
+    fn any_at_least(self, other: Self) -> bool;
     /// The nearest floats.
     fn of_integers(values: &[i32; 4]) -> Self;
     /// Stores the `n` of lanes that are `ROUNDING + n`, those of `other` behind; they must be within 16 bits.
@@ -71,6 +73,11 @@ impl Lanes for [f32; 4] {
     #[inline(always)]
     fn or_smaller(self, other: Self) -> Self {
         std::array::from_fn(|i| if other[i] < self[i] { other[i] } else { self[i] })
+    }
+
+    #[inline(always)]
+    fn any_at_least(self, other: Self) -> bool {
+        (0..4).any(|i| self[i] >= other[i])
     }
 
     #[inline(always)]
@@ -186,6 +193,52 @@ pub(super) fn largest_finite<L: Lanes>(values: &[f32]) -> f32 {
     let of_rest = rest.iter().fold(largest(max), |a, &b| if a < b { b } else { a });
     // A number less itself is zero; an infinity and a NaN have no such difference.
     joined(differences) + rest.iter().map(|x| x - x).sum::<f32>() + of_rest
+}
+
+/// See [`super::Backend::for_each_at_least`].
+#[inline(always)]
+pub(super) fn for_each_at_least<L: Lanes>(
+    values: &[f32],
+    least: f32,
+    mut each: impl FnMut(u32, f32) -> ControlFlow<()>,
+) {
+    let (fours, rest) = values.as_chunks::<4>();
+    let threshold = L::splat(least);
+    for (i, four) in (0..).step_by(4).zip(fours) {
+        if L::load(four).any_at_least(threshold) {
+            for (id, &value) in (i..).zip(four) {
+                if value >= least && each(id, value).is_break() {
+                    return;
+                }
+            }
+        }
+    }
+    for (id, &value) in (4 * fours.len() as u32..).zip(rest) {
+        if value >= least && each(id, value).is_break() {
+            return;
+        }
+    }
+}
+
+/// See [`super::Backend::scale_rows`].
+#[inline(always)]
+pub(super) fn scale_rows<L: Lanes>(
+    sums: &[f32],
+    offset: f32,
+    factor: f32,
+    scales: &[f32],
+    output: &mut [f32],
+) {
+    let (offset_lanes, factor_lanes) = (L::splat(offset), L::splat(factor));
+    let (fours, rest) = output.as_chunks_mut::<4>();
+    let (sum_fours, scale_fours) = (sums.as_chunks::<4>().0, scales.as_chunks::<4>().0);
+    for ((output, sums), scales) in fours.iter_mut().zip(sum_fours).zip(scale_fours) {
+        L::load(sums).add(offset_lanes).mul(factor_lanes).mul(L::load(scales)).store(output);
+    }
+    let done = 4 * fours.len();
+    for ((y, sum), scale) in rest.iter_mut().zip(&sums[done..]).zip(&scales[done..]) {
+        *y = ((sum + offset) * factor) * scale;
+    }
 }
 
 /// Arguments of [`super::Backend::attention_weights`].

@@ -18,7 +18,7 @@ mod scalar;
 mod simd128;
 
 use crate::model::Activation;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Entries of every codebook: one `i8x16.swizzle` looks up 16 rows at once.
 pub const CODEBOOK_ENTRIES: usize = 16;
@@ -140,6 +140,37 @@ impl Backend {
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => lanes::largest_finite::<simd128::F32x4>(values),
             _ => lanes::largest_finite::<[f32; 4]>(values),
+        }
+    }
+
+    /// Shows `each` the index and value of every one of `values` that is at least `least`, until it breaks: fast where few are.
+    pub fn for_each_at_least(
+        self,
+        values: &[f32],
+        least: f32,
+        each: impl FnMut(u32, f32) -> ControlFlow<()>,
+    ) {
+        match self {
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::for_each_at_least::<simd128::F32x4>(values, least, each),
+            _ => lanes::for_each_at_least::<[f32; 4]>(values, least, each),
+        }
+    }
+
+    /// `output[r] = ((sums[r] + offset) · factor) · scales[r]`; there may be more sums than rows.
+    pub(crate) fn scale_rows(
+        self,
+        sums: &[f32],
+        offset: f32,
+        factor: f32,
+        scales: &[f32],
+        output: &mut [f32],
+    ) {
+        assert!(sums.len() >= output.len() && scales.len() == output.len(), "rows of a tile");
+        match self {
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::scale_rows::<simd128::F32x4>(sums, offset, factor, scales, output),
+            _ => lanes::scale_rows::<[f32; 4]>(sums, offset, factor, scales, output),
         }
     }
 
@@ -336,6 +367,11 @@ impl Fold {
             _ => 1,
         };
         Self { levels }
+    }
+
+    /// The same for a head, whose noise comes in once and not in every layer.
+    pub fn of_head_bits(bits: f64) -> Self {
+        Self { levels: if bits <= 3.0 { 3 } else { 2 } }
     }
 
     /// That of `entries` entries. `None` unless there is one.

@@ -6,14 +6,14 @@ use super::{
     BlockRange, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, ROUNDING, TileShape, VECTOR_ROWS, scalar,
 };
 use std::arch::wasm32::{
-    f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat, f32x4_sub,
-    i8x16_sub, i8x16_swizzle, i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_high_u8x16,
+    f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_ge, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat,
+    f32x4_sub, i8x16_sub, i8x16_swizzle, i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_high_u8x16,
     i16x8_extend_low_i8x16, i16x8_extend_low_u8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4, i16x8_shl,
     i16x8_splat, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
     i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_neg, i32x4_shl, i32x4_shr, i32x4_shuffle, i32x4_splat,
     i32x4_sub, i64x2_add, i64x2_extend_low_i32x4, i64x2_extract_lane, i64x2_splat, u8x16_avgr,
-    u8x16_narrow_i16x8, u8x16_shr, u8x16_splat, v128, v128_and, v128_load, v128_load32_splat, v128_store,
-    v128_store32_lane,
+    u8x16_narrow_i16x8, u8x16_shr, u8x16_splat, v128, v128_and, v128_any_true, v128_load, v128_load32_splat,
+    v128_store, v128_store32_lane,
 };
 
 /// Repeats a block for the numbers from 0 that are below a constant of at most 8. Written out instead of looped over: sums have
@@ -126,6 +126,11 @@ impl Lanes for F32x4 {
     #[inline(always)]
     fn or_smaller(self, other: Self) -> Self {
         Self(f32x4_pmin(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn any_at_least(self, other: Self) -> bool {
+        v128_any_true(f32x4_ge(self.0, other.0))
     }
 
     #[inline(always)]
@@ -372,7 +377,9 @@ fn tile_of<const F: usize, const R: usize, const P: usize>(
                 table = table.add(F * P * CODEBOOK_ENTRIES);
             }
         }
-        if F > 1 {
+        // Units of as many entries as are averaged, unless some are left over: powers of two change no float's digits.
+        let units = if count.is_multiple_of(F) { F as f32 } else { 1.0 };
+        if !count.is_multiple_of(F) {
             let left = (count % F) as i16 * -(ENTRY_ZERO as i16);
             repeated!(p < P, {
                 repeated!(r < R, {
@@ -392,7 +399,7 @@ fn tile_of<const F: usize, const R: usize, const P: usize>(
             }
         }
         repeated!(p < P, {
-            let step = f32x4_splat(steps[p]);
+            let step = f32x4_splat(units * steps[p]);
             let sums = sums[p * R * VECTOR_ROWS..][..R * VECTOR_ROWS].as_mut_ptr().cast::<v128>();
             repeated!(r < R, {
                 repeated!(i < 4, {

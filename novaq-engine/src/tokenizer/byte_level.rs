@@ -58,9 +58,14 @@ const UNPRINTABLE: [u8; 68] = {
     bytes
 };
 
+/// The character that stands for `byte`.
+pub(crate) fn to_char(byte: u8) -> char {
+    CHARS[usize::from(byte)]
+}
+
 /// The bytes of `text`, each as one character.
 pub(super) fn to_chars(text: &str) -> String {
-    text.bytes().map(|byte| CHARS[usize::from(byte)]).collect()
+    text.bytes().map(to_char).collect()
 }
 
 /// The byte that `c` stands for.

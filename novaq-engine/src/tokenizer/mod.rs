@@ -7,7 +7,7 @@
 mod added;
 mod bert;
 mod bpe;
-mod byte_level;
+pub(crate) mod byte_level;
 mod compact;
 mod decoder;
 mod json;

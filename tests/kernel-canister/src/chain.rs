@@ -4,9 +4,13 @@ use std::cell::RefCell;
 
 use ic_cdk::api::performance_counter;
 use ic_cdk::update;
+use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Budget, CachePrecision, KvCache, LogitsFor, Model, Part, Pass, Profile};
 use novaq_engine::sampler::{Sampler, SamplingParams};
 use novaq_engine::synth::{Format, Synthetic, config_like};
+
+/// Random weights give nearly equal logits. This makes the distribution about as peaked as that of a model that knows a language.
+const TEMPERATURE: f32 = 0.25;
 
 /// A model to measure.
 #[derive(candid::CandidType, candid::Deserialize, Debug, Clone)]
@@ -51,12 +55,13 @@ fn meter() -> u64 {
 #[update]
 fn load(spec: Spec) -> Result<u64, String> {
     let config = config_like(&spec.shape).ok_or_else(|| format!("no shape is called `{}`", spec.shape))?;
-    let format =
-        |bits| Format::of_bits(bits).ok_or_else(|| format!("{bits} bits are no number of codebooks"));
+    let format = |bits, fold| {
+        Format::of_bits(bits, fold).ok_or_else(|| format!("{bits} bits are no number of codebooks"))
+    };
     let synthetic = Synthetic {
         config,
-        body: format(spec.bits)?,
-        embedding: format(spec.embedding_bits)?,
+        body: format(spec.bits, Fold::of_bits(spec.bits))?,
+        embedding: format(spec.embedding_bits, Fold::of_head_bits(spec.embedding_bits))?,
         seed: 1,
         tokenizer: Vec::new(),
     };
@@ -73,9 +78,12 @@ fn load(spec: Spec) -> Result<u64, String> {
 fn advance(positions: u32, chunk: u32, sample: bool) -> Result<Counts, String> {
     RUN.with_borrow_mut(|run| {
         let run = run.as_mut().ok_or("there is no model")?;
-        let mut sampler =
-            Sampler::new(SamplingParams { temperature: 0.8, top_p: 0.95, ..SamplingParams::default() })
-                .map_err(|error| error.to_string())?;
+        let mut sampler = Sampler::new(SamplingParams {
+            temperature: TEMPERATURE,
+            top_p: 0.95,
+            ..SamplingParams::default()
+        })
+        .map_err(|error| error.to_string())?;
         let mut counts = Counts::default();
         let mut profile = Some(Profile::new(meter));
         let mut done = 0;

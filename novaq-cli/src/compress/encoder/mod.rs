@@ -29,7 +29,7 @@ use super::forecast as common;
 use super::job::{Job, Settings, Shapes, Unit};
 use super::matrices::{self, Quantizer, Starts};
 use super::output::Written;
-use super::plan::{Layout, MatrixCodec, Named, Part, Plan};
+use super::plan::{Folding, Layout, MatrixCodec, Named, Part, Plan};
 use super::refinement::{self, REFINED, REFINEMENT, forget_steps, refined};
 use super::report::{self, Report};
 use super::sensitivity::{MOST_SEQUENCES, Sensitivity, with_noise, with_plain_noise};
@@ -136,7 +136,8 @@ fn sizes<'a>(
 ) -> anyhow::Result<Sizes<'a>> {
     let unknown = Estimates { heap_bytes: 0, cache_bytes_per_token: 0, instructions_per_token: 0 };
     let draft = draft(checkpoint, options, sources, None, unknown)?;
-    Ok(Sizes::new(checkpoint, tokenizer.to_bytes().len() as u64, draft))
+    let folding = Folding::new(options.fold, checkpoint.parameters());
+    Ok(Sizes::new(checkpoint, tokenizer.to_bytes().len() as u64, draft, folding))
 }
 
 /// Compresses `checkpoint` as `options` say.
@@ -172,6 +173,7 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
         refine: options.refine,
         refine_steps: options.refine_steps,
         sources: sources.clone(),
+        folding: Folding::new(options.fold, checkpoint.parameters()),
     };
     // Read before anything is written, so that a bad text leaves nothing behind.
     let texts = texts(checkpoint, &tokenizer, calibration, &settings)?;
