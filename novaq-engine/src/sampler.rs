@@ -183,19 +183,23 @@ impl Sampler {
     /// # Errors
     /// If there are no logits, one of them is not finite, or a token has none.
     pub fn sample(&mut self, logits: &[f32], tokens: &[u32]) -> Result<u32, SamplingError> {
-        if self.backend.largest(logits).is_nan()
+        let max = self.backend.largest(logits);
+        if max.is_nan()
             && let Some(id) = logits.iter().position(|logit| !logit.is_finite())
         {
             let reason = format!("the one of token {id} is {}", logits[id]);
             return Err(SamplingError { field: "logits", reason });
         }
+        if logits.is_empty() {
+            return Err(SamplingError { field: "logits", reason: "there are none".to_owned() });
+        }
+        let position = tokens.len() as u64;
         if self.params.logit_bias.is_empty() && self.params.repetition_penalty == 1.0 {
-            return self.choose(logits, tokens.len() as u64);
+            return Ok(self.choose(logits, max, position));
         }
         let mut adjusted = std::mem::take(&mut self.adjusted);
-        let chosen = self
-            .adjust(logits, tokens, &mut adjusted)
-            .and_then(|()| self.choose(&adjusted, tokens.len() as u64));
+        let result = self.adjust(logits, tokens, &mut adjusted);
+        let chosen = result.map(|()| self.choose(&adjusted, self.backend.largest(&adjusted), position));
         self.adjusted = adjusted;
         chosen
     }
@@ -240,17 +244,13 @@ impl Sampler {
         Ok(())
     }
 
-    /// Draws the token at `position` from logits that are final and finite.
-    fn choose(&mut self, logits: &[f32], position: u64) -> Result<u32, SamplingError> {
-        let max = self.backend.largest(logits);
-        let Some(best) = logits.iter().position(|logit| *logit == max) else {
-            return Err(SamplingError { field: "logits", reason: "there are none".to_owned() });
-        };
+    /// Draws the token at `position` from logits that are final and finite; `max` is the largest.
+    fn choose(&mut self, logits: &[f32], max: f32, position: u64) -> u32 {
         if self.params.temperature == 0.0 {
-            return Ok(best as u32);
+            return logits.iter().position(|logit| *logit == max).unwrap_or_default() as u32;
         }
         let (floor, mass) = self.weigh(logits, max);
-        Ok(self.draw(floor, uniform(self.params.seed, position) * mass))
+        self.draw(floor, uniform(self.params.seed, position) * mass)
     }
 
     /// Fills `weights`, and returns what top-k, top-p and min-p leave of them, with the weights of that together.
@@ -261,7 +261,7 @@ impl Sampler {
         let total = self.backend.softmax_numerators(&mut self.weights);
         let mut left = (Floor::NONE, f64::from(total));
         if top_k > 0 && (top_k as usize) < logits.len() {
-            left = self.cut(left, |count, _| count >= top_k);
+            left = self.cut(left.0, |count, _| count >= top_k).unwrap_or(left);
         }
         if top_p < 1.0 {
             let wanted = f64::from(top_p) * left.1;
@@ -271,8 +271,7 @@ impl Sampler {
             let skipping = Floor { bits: floor.bits.max((negligible as f32).to_bits()), id: floor.id };
             let skipping =
                 if skipping.bits > floor.bits { Floor { id: u32::MAX, ..skipping } } else { floor };
-            let (cut, left_over) = self.cut((skipping, mass), |_, mass| mass >= wanted);
-            left = if left_over < mass { (cut, left_over) } else { (floor, mass) };
+            left = self.cut(skipping, |_, mass| mass >= wanted).unwrap_or((floor, mass));
         }
         // The most probable token has the weight 1, so one is always left.
         if min_p.to_bits() > left.0.bits {
@@ -284,10 +283,10 @@ impl Sampler {
     }
 
     /// What is left of the tokens above a floor if only as many are kept, the most probable first, as are enough: `is_enough`
-    /// judges their number and their weights together. All, if they are not.
+    /// judges their number and their weights together. `None`, if all are not.
     ///
     /// Weights are ordered as their bits: ten of these at a time are counted, from the highest on.
-    fn cut(&mut self, (floor, mass): (Floor, f64), is_enough: impl Fn(u32, f64) -> bool) -> (Floor, f64) {
+    fn cut(&mut self, floor: Floor, is_enough: impl Fn(u32, f64) -> bool) -> Option<(Floor, f64)> {
         const BITS: u32 = 10;
         const BUCKETS: usize = 1 << BITS;
         let (mut count, mut sum) = (0, 0.0);
@@ -312,7 +311,7 @@ impl Sampler {
             }
             ControlFlow::Continue(())
         });
-        let Some(mut prefix) = crossing(&counts, &sums) else { return (floor, mass) };
+        let mut prefix = crossing(&counts, &sums)?;
         self.members.clear();
         let members = &mut self.members;
         let least = least.max(f32::from_bits(prefix << (2 * BITS)));
@@ -331,7 +330,7 @@ impl Sampler {
                 counts[bucket] += 1;
                 sums[bucket] += f64::from(weight);
             }
-            let Some(bucket) = crossing(&counts, &sums) else { return (floor, mass) };
+            let bucket = crossing(&counts, &sums)?;
             prefix = prefix << BITS | bucket;
             self.members.retain(|&id| weights[id as usize].to_bits() >> shift == prefix);
         }
@@ -339,10 +338,10 @@ impl Sampler {
             count += 1;
             sum += f64::from(f32::from_bits(prefix));
             if is_enough(count, sum) {
-                return (Floor { bits: prefix, id }, sum);
+                return Some((Floor { bits: prefix, id }, sum));
             }
         }
-        (floor, mass)
+        None
     }
 
     /// The token above `floor` with which the weights of these, in the order of the ids, exceed `wanted`.

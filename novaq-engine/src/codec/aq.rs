@@ -171,12 +171,12 @@ pub(super) fn tile_bytes(rows: usize, columns: usize, count: usize, dimension: u
     vectors.checked_mul(16)?.checked_mul(columns.div_ceil(dimension))?.checked_mul(count)
 }
 
-/// 50 instructions per look-up of 32 rows, and 50 per table and weight of its codewords: fitted to whole tokens of the
-/// bundled model (`docs/BENCHMARKS.md`), so that what happens around the products is in it.
+/// 30 instructions per look-up of 32 rows, fewer where entries are averaged, and 140 per table with 20 for each weight of its
+/// codewords (`cargo xtask bench chain`, with what happens around the products).
 pub(super) fn work(rows: usize, columns: usize, count: usize, dimension: usize) -> u64 {
     let lookups = (columns.div_ceil(dimension) * count) as u64;
     let vectors = rows.div_ceil(VECTOR_ROWS) as u64;
-    lookups * 50 * (vectors + dimension as u64)
+    lookups * (30 * vectors + 140 + 20 * dimension as u64)
 }
 
 /// A matrix whose rows are codes into a [`Codebooks`] set:

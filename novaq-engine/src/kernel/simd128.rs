@@ -155,31 +155,28 @@ impl Lanes for F32x4 {
 
 /// See [`super::Backend::key_products`].
 pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
-    products.fill(0);
     let width = query.len();
     let mut done = 0;
-    // SAFETY: `Backend::key_products` has checked that all blocks are there; what is left of the query is a multiple of 4.
-    unsafe {
-        while done + 64 <= width {
-            products_of::<32>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
-            done += 64;
-        }
-        while done + 32 <= width {
-            products_of::<16>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
-            done += 32;
-        }
-        while done < width {
-            products_of::<2>(&query[done..], keys.as_ptr().add(4 * done), width, stride, products);
-            done += 4;
-        }
+    while done < width {
+        let left = &query[done..];
+        let size = if left.len() >= 64 { 64 } else { 4 };
+        let of = match (size, done) {
+            (64, 0) => products_of::<32, true>,
+            (64, _) => products_of::<32, false>,
+            (_, 0) => products_of::<2, true>,
+            _ => products_of::<2, false>,
+        };
+        // SAFETY: `Backend::key_products` has checked that all blocks are there; what is left of the query is a multiple of 4.
+        unsafe { of(left, keys.as_ptr().add(4 * done), width, stride, products) };
+        done += size;
     }
 }
 
-/// Adds the products of the first `N` pairs of the query with the keys at `keys`.
+/// Adds the products of the first `N` pairs of the query with the keys at `keys`, or stores them if they are the first.
 ///
 /// # Safety
 /// `query` must have `2 · N` elements, and each block of keys as many pairs behind `keys`.
-unsafe fn products_of<const N: usize>(
+unsafe fn products_of<const N: usize, const FIRST: bool>(
     query: &[i16],
     mut keys: *const i8,
     width: usize,
@@ -197,7 +194,7 @@ unsafe fn products_of<const N: usize>(
             let at = products.as_mut_ptr().cast::<v128>();
             // SAFETY: `products` is four sums; a group of four keys has eight bytes per pair.
             unsafe {
-                let mut sum = v128_load(at);
+                let mut sum = if FIRST { i32x4_splat(0) } else { v128_load(at) };
                 repeated_32!(p < N, {
                     let keys = i16x8_load_extend_i8x8(group.add(8 * p));
                     sum = i32x4_add(sum, i32x4_dot_i16x8(keys, x[p]));
@@ -310,19 +307,23 @@ pub(super) fn quantize_tables(
 ) {
     let inverse = f32x4_splat(inverse_step);
     let (rounding, bits) = (f32x4_splat(ROUNDING), i32x4_splat(ROUNDING.to_bits() as i32 - ENTRY_ZERO));
+    // Pointers instead of slices: their distances go into the loads.
     let mut table = entries.as_mut_ptr().cast::<v128>();
-    for (sums, center) in sums.iter().zip(centers) {
-        // SAFETY: the sums of a table are four vectors; `Backend::quantize_tables` has checked that there is a table for each.
+    let (mut sum, mut center) = (sums.as_ptr().cast::<v128>(), centers.as_ptr());
+    for _ in 0..sums.len() {
+        // SAFETY: the sums of a table are four vectors; `Backend::quantize_tables` has checked that there are a center and a table
+        // for each.
         unsafe {
-            let center = v128_load32_splat(std::ptr::from_ref(center).cast());
+            let middle = v128_load32_splat(center.cast());
             let quarter = |i: usize| {
-                let v = i32x4_sub(v128_load(sums.as_ptr().cast::<v128>().add(i)), center);
+                let v = i32x4_sub(v128_load(sum.add(i)), middle);
                 i32x4_sub(f32x4_add(f32x4_mul(f32x4_convert_i32x4(v), inverse), rounding), bits)
             };
             let halves =
                 [i16x8_narrow_i32x4(quarter(0), quarter(1)), i16x8_narrow_i32x4(quarter(2), quarter(3))];
             v128_store(table, u8x16_narrow_i16x8(halves[0], halves[1]));
         }
+        (sum, center) = (sum.wrapping_add(4), center.wrapping_add(1));
         table = table.wrapping_add(stride);
     }
 }

@@ -347,12 +347,11 @@ impl Config {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Estimated instructions of the attention of layer `layer` for one position after `context` others, fitted to the
-    /// bundled model (`docs/BENCHMARKS.md`): 6 per element of the query, 400 per head for the exponential and the short
-    /// loops, for each position that it reads.
+    /// Estimated instructions of the attention of layer `layer` for one position after `context` others, fitted to
+    /// `cargo xtask bench chain`: 2 per element of the query and 40 per head, for each position that it reads.
     pub fn layer_attention_work(&self, layer: usize, context: usize) -> u64 {
         let read = self.window(layer).map_or(context, |window| window.min(context));
-        (self.query_width() * 6 + self.num_attention_heads * 400) as u64 * read as u64
+        (self.query_width() * 2 + self.num_attention_heads * 40) as u64 * read as u64
     }
 
     /// The same for all layers together.
