@@ -252,7 +252,7 @@ impl TensorSource for Random<'_> {
 
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
         let Some(length) = self.of.length(name) else { return Ok(None) };
-        let mean = if name.ends_with(".bias") { 0.0 } else { 1.0 };
+        let mean = if name.rsplit('.').next() == Some("bias") { 0.0 } else { 1.0 };
         let mut stream = Stream::new(self.of.seed, name);
         // As an artifact holds it: in 16 bits.
         let value = |x: f32| half::f16::from_f32(mean + 0.3 * x).to_f32();

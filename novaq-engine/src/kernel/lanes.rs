@@ -184,15 +184,15 @@ fn largest<L: Lanes>(lanes: L) -> f32 {
 #[inline(always)]
 pub(super) fn largest_finite<L: Lanes>(values: &[f32]) -> f32 {
     let (fours, rest) = values.as_chunks::<4>();
-    let (mut max, mut differences) = (L::splat(f32::NEG_INFINITY), L::splat(0.0));
+    let (mut max, mut zeros) = (L::splat(f32::NEG_INFINITY), L::splat(0.0));
     for four in fours {
         let four = L::load(four);
         max = max.or_larger(four);
-        differences = differences.add(four.sub(four));
+        zeros = zeros.add(four.mul(L::splat(0.0)));
     }
     let of_rest = rest.iter().fold(largest(max), |a, &b| if a < b { b } else { a });
-    // A number less itself is zero; an infinity and a NaN have no such difference.
-    joined(differences) + rest.iter().map(|x| x - x).sum::<f32>() + of_rest
+    // No times of an infinity or of a NaN are nothing.
+    joined(zeros) + rest.iter().map(|x| x * 0.0).sum::<f32>() + of_rest
 }
 
 /// See [`super::Backend::for_each_at_least`].
@@ -241,13 +241,18 @@ pub(super) fn scale_rows<L: Lanes>(
     }
 }
 
-/// Arguments of [`super::Backend::attention_weights`].
-pub(super) struct Attention<'a> {
+/// What attention weights are made of. All slices are `[blocks][CACHE_BLOCK]`.
+pub(crate) struct Attention<'a> {
+    /// Products of the query with the keys.
     pub products: &'a [i32],
+    /// Scales of the keys; a block begins every `stride` elements.
     pub key_scales: &'a [f32],
+    /// The same of the values.
     pub value_scales: &'a [f32],
     pub stride: usize,
+    /// What products times their key's scale are multiplied by.
     pub scale: f32,
+    /// Those that count.
     pub positions: Range<usize>,
 }
 
@@ -306,6 +311,8 @@ pub(super) fn attention_weights<L: Lanes>(args: &Attention, buffer: &mut [f32], 
     1.0 / (factor * denominator)
 }
 
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
 /// See [`super::Backend::gate`].
 #[inline(always)]
 pub(super) fn gate<L: Lanes>(activation: Activation, gate: &[f32], up: &[f32], output: &mut [f32]) {
@@ -313,9 +320,8 @@ pub(super) fn gate<L: Lanes>(activation: Activation, gate: &[f32], up: &[f32], o
         let sigmoid_of = match activation {
             Activation::Silu => gate,
             Activation::GeluPytorchTanh => {
-                // 2 · √(2/π)
                 let cube = gate.mul(gate).mul(gate).mul(L::splat(0.044_715));
-                gate.add(cube).mul(L::splat(1.595_769_1))
+                gate.add(cube).mul(L::splat(2.0 * SQRT_2_OVER_PI))
             }
         };
         let e = exp(L::splat(0.0).sub(sigmoid_of));

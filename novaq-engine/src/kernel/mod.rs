@@ -18,7 +18,8 @@ mod scalar;
 mod simd128;
 
 use crate::model::Activation;
-use std::ops::{ControlFlow, Range};
+pub(crate) use lanes::Attention;
+use std::ops::ControlFlow;
 
 /// Entries of every codebook: one `i8x16.swizzle` looks up 16 rows at once.
 pub const CODEBOOK_ENTRIES: usize = 16;
@@ -230,30 +231,24 @@ impl Backend {
         }
     }
 
-    /// Attention weights as integers: softmax of the `products` times their key's scale and `scale`, times the value's scale, times
-    /// the factor that uses 16 bits. All are `[blocks][CACHE_BLOCK]`, scales begin every `stride` elements; of the first and
-    /// last block only the `positions` count. Returns what sums of values with these weights are to be multiplied by; a NaN if
-    /// anything was one.
+    /// Attention weights as integers, `[blocks][CACHE_BLOCK]`: softmax of the products times their scales, times the value's
+    /// scale, times the factor that uses 16 bits. Returns what sums of values with these weights are to be multiplied by; a NaN
+    /// if anything was one. `buffer` is for what is in between.
     pub(crate) fn attention_weights(
         self,
-        products: &[i32],
-        (key_scales, value_scales): (&[f32], &[f32]),
-        stride: usize,
-        scale: f32,
-        positions: Range<usize>,
+        args: &Attention,
         buffer: &mut Vec<f32>,
         weights: &mut Vec<i16>,
     ) -> f32 {
-        buffer.resize(products.len(), 0.0);
-        weights.resize(products.len(), 0);
-        let args = lanes::Attention { products, key_scales, value_scales, stride, scale, positions };
+        buffer.resize(args.products.len(), 0.0);
+        weights.resize(args.products.len(), 0);
         match self {
             // SAFETY: as in `dot_f32`.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::attention_weights(&args, buffer, weights) },
+            Self::Avx2 => unsafe { avx2::attention_weights(args, buffer, weights) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => lanes::attention_weights::<simd128::F32x4>(&args, buffer, weights),
-            Self::Scalar => lanes::attention_weights::<[f32; 4]>(&args, buffer, weights),
+            Self::Simd128 => lanes::attention_weights::<simd128::F32x4>(args, buffer, weights),
+            Self::Scalar => lanes::attention_weights::<[f32; 4]>(args, buffer, weights),
         }
     }
 

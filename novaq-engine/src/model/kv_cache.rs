@@ -1,7 +1,7 @@
 //! Keys and values of the positions seen so far.
 
 use super::{Config, ModelError};
-use crate::kernel::{Backend, CACHE_BLOCK, quantize_i8, quantize_i16};
+use crate::kernel::{Attention, Backend, CACHE_BLOCK, quantize_i8, quantize_i16};
 use std::collections::TryReserveError;
 use std::ops::Range;
 
@@ -279,15 +279,15 @@ impl KvCache {
         products.resize(blocks.len() * CACHE_BLOCK, 0);
         backend.key_products(quantized, &layer.keys[first * width..], stride * width, products);
         let skipped = blocks.start * CACHE_BLOCK;
-        let scale = backend.attention_weights(
+        let attention = Attention {
             products,
-            (&layer.key_scales[first..], &layer.value_scales[first..]),
+            key_scales: &layer.key_scales[first..],
+            value_scales: &layer.value_scales[first..],
             stride,
             scale,
-            positions.start - skipped..positions.end - skipped,
-            weights,
-            integers,
-        );
+            positions: positions.start - skipped..positions.end - skipped,
+        };
+        let scale = backend.attention_weights(&attention, weights, integers);
         sums.clear();
         sums.resize(width, 0);
         backend.value_sums(integers, &layer.values[first * width..], stride * width, sums);

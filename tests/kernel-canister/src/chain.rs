@@ -1,5 +1,7 @@
 //! A model of random weights in the heap, and what its tokens take: the benchmark of the chain.
 
+#![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
+
 use std::cell::RefCell;
 
 use ic_cdk::api::performance_counter;

@@ -91,7 +91,7 @@ impl BertConfig {
     }
 
     /// Estimated WebAssembly instructions of one layer's attention for one position of a text of `positions`: 8 per
-    /// element of the query (two products in 32-bit floats) and 400 per head, as for a decoder's.
+    /// element of the query (two products in 32-bit floats) and 400 per head.
     pub fn attention_work(&self, positions: usize) -> u64 {
         (self.hidden_size * 8 + self.num_attention_heads * 400) as u64 * positions as u64
     }
