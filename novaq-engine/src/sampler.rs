@@ -268,9 +268,8 @@ impl Sampler {
             // All weights below this together are less than what may be missing; rounding is allowed for.
             let negligible = 0.99 * (left.1 - wanted) / self.weights.len() as f64;
             let (floor, mass) = left;
-            let skipping = Floor { bits: floor.bits.max((negligible as f32).to_bits()), id: floor.id };
-            let skipping =
-                if skipping.bits > floor.bits { Floor { id: u32::MAX, ..skipping } } else { floor };
+            let bits = (negligible as f32).to_bits();
+            let skipping = if bits > floor.bits { Floor { bits, id: u32::MAX } } else { floor };
             left = self.cut(skipping, |_, mass| mass >= wanted).unwrap_or((floor, mass));
         }
         // The most probable token has the weight 1, so one is always left.

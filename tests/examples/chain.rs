@@ -3,8 +3,10 @@
 
 use std::io::Write;
 
+use anyhow::Context;
 use candid::Principal;
 use kernel_canister::chain::{Counts, Spec};
+use novaq_engine::synth::{config_like, shape_names};
 use ohms_tests::network::{Network, admin};
 use ohms_tests::wasm::Canister;
 use serde::Serialize;
@@ -73,7 +75,7 @@ impl Bench<'_> {
             .map(|(b, a)| (*b as f64 - a as f64) / more)
             .collect();
         parts.push(instructions - parts.iter().sum::<f64>());
-        let config = novaq_engine::synth::config_like(&spec.shape).expect("the canister knows it");
+        let config = config_like(&spec.shape).expect("the canister knows it");
         let parameters = config.parameters();
         Ok(Row {
             shape: spec.shape.clone(),
@@ -99,10 +101,16 @@ fn main() -> anyhow::Result<()> {
     let mut shapes = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--json" => json = args.next(),
-            name => shapes.push(name.to_owned()),
+        if arg == "--json" {
+            json = Some(args.next().context("`--json` wants a file")?);
+        } else {
+            let names: Vec<&str> = shape_names().collect();
+            anyhow::ensure!(names.contains(&&*arg), "`{arg}` is no shape; there are {}", names.join(", "));
+            shapes.push(arg);
         }
+    }
+    if shapes.is_empty() {
+        shapes = ["smollm2-135m", "qwen3-0.6b"].map(str::to_owned).to_vec();
     }
     let network = Network::new();
     let mut out = std::io::stdout();
@@ -113,13 +121,10 @@ fn main() -> anyhow::Result<()> {
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|{}", "---|".repeat(PARTS.len()))?;
     let mut rows = Vec::new();
-    for shape in ["smollm2-135m", "qwen3-0.6b"] {
-        if !shapes.is_empty() && !shapes.iter().any(|s| s == shape) {
-            continue;
-        }
+    for shape in &shapes {
         for bits in [2.0, 1.5] {
             let canister = network.install(Canister::Kernels, ());
-            let spec = Spec { shape: shape.to_owned(), bits, embedding_bits: 3.0, context: 1_100 };
+            let spec = Spec { shape: shape.clone(), bits, embedding_bits: 3.0, context: 1_100 };
             let loaded: Result<u64, String> = network.update(admin(), canister, "load", (spec.clone(),));
             loaded.map_err(anyhow::Error::msg)?;
             // The first message of all grows the heap.

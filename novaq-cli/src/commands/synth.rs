@@ -1,5 +1,6 @@
 //! `novaq synth`: artifacts of random weights.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -57,7 +58,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let spinner = output::spinner("Writing");
     let tokenizer = tokenizer(config.vocab_size)?.to_bytes();
     let synthetic = Synthetic { config, body, embedding, seed: *seed, tokenizer };
-    let part = output.with_extension("incomplete");
+    let mut name = output.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".incomplete");
+    let part = output.with_file_name(name);
     if part.exists() {
         std::fs::remove_dir_all(&part).with_context(|| format!("`{}` can't be removed", part.display()))?;
     }
