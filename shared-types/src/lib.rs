@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod digest;
+pub mod econ;
 #[cfg(feature = "engine")]
 mod engine;
 pub mod factory;

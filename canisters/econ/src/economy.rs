@@ -1,0 +1,622 @@
+//! The canister's state in stable memory, and the one way to change it: [`Economy::record`].
+//!
+//! What may change is decided in [`crate::governance`], [`crate::quotas`], [`crate::billing`] and [`crate::charges`]: they look at the state and
+//! record events. Here is what an event does. Applying one never fails: what could refuse it was asked before.
+
+use candid::Principal;
+use canister_common::cbor::Cbor;
+use ic_stable_structures::storable::{Blob, Bound, Storable};
+use ic_stable_structures::{StableBTreeMap, StableCell, StableLog};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use shared_types::econ::payment::InvoiceId;
+use shared_types::econ::quota::REMEMBERED_NS;
+use shared_types::econ::{
+    EconConfig, Invoice, InvoiceKind, InvoiceState, LedgerInfo, Meter, PaymentMethod, Quote, Reservation,
+    ReservationId, ReservationState, Resource, ServiceRole, Subscription, TierVersion, UsageTotals,
+};
+
+use crate::events::{Event, EventKind, Purpose, TransferId};
+use crate::memory::{Memories, Memory};
+use crate::transfers::Transfer;
+
+/// Ended periods of an account whose meters are kept beside the current one. Reservations live a day at most, a period is at least
+/// as long.
+const KEPT_PERIODS: usize = 3;
+
+/// Governance and what it sets.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// This canister.
+    pub canister: Option<Principal>,
+    /// Governance.
+    pub admins: Vec<Principal>,
+    /// Times and limits.
+    pub config: EconConfig,
+    /// Versions of the tiers.
+    pub tiers: Vec<TierVersion>,
+    /// Ledgers, ordered by canister.
+    pub ledgers: Vec<LedgerInfo>,
+}
+
+/// What a billing period gives, and what was taken of it.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct PeriodMeters {
+    /// The period.
+    pub number: u32,
+    /// Tokens taken.
+    pub tokens: Meter,
+    /// Creations taken.
+    pub creations: Meter,
+    /// Tokens that it gives.
+    pub token_limit: u64,
+    /// Creations that it gives.
+    pub creation_limit: u64,
+    /// Tokens beyond, for runs under way.
+    pub overdraft: u64,
+    /// Price in cents, for the cost of runs.
+    pub price_cents: u64,
+    /// Tokens for this price.
+    pub priced_tokens: u64,
+}
+
+/// An account.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Its subscription.
+    pub subscription: Subscription,
+    /// Credit in cents: invoices take it first.
+    pub credit_cents: u64,
+    /// Who pays renewals.
+    pub method: Option<PaymentMethod>,
+    /// Meters of the last periods, the current one at the end.
+    pub periods: Vec<PeriodMeters>,
+    /// Agents that live.
+    pub agents: u32,
+    /// Agents whose creation is reserved.
+    pub agents_reserved: u32,
+    /// Reservations that are open.
+    pub open_reservations: u32,
+    /// Invoices that are open.
+    pub open_invoices: Vec<InvoiceId>,
+    /// The last price that was asked for.
+    pub quote: Option<Quote>,
+    /// Number of the last run.
+    pub last_run: u64,
+    /// Runs that are kept.
+    pub kept_runs: u64,
+    /// Sums over all runs.
+    pub totals: UsageTotals,
+}
+
+impl Account {
+    /// The meters of a period, as long as they are kept.
+    pub fn meters(&self, period: u32) -> Option<&PeriodMeters> {
+        self.periods.iter().find(|meters| meters.number == period)
+    }
+
+    fn meters_mut(&mut self, period: u32) -> Option<&mut PeriodMeters> {
+        self.periods.iter_mut().find(|meters| meters.number == period)
+    }
+
+    /// Brings the current period's limits to what the subscription says.
+    fn follow_period(&mut self) {
+        let Some(period) = &self.subscription.period else { return };
+        if self.periods.last().is_none_or(|last| last.number != period.number) {
+            let surplus = (self.periods.len() + 1).saturating_sub(KEPT_PERIODS);
+            self.periods.drain(..surplus);
+            self.periods.push(PeriodMeters {
+                number: period.number,
+                tokens: Meter::default(),
+                creations: Meter::default(),
+                token_limit: 0,
+                creation_limit: 0,
+                overdraft: 0,
+                price_cents: 0,
+                priced_tokens: 0,
+            });
+        }
+        if let Some(meters) = self.periods.last_mut() {
+            meters.token_limit = period.tokens;
+            meters.creation_limit = period.creations;
+            meters.overdraft = period.terms.overdraft_tokens;
+            meters.price_cents = period.terms.price_cents;
+            meters.priced_tokens = period.terms.tokens;
+        }
+    }
+}
+
+/// A reservation, and when it is looked at again.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct StoredReservation {
+    /// The reservation.
+    pub reservation: Reservation,
+    /// When it expires, or is forgotten.
+    pub due_ns: u64,
+}
+
+/// An invoice and its transfers.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct StoredInvoice {
+    /// The invoice.
+    pub invoice: Invoice,
+    /// The transfer that collects it, while its outcome is not final.
+    pub transfer: Option<TransferId>,
+    /// The transfer that gives it back, while its outcome is not final.
+    pub refund_transfer: Option<TransferId>,
+}
+
+/// A transfer and its purpose.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct StoredTransfer {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The transfer.
+    pub transfer: Transfer,
+}
+
+/// What has to be looked at when its time comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Task {
+    /// A reservation expires, or is forgotten.
+    Reservation(ReservationId),
+    /// A subscription changes with time.
+    Account(Principal),
+    /// The next attempt to collect an invoice begins.
+    Invoice(InvoiceId),
+    /// A transfer goes on.
+    Transfer(TransferId),
+}
+
+/// A task and its time: ordered by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due {
+    /// When.
+    pub due_ns: u64,
+    /// What.
+    pub task: Task,
+}
+
+impl Storable for Due {
+    // The time, a byte for the kind, a number or a principal.
+    const BOUND: Bound = Bound::Bounded { max_size: 8 + 1 + 29, is_fixed_size: false };
+
+    fn to_bytes(&self) -> std::borrow::Cow<'_, [u8]> {
+        let mut bytes = self.due_ns.to_be_bytes().to_vec();
+        match &self.task {
+            Task::Reservation(id) => bytes.extend([&[0][..], &id.to_be_bytes()].concat()),
+            Task::Account(account) => bytes.extend([&[1], account.as_slice()].concat()),
+            Task::Invoice(id) => bytes.extend([&[2][..], &id.to_be_bytes()].concat()),
+            Task::Transfer(id) => bytes.extend([&[3][..], &id.to_be_bytes()].concat()),
+        }
+        bytes.into()
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        self.to_bytes().into_owned()
+    }
+
+    fn from_bytes(bytes: std::borrow::Cow<[u8]>) -> Self {
+        let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes of a number"));
+        let (due_ns, kind, rest) = (number(&bytes[..8]), bytes[8], &bytes[9..]);
+        let task = match kind {
+            0 => Task::Reservation(number(rest)),
+            1 => Task::Account(Principal::from_slice(rest)),
+            2 => Task::Invoice(number(rest)),
+            _ => Task::Transfer(number(rest)),
+        };
+        Self { due_ns, task }
+    }
+}
+
+/// A key in an index: the digest of its parts, so that every key has the same length.
+pub type KeyDigest = Blob<32>;
+
+/// The digest of an idempotency key, of `account`, and of the caller where callers have keys of their own.
+pub fn key_digest(account: Principal, caller: Option<Principal>, key: &str) -> KeyDigest {
+    let mut hasher = Sha256::new();
+    for part in [account.as_slice(), caller.as_ref().map_or(&[], |caller| caller.as_slice()), key.as_bytes()]
+    {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    KeyDigest::try_from(&hasher.finalize()[..]).unwrap_or_default()
+}
+
+/// Structures in stable memory and the event log.
+pub struct Economy {
+    pub(crate) settings: StableCell<Cbor<Settings>, Memory>,
+    pub(crate) services: StableBTreeMap<Principal, Cbor<ServiceRole>, Memory>,
+    pub(crate) accounts: StableBTreeMap<Principal, Cbor<Account>, Memory>,
+    pub(crate) agents: StableBTreeMap<(Principal, Principal), (), Memory>,
+    pub(crate) reservations: StableBTreeMap<ReservationId, Cbor<StoredReservation>, Memory>,
+    pub(crate) reservation_keys: StableBTreeMap<KeyDigest, ReservationId, Memory>,
+    pub(crate) schedule: StableBTreeMap<Due, (), Memory>,
+    pub(crate) invoices: StableBTreeMap<InvoiceId, Cbor<StoredInvoice>, Memory>,
+    pub(crate) invoice_keys: StableBTreeMap<KeyDigest, InvoiceId, Memory>,
+    pub(crate) account_invoices: StableBTreeMap<(Principal, InvoiceId), (), Memory>,
+    pub(crate) transfers: StableBTreeMap<TransferId, Cbor<StoredTransfer>, Memory>,
+    pub(crate) usage: crate::usage::History,
+    pub(crate) events: StableLog<Cbor<Event>, Memory, Memory>,
+}
+
+impl Economy {
+    /// Opens what the memories hold.
+    pub fn open(memories: Memories) -> Self {
+        Self {
+            settings: StableCell::init(memories.settings, Cbor::default()),
+            services: StableBTreeMap::init(memories.services),
+            accounts: StableBTreeMap::init(memories.accounts),
+            agents: StableBTreeMap::init(memories.agents),
+            reservations: StableBTreeMap::init(memories.reservations),
+            reservation_keys: StableBTreeMap::init(memories.reservation_keys),
+            schedule: StableBTreeMap::init(memories.schedule),
+            invoices: StableBTreeMap::init(memories.invoices),
+            invoice_keys: StableBTreeMap::init(memories.invoice_keys),
+            account_invoices: StableBTreeMap::init(memories.account_invoices),
+            transfers: StableBTreeMap::init(memories.transfers),
+            usage: crate::usage::History::open(memories.usage, memories.hours, memories.days),
+            events: StableLog::init(memories.events_index, memories.events_data),
+        }
+    }
+
+    /// Governance, tiers, ledgers.
+    pub fn settings(&self) -> &Settings {
+        &self.settings.get().0
+    }
+
+    /// An account; one that never did anything is as a new one.
+    pub fn account(&self, principal: Principal) -> Account {
+        self.accounts.get(&principal).map(|account| account.0).unwrap_or_default()
+    }
+
+    /// Accounts.
+    pub fn accounts_len(&self) -> u64 {
+        self.accounts.len()
+    }
+
+    /// Invoices.
+    pub fn invoices_len(&self) -> u64 {
+        self.invoices.len()
+    }
+
+    /// Events recorded so far.
+    pub fn events_len(&self) -> u64 {
+        self.events.len()
+    }
+
+    /// The event at `index`.
+    pub fn event(&self, index: u64) -> Option<Event> {
+        self.events.get(index).map(|event| event.0)
+    }
+
+    /// Applies an event and appends it to the log.
+    ///
+    /// # Panics
+    /// When stable memory can't grow: the message is then rolled back, so that nothing happens without its entry.
+    pub fn record(&mut self, time_ns: u64, kind: EventKind) {
+        let event = Event { time_ns, kind };
+        self.apply(&event);
+        self.events
+            .append(&Cbor(event))
+            .unwrap_or_else(|error| panic!("the event log can't grow: {error:?}"));
+    }
+
+    /// Tasks that are due at `now_ns`, at most `limit`, the longest overdue first.
+    pub fn due(&self, now_ns: u64, limit: usize) -> Vec<Task> {
+        let due = self.schedule.keys().take_while(|due| due.due_ns <= now_ns);
+        due.map(|due| due.task).take(limit).collect()
+    }
+
+    /// When the next task is due.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.schedule.first_key_value().map(|(due, ())| due.due_ns)
+    }
+
+    fn apply(&mut self, event: &Event) {
+        let now_ns = event.time_ns;
+        match &event.kind {
+            EventKind::Installed { canister } => self.set(|settings| settings.canister = Some(*canister)),
+            EventKind::AdminsSet(admins) => self.set(|settings| settings.admins.clone_from(admins)),
+            EventKind::ConfigSet(config) => self.set(|settings| settings.config = config.clone()),
+            EventKind::LedgerSet(ledger) => self.set(|settings| {
+                settings.ledgers.retain(|other| other.args.canister != ledger.args.canister);
+                settings.ledgers.push(ledger.clone());
+                settings.ledgers.sort_by_key(|ledger| ledger.args.canister);
+            }),
+            EventKind::TierAnnounced(version) => self.set(|settings| {
+                // The notice was checked when it was announced.
+                let _ = shared_types::econ::tiers::announce(&mut settings.tiers, version.clone(), 0, now_ns);
+            }),
+            EventKind::ServiceGranted(grant) => {
+                self.services.insert(grant.service, Cbor(grant.role));
+            }
+            EventKind::ServiceRevoked(service) => {
+                self.services.remove(service);
+            }
+            EventKind::Reserved { account, caller, key, resource, period, expires_ns } => {
+                let reservation = Reservation {
+                    id: self.events.len(),
+                    account: *account,
+                    caller: *caller,
+                    key: key.clone(),
+                    resource: *resource,
+                    period: *period,
+                    expires_ns: *expires_ns,
+                    state: ReservationState::Open,
+                };
+                self.reserved(reservation);
+            }
+            EventKind::Settled { reservation, settlement, agents, usage } => {
+                self.settled(*reservation, *settlement, agents, usage.as_ref(), now_ns);
+            }
+            EventKind::Released(id) => self.end_reservation(*id, &ReservationState::Released, now_ns),
+            EventKind::Expired(id) => self.end_reservation(*id, &ReservationState::Expired, now_ns),
+            EventKind::Forgotten(id) => self.forget_reservation(*id),
+            EventKind::AgentReturned { account, agent } => {
+                if self.agents.remove(&(*account, *agent)).is_some() {
+                    self.change_account(*account, |account| {
+                        account.agents = account.agents.saturating_sub(1)
+                    });
+                    self.services.remove(agent);
+                }
+            }
+            EventKind::Subscription { account, input, at_ns } => self.change_account(*account, |account| {
+                // Whoever records it has tried it on a copy.
+                let taken = account.subscription.take(input, *at_ns);
+                debug_assert_eq!(taken, Ok(()));
+                account.follow_period();
+            }),
+            EventKind::MethodSet { account, method } => {
+                self.change_account(*account, |account| account.method = Some(*method));
+            }
+            EventKind::Credited { account, cents } => self.change_account(*account, |account| {
+                account.credit_cents = account.credit_cents.saturating_add(*cents);
+            }),
+            EventKind::Quoted { account, quote } => {
+                self.change_account(*account, |account| account.quote = Some(quote.clone()));
+            }
+            EventKind::InvoiceIssued(invoice) => self.issue(invoice),
+            EventKind::InvoicePriced { invoice, amount, rate } => self.change_invoice(*invoice, |stored| {
+                stored.invoice.amount = Some(*amount);
+                stored.invoice.rate = *rate;
+            }),
+            EventKind::InvoiceRedirected { invoice, method } => self.change_invoice(*invoice, |stored| {
+                stored.invoice.method = *method;
+                stored.invoice.amount = None;
+                stored.invoice.rate = None;
+                stored.invoice.next_attempt_ns = Some(now_ns);
+            }),
+            EventKind::InvoiceFailed { invoice, reason, next_attempt_ns } => {
+                let next_attempt_ns = *next_attempt_ns;
+                self.change_invoice(*invoice, |stored| {
+                    stored.transfer = None;
+                    stored.invoice.failed_attempts = stored.invoice.failed_attempts.saturating_add(1);
+                    stored.invoice.last_failure = Some(reason.clone());
+                    stored.invoice.next_attempt_ns = next_attempt_ns;
+                    // The next attempt asks for the price again.
+                    stored.invoice.amount = None;
+                    stored.invoice.rate = None;
+                });
+            }
+            EventKind::InvoicePaid { invoice, block, period } => {
+                let (block, period) = (*block, *period);
+                self.close_invoice(*invoice, |invoice| {
+                    invoice.state = InvoiceState::Paid { block, time_ns: now_ns };
+                    invoice.period = period.or(invoice.period);
+                });
+            }
+            EventKind::InvoiceVoided { invoice, reason } => {
+                let id = *invoice;
+                if let Some(stored) = self.invoices.get(&id) {
+                    let Invoice { account, credit_cents, .. } = stored.0.invoice;
+                    self.change_account(account, |account| {
+                        account.credit_cents = account.credit_cents.saturating_add(credit_cents);
+                    });
+                }
+                self.close_invoice(id, |invoice| {
+                    invoice.state = InvoiceState::Void { reason: reason.clone() }
+                });
+            }
+            EventKind::Refund { invoice, state } => self.change_invoice(*invoice, |stored| {
+                if *state != shared_types::econ::RefundState::Pending {
+                    stored.refund_transfer = None;
+                }
+                stored.invoice.refund = Some(state.clone());
+            }),
+            EventKind::TransferPlanned { purpose, order } => {
+                let id = self.transfers.last_key_value().map_or(1, |(last, _)| last + 1);
+                let transfer = Transfer::new(*order, now_ns);
+                self.schedule.insert(Due { due_ns: transfer.due_ns, task: Task::Transfer(id) }, ());
+                self.transfers.insert(id, Cbor(StoredTransfer { purpose: *purpose, transfer }));
+                match purpose {
+                    Purpose::Charge(invoice) => self.change_invoice(*invoice, |stored| {
+                        stored.transfer = Some(id);
+                        stored.invoice.next_attempt_ns = None;
+                    }),
+                    Purpose::Refund(invoice) => {
+                        self.change_invoice(*invoice, |stored| stored.refund_transfer = Some(id));
+                    }
+                }
+            }
+            EventKind::StepBegun { transfer, step } => {
+                self.change_transfer(*transfer, |transfer| transfer.begun(*step, now_ns));
+            }
+            EventKind::StepAnswered { transfer, answer } => {
+                self.change_transfer(*transfer, |transfer| transfer.answered(answer, now_ns));
+            }
+        }
+    }
+
+    fn set(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings().clone();
+        change(&mut settings);
+        self.settings.set(Cbor(settings));
+    }
+
+    /// Changes an account, and keeps the schedule with it.
+    fn change_account(&mut self, principal: Principal, change: impl FnOnce(&mut Account)) {
+        let mut account = self.account(principal);
+        let before = account.subscription.due_ns;
+        change(&mut account);
+        self.reschedule(before, account.subscription.due_ns, Task::Account(principal));
+        self.accounts.insert(principal, Cbor(account));
+    }
+
+    fn change_invoice(&mut self, id: InvoiceId, change: impl FnOnce(&mut StoredInvoice)) {
+        let Some(Cbor(mut stored)) = self.invoices.get(&id) else { return };
+        let before = stored.invoice.next_attempt_ns;
+        change(&mut stored);
+        self.reschedule(before, stored.invoice.next_attempt_ns, Task::Invoice(id));
+        self.invoices.insert(id, Cbor(stored));
+    }
+
+    fn change_transfer(&mut self, id: TransferId, change: impl FnOnce(&mut Transfer)) {
+        let Some(Cbor(mut stored)) = self.transfers.get(&id) else { return };
+        let due = |transfer: &Transfer| (!transfer.is_final()).then_some(transfer.due_ns);
+        let before = due(&stored.transfer);
+        change(&mut stored.transfer);
+        self.reschedule(before, due(&stored.transfer), Task::Transfer(id));
+        self.transfers.insert(id, Cbor(stored));
+    }
+
+    fn reschedule(&mut self, before: Option<u64>, after: Option<u64>, task: Task) {
+        if before == after {
+            return;
+        }
+        if let Some(due_ns) = before {
+            self.schedule.remove(&Due { due_ns, task });
+        }
+        if let Some(due_ns) = after {
+            self.schedule.insert(Due { due_ns, task }, ());
+        }
+    }
+
+    fn issue(&mut self, invoice: &Invoice) {
+        let id = invoice.id;
+        self.change_account(invoice.account, |account| {
+            account.credit_cents = account.credit_cents.saturating_sub(invoice.credit_cents);
+            account.open_invoices.push(id);
+            account.quote = None;
+        });
+        if invoice.kind != InvoiceKind::Renewal {
+            self.invoice_keys.insert(key_digest(invoice.account, None, &invoice.key), id);
+        }
+        self.account_invoices.insert((invoice.account, id), ());
+        self.reschedule(None, invoice.next_attempt_ns, Task::Invoice(id));
+        let stored = StoredInvoice { invoice: invoice.clone(), transfer: None, refund_transfer: None };
+        self.invoices.insert(id, Cbor(stored));
+    }
+
+    fn close_invoice(&mut self, id: InvoiceId, change: impl FnOnce(&mut Invoice)) {
+        self.change_invoice(id, |stored| {
+            stored.transfer = None;
+            stored.invoice.next_attempt_ns = None;
+            change(&mut stored.invoice);
+        });
+        if let Some(stored) = self.invoices.get(&id) {
+            self.change_account(stored.0.invoice.account, |account| {
+                account.open_invoices.retain(|open| *open != id)
+            });
+        }
+    }
+
+    fn reserved(&mut self, reservation: Reservation) {
+        let (id, due_ns) = (reservation.id, reservation.expires_ns);
+        self.change_account(reservation.account, |account| {
+            account.open_reservations += 1;
+            match reservation.resource {
+                Resource::Creation(agents) => {
+                    account.agents_reserved = account.agents_reserved.saturating_add(agents);
+                    if let Some(meters) = account.meters_mut(reservation.period) {
+                        meters.creations.reserved =
+                            meters.creations.reserved.saturating_add(u64::from(agents));
+                    }
+                }
+                Resource::Tokens(tokens) => {
+                    if let Some(meters) = account.meters_mut(reservation.period) {
+                        meters.tokens.reserved = meters.tokens.reserved.saturating_add(tokens);
+                    }
+                }
+            }
+        });
+        let digest = key_digest(reservation.account, Some(reservation.caller), &reservation.key);
+        self.reservation_keys.insert(digest, id);
+        self.schedule.insert(Due { due_ns, task: Task::Reservation(id) }, ());
+        self.reservations.insert(id, Cbor(StoredReservation { reservation, due_ns }));
+    }
+
+    fn settled(
+        &mut self,
+        id: ReservationId,
+        settlement: shared_types::econ::Settlement,
+        agents: &[Principal],
+        usage: Option<&shared_types::econ::UsageEnvelope>,
+        now_ns: u64,
+    ) {
+        let Some(Cbor(StoredReservation { reservation, .. })) = self.reservations.get(&id) else { return };
+        self.end_reservation(id, &ReservationState::Settled(settlement), now_ns);
+        let fresh =
+            agents.iter().filter(|agent| self.agents.insert((reservation.account, **agent), ()).is_none());
+        let fresh = fresh.count() as u32;
+        for agent in agents {
+            let role = ServiceRole::Agent { account: reservation.account };
+            // A canister that governance has authorised keeps its role.
+            if !self.services.contains_key(agent) {
+                self.services.insert(*agent, Cbor(role));
+            }
+        }
+        let mut account = self.account(reservation.account);
+        account.agents = account.agents.saturating_add(fresh);
+        if let Some(meters) = account.meters_mut(reservation.period) {
+            let meter = match reservation.resource {
+                Resource::Creation(_) => &mut meters.creations,
+                Resource::Tokens(_) => &mut meters.tokens,
+            };
+            meter.used = meter.used.saturating_add(settlement.charged);
+        }
+        if let Some(envelope) = usage {
+            crate::usage::add_run(&mut self.usage, &mut account, &reservation, *envelope, settlement, now_ns);
+        }
+        self.accounts.insert(reservation.account, Cbor(account));
+    }
+
+    /// Gives back what an open reservation holds, and keeps the reservation for a while.
+    fn end_reservation(&mut self, id: ReservationId, state: &ReservationState, now_ns: u64) {
+        let Some(Cbor(mut stored)) = self.reservations.get(&id) else { return };
+        let was_open = stored.reservation.state == ReservationState::Open;
+        stored.reservation.state = state.clone();
+        let before = stored.due_ns;
+        stored.due_ns = now_ns.saturating_add(REMEMBERED_NS);
+        self.reschedule(Some(before), Some(stored.due_ns), Task::Reservation(id));
+        let Reservation { account, resource, period, .. } = stored.reservation;
+        self.reservations.insert(id, Cbor(stored));
+        if !was_open {
+            return;
+        }
+        self.change_account(account, |account| {
+            account.open_reservations = account.open_reservations.saturating_sub(1);
+            match resource {
+                Resource::Creation(agents) => {
+                    account.agents_reserved = account.agents_reserved.saturating_sub(agents);
+                    if let Some(meters) = account.meters_mut(period) {
+                        meters.creations.reserved =
+                            meters.creations.reserved.saturating_sub(u64::from(agents));
+                    }
+                }
+                Resource::Tokens(tokens) => {
+                    if let Some(meters) = account.meters_mut(period) {
+                        meters.tokens.reserved = meters.tokens.reserved.saturating_sub(tokens);
+                    }
+                }
+            }
+        });
+    }
+
+    fn forget_reservation(&mut self, id: ReservationId) {
+        let Some(Cbor(stored)) = self.reservations.remove(&id) else { return };
+        self.schedule.remove(&Due { due_ns: stored.due_ns, task: Task::Reservation(id) });
+        let Reservation { account, caller, key, .. } = &stored.reservation;
+        self.reservation_keys.remove(&key_digest(*account, Some(*caller), key));
+    }
+}

@@ -1,0 +1,89 @@
+//! Table of contents of stable memory. An id is never given to another structure, retired ones included.
+
+use ic_stable_structures::DefaultMemoryImpl;
+use ic_stable_structures::memory_manager::{MemoryId, MemoryManager, VirtualMemory};
+
+/// A part of stable memory.
+pub type Memory = VirtualMemory<DefaultMemoryImpl>;
+
+const SETTINGS: MemoryId = MemoryId::new(0);
+const SERVICES: MemoryId = MemoryId::new(1);
+const ACCOUNTS: MemoryId = MemoryId::new(2);
+const AGENTS: MemoryId = MemoryId::new(3);
+const RESERVATIONS: MemoryId = MemoryId::new(4);
+const RESERVATION_KEYS: MemoryId = MemoryId::new(5);
+const SCHEDULE: MemoryId = MemoryId::new(6);
+const INVOICES: MemoryId = MemoryId::new(7);
+const INVOICE_KEYS: MemoryId = MemoryId::new(8);
+const ACCOUNT_INVOICES: MemoryId = MemoryId::new(9);
+const TRANSFERS: MemoryId = MemoryId::new(10);
+const USAGE: MemoryId = MemoryId::new(11);
+const HOURS: MemoryId = MemoryId::new(12);
+const DAYS: MemoryId = MemoryId::new(13);
+const EVENTS_INDEX: MemoryId = MemoryId::new(14);
+const EVENTS_DATA: MemoryId = MemoryId::new(15);
+
+/// The memories of the canister.
+pub struct Memories {
+    /// Governance, limits, tiers, ledgers.
+    pub settings: Memory,
+    /// Authorised canisters.
+    pub services: Memory,
+    /// Accounts.
+    pub accounts: Memory,
+    /// Agents that live, by account.
+    pub agents: Memory,
+    /// Reservations.
+    pub reservations: Memory,
+    /// Reservations by key.
+    pub reservation_keys: Memory,
+    /// What is due when.
+    pub schedule: Memory,
+    /// Invoices.
+    pub invoices: Memory,
+    /// Invoices by key.
+    pub invoice_keys: Memory,
+    /// Invoices by account.
+    pub account_invoices: Memory,
+    /// Transfers on ledgers.
+    pub transfers: Memory,
+    /// Runs, by account.
+    pub usage: Memory,
+    /// Hourly sums, by account.
+    pub hours: Memory,
+    /// Daily sums of the hours that are not kept any more.
+    pub days: Memory,
+    /// Offsets of the events.
+    pub events_index: Memory,
+    /// The events.
+    pub events_data: Memory,
+}
+
+impl Memories {
+    /// Divides `memory`.
+    pub fn of(memory: DefaultMemoryImpl) -> Self {
+        Self::divided(&MemoryManager::init(memory))
+    }
+
+    /// The parts of a memory that is divided already.
+    pub fn divided(manager: &MemoryManager<DefaultMemoryImpl>) -> Self {
+        Self {
+            settings: manager.get(SETTINGS),
+            services: manager.get(SERVICES),
+            accounts: manager.get(ACCOUNTS),
+            agents: manager.get(AGENTS),
+            reservations: manager.get(RESERVATIONS),
+            reservation_keys: manager.get(RESERVATION_KEYS),
+            schedule: manager.get(SCHEDULE),
+            invoices: manager.get(INVOICES),
+            invoice_keys: manager.get(INVOICE_KEYS),
+            account_invoices: manager.get(ACCOUNT_INVOICES),
+            transfers: manager.get(TRANSFERS),
+            usage: manager.get(USAGE),
+            hours: manager.get(HOURS),
+            days: manager.get(DAYS),
+            events_index: manager.get(EVENTS_INDEX),
+            events_data: manager.get(EVENTS_DATA),
+        }
+    }
+}

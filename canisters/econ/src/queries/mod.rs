@@ -1,0 +1,5 @@
+//! Methods that only read.
+
+pub mod accounts;
+pub mod catalogue;
+pub mod standards;

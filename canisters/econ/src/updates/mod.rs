@@ -1,0 +1,5 @@
+//! Methods that change something.
+
+pub mod governance;
+pub mod payment;
+pub mod quota;

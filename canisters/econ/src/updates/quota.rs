@@ -1,0 +1,45 @@
+//! What authorised canisters reserve and settle.
+
+use ic_cdk::api::time;
+use shared_types::econ::{
+    EconError, Reservation, ReservationId, ReserveArgs, ReturnAgentArgs, SettleArgs, Settlement,
+};
+
+use crate::guards::signed_caller;
+use crate::state;
+
+/// Reserves from an account's quota.
+///
+/// # Errors
+/// As [`crate::economy::Economy::reserve`].
+pub fn reserve(args: &ReserveArgs) -> Result<Reservation, EconError> {
+    let caller = signed_caller()?;
+    state::mutate(|economy| economy.reserve(caller, args, time()))
+}
+
+/// Charges what was really spent.
+///
+/// # Errors
+/// As [`crate::economy::Economy::settle`].
+pub fn settle(args: &SettleArgs) -> Result<Settlement, EconError> {
+    let caller = signed_caller()?;
+    state::mutate(|economy| economy.settle(caller, args, time()))
+}
+
+/// Gives a reservation back.
+///
+/// # Errors
+/// As [`crate::economy::Economy::release`].
+pub fn release(reservation: ReservationId) -> Result<(), EconError> {
+    let caller = signed_caller()?;
+    state::mutate(|economy| economy.release(caller, reservation, time()))
+}
+
+/// Takes note that an agent does not live any more.
+///
+/// # Errors
+/// As [`crate::economy::Economy::return_agent`].
+pub fn return_agent(args: ReturnAgentArgs) -> Result<(), EconError> {
+    let caller = signed_caller()?;
+    state::mutate(|economy| economy.return_agent(caller, args, time()))
+}
