@@ -18,7 +18,7 @@ use shared_types::factory::{
     AgentRecord, BeginTemplateArgs, CreateAgentArgs, FactoryConfig, FactoryError, FactoryInitArgs,
     PutTemplateChunkArgs, TEMPLATE_CHUNK_BYTES, Template,
 };
-use shared_types::model::{ModelError, ModelInitArgs, Role, RoleGrant};
+use shared_types::model::ModelInitArgs;
 use shared_types::{Digest, ModelId};
 use std::path::Path;
 
@@ -43,12 +43,10 @@ impl Client {
         Ok(Self { agent, principal, effective_canister_id: network.effective_canister_id })
     }
 
-    /// Installs the model repository; the caller is its admin and uploader.
+    /// Installs the model repository; the caller is its admin, who may upload too.
     pub async fn deploy_model(&self) -> anyhow::Result<Principal> {
-        let id = self.deploy("ohms_model", ModelInitArgs { admins: vec![self.principal] }).await?;
-        let grant = RoleGrant { principal: self.principal, role: Role::Uploader };
-        self.update::<(), ModelError>(id, "grant_role", (grant,)).await?;
-        Ok(id)
+        let args = ModelInitArgs { admins: vec![self.principal], ..ModelInitArgs::default() };
+        self.deploy("ohms_model", args).await
     }
 
     /// Installs the agent factory; the caller is its admin.

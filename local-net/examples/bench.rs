@@ -1,15 +1,25 @@
-//! Prints how fast the network is: `cargo xtask bench local-net`.
+//! Prints how fast the network is: `cargo xtask bench local-net`. With the argument `reads`, how fast the model repository answers:
+//! `cargo xtask bench reads`.
 //!
 //! Times are medians over batches of one run, on whatever machine this is; compare rows of one run, not runs.
 
-use candid::{Principal, encode_args, encode_one};
+use candid::{Principal, Reserved, encode_args, encode_one};
 use ic_management_canister_types as types;
 use local_net::{
     limits,
     network::{INITIAL_TIME, IngressMessage, Network, Query, RequestId},
     reject::Response,
 };
+use novaq_engine::artifact::Manifest;
+use novaq_engine::model::{Config, RopeScaling, Variant};
+use novaq_engine::synth::{Format, Synthetic};
 use pocket_ic::{PocketIc, PocketIcBuilder};
+use serde_bytes::ByteBuf;
+use shared_types::ModelId;
+use shared_types::model::{
+    BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs, ModelError, ModelInitArgs, Policy,
+    ProposalAction, PutShardArgs,
+};
 use std::{
     hint::black_box,
     path::Path,
@@ -67,6 +77,9 @@ const CANISTER: &str = r#"(module
   (func $done (param i32) (call $answer)))"#;
 
 fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("reads") {
+        return reads();
+    }
     println!("| what | time | at most |");
     println!("|---|---|---|");
     in_process()?;
@@ -100,12 +113,22 @@ struct Net {
 
 impl Net {
     fn call(&mut self, canister: Principal, method: &str, argument: Vec<u8>) -> Response {
+        self.call_as(Principal::anonymous(), canister, method, argument)
+    }
+
+    fn call_as(
+        &mut self,
+        sender: Principal,
+        canister: Principal,
+        method: &str,
+        argument: Vec<u8>,
+    ) -> Response {
         self.requests += 1;
         let mut id = RequestId::default();
         id[..8].copy_from_slice(&self.requests.to_be_bytes());
         self.network.submit(IngressMessage {
             id,
-            sender: Principal::anonymous(),
+            sender,
             canister,
             method: method.into(),
             argument,
@@ -176,6 +199,83 @@ fn in_process() -> anyhow::Result<()> {
     };
     row("`StableBTreeMap::insert` in an ic-cdk canister", median(100, put), "");
     Ok(())
+}
+
+/// Queries of the model repository per second, one after the other in this process: what one core does.
+fn reads() -> anyhow::Result<()> {
+    let mut net = Net { network: Network::new([1; 32], INITIAL_TIME), requests: 0 };
+    let me = Principal::self_authenticating([1]);
+    let path = server().with_file_name("../wasm32-unknown-unknown/canister/ohms_model.wasm");
+    let policy = Some(Policy { require_signature: false, ..Policy::default() });
+    let init = ModelInitArgs { admins: vec![me], policy, ..ModelInitArgs::default() };
+    let canister = net.canister(std::fs::read(path)?, encode_one(init)?)?;
+    let mut ask = |method: &str, argument: Vec<u8>| -> anyhow::Result<()> {
+        let reply = net.call_as(me, canister, method, argument)?;
+        let result: Result<Reserved, ModelError> = candid::decode_one(&reply)?;
+        result.map(|_| ()).map_err(anyhow::Error::from)
+    };
+    let (manifest, shards) = published_model()?;
+    let model_id = ModelId::new(manifest.id()?);
+    let manifest = ByteBuf::from(manifest.to_bytes()?);
+    ask("begin_upload", encode_one(BeginUploadArgs { manifest })?)?;
+    for (index, shard) in (0..).zip(&shards) {
+        let bytes = ByteBuf::from(shard.as_slice());
+        ask("put_shard", encode_one(PutShardArgs { model_id, index, bytes })?)?;
+    }
+    ask("finish_upload", encode_one(model_id)?)?;
+    ask("propose", encode_one(ProposalAction::Activate { model_id })?)?;
+
+    let shard = |index| encode_one(GetShardArgs { model_id, index });
+    let chunk = |length| encode_one(GetShardChunkArgs { model_id, index: 0, offset: 4_096, length });
+    let page = ListModelsArgs { status: None, filter: None, after: None, limit: 100 };
+    println!("| query | bytes of the reply | time | per second |");
+    println!("|---|---|---|---|");
+    for (what, method, argument) in [
+        ("a model's record", "get_model", encode_one(model_id)?),
+        ("a model's record with its proof", "get_certified_model", encode_one(model_id)?),
+        ("a page of the catalogue with its proof", "list_models", encode_one(page)?),
+        ("4 KiB of a shard", "get_shard_chunk", chunk(4 << 10)?),
+        ("64 KiB of a shard", "get_shard_chunk", chunk(64 << 10)?),
+        ("1 MiB of a shard", "get_shard_chunk", chunk(1 << 20)?),
+        ("a whole shard", "get_shard", shard(0)?),
+    ] {
+        let query = Query { canister, caller: Principal::anonymous(), method: method.into(), argument };
+        let bytes = net.network.query(query.clone())?.len();
+        let time = median(100, || {
+            let _ = black_box(net.network.query(query.clone()));
+        });
+        println!("| {what} | {bytes} | {time:.1?} | {:.0} |", 1.0 / time.as_secs_f64());
+    }
+    Ok(())
+}
+
+/// A model of random weights whose first shard is full.
+fn published_model() -> anyhow::Result<(Manifest, Vec<Vec<u8>>)> {
+    let config = Config {
+        vocab_size: 512,
+        hidden_size: 512,
+        intermediate_size: 1_024,
+        num_hidden_layers: 2,
+        num_attention_heads: 8,
+        num_key_value_heads: 4,
+        head_dim: 64,
+        max_position_embeddings: 256,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        variant: Variant::default(),
+    };
+    let tokenizer = novaq_engine::synth::tokenizer(config.vocab_size)?.to_bytes();
+    let int8 = Format::Int8;
+    let synthetic = Synthetic { config, body: int8, embedding: int8, seed: 1, tokenizer };
+    let mut shards = Vec::new();
+    let manifest = synthetic.write(&mut shards)?;
+    Ok((manifest, shards))
 }
 
 /// The wasm of `local-net/test-canister`.

@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and errors to standard error, so that `--json` can be piped.
 
 pub mod artifact_dir;
+pub mod certification;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

@@ -1,5 +1,9 @@
 //! Which network, who calls, and the canisters as a client sees them.
 
+mod model_canister;
+
+pub use model_canister::{ModelCanister, Repository};
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,17 +11,14 @@ use anyhow::Context;
 use candid::utils::ArgumentEncoder;
 use candid::{CandidType, Principal};
 use clap::Args;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::DecodePrivateKey;
 use ic_agent::agent::RejectCode;
 use ic_agent::identity::{BasicIdentity, Prime256v1Identity, Secp256k1Identity};
 use ic_agent::{Agent, AgentError, Identity};
 use serde::de::DeserializeOwned;
-use serde_bytes::ByteBuf;
-use shared_types::ModelId;
 use shared_types::agent::{self, JobId, JobProgress, JobProgressArgs, JobPrompt};
-use shared_types::model::{
-    BeginUploadArgs, DeprecateArgs, ListModelsArgs, MissingShardsArgs, MissingShardsPage, ModelError,
-    ModelPage, ModelRecord, PutShardArgs, PutShardResult, UploadState,
-};
+use shared_types::model::ModelError;
 use shared_types::receipt::{CertifiedReceipt, ReceiptKey};
 
 use crate::output::HintExt;
@@ -44,6 +45,13 @@ pub struct NetworkArgs {
     /// The `model` canister.
     #[arg(long, env = "NOVAQ_CANISTER", value_name = "ID")]
     canister: Principal,
+}
+
+impl NetworkArgs {
+    /// The PEM file of the calling identity, if one is given.
+    pub fn identity(&self) -> Option<&Path> {
+        self.endpoint.identity.as_deref()
+    }
 }
 
 impl EndpointArgs {
@@ -123,6 +131,19 @@ fn read_identity(path: &Path) -> anyhow::Result<Box<dyn Identity>> {
     .hint(|| "keys that are encrypted have to be exported first".to_owned())
 }
 
+/// Reads the ed25519 key in a PEM file.
+///
+/// # Errors
+/// If the file can't be read or holds another kind of key.
+pub fn read_signing_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let pem = std::fs::read_to_string(path)
+        .with_context(|| format!("the key `{}` cannot be read", path.display()))
+        .hint(|| "make one with `openssl genpkey -algorithm ed25519 -out key.pem`".to_owned())?;
+    SigningKey::from_pkcs8_pem(&pem)
+        .map_err(|error| anyhow::anyhow!("{error}"))
+        .with_context(|| format!("`{}` is not an ed25519 key in PEM", path.display()))
+}
+
 /// Why a call to the repository failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -189,6 +210,8 @@ pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
             }
             ModelError::UnknownModel { .. } => "`novaq models list` shows the models",
             ModelError::NotValidated | ModelError::Incomplete { .. } => "`novaq upload` completes the upload",
+            ModelError::ValidationFailed { .. } => "`novaq models report <MODEL>` shows every check",
+            ModelError::VersionNotGreater { .. } => "compress it again with a greater `--model-version`",
             _ => return error,
         },
         Some(CallError::RefusedByAgent { source, .. }) => match **source {
@@ -202,143 +225,6 @@ pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
     match Err::<std::convert::Infallible, _>(error).hint(|| hint.to_owned()) {
         Ok(never) => match never {},
         Err(error) => error,
-    }
-}
-
-/// What an upload asks of a model repository. A trait, so that interruptions can be tested without a network.
-pub trait Repository: Send + Sync {
-    /// Begins an upload, or finds the one that was begun with the same manifest.
-    fn begin_upload(&self, manifest: Vec<u8>) -> impl Future<Output = Result<UploadState, CallError>> + Send;
-    /// A page of the shards that are not stored yet.
-    fn missing_shards(
-        &self,
-        args: MissingShardsArgs,
-    ) -> impl Future<Output = Result<MissingShardsPage, CallError>> + Send;
-    /// Stores a shard; storing it again changes nothing.
-    fn put_shard(&self, args: PutShardArgs)
-    -> impl Future<Output = Result<PutShardResult, CallError>> + Send;
-    /// Has a complete upload validated.
-    fn finish_upload(&self, model_id: ModelId)
-    -> impl Future<Output = Result<ModelRecord, CallError>> + Send;
-}
-
-/// The `model` canister.
-pub struct ModelCanister {
-    agent: Agent,
-    canister: Principal,
-}
-
-impl ModelCanister {
-    /// Connects to the canister; fetches the root key of networks other than the Internet Computer.
-    ///
-    /// # Errors
-    /// If the identity cannot be read, or the network does not answer.
-    pub async fn connect(args: &NetworkArgs) -> anyhow::Result<Self> {
-        Ok(Self { agent: args.endpoint.connect().await?, canister: args.canister })
-    }
-
-    /// Calls an update method and waits for its certified reply.
-    async fn update<A: ArgumentEncoder + Send, T: CandidType + DeserializeOwned>(
-        &self,
-        method: &'static str,
-        args: A,
-    ) -> Result<T, CallError> {
-        let args = candid::encode_args(args).map_err(|source| CallError::Reply { method, source })?;
-        let reply = self.agent.update(&self.canister, method).with_arg(args).call_and_wait().await;
-        Self::decode(method, reply)
-    }
-
-    /// Calls a query method.
-    async fn query<A: ArgumentEncoder + Send>(
-        &self,
-        method: &'static str,
-        args: A,
-    ) -> Result<Vec<u8>, CallError> {
-        let args = candid::encode_args(args).map_err(|source| CallError::Reply { method, source })?;
-        let reply = self.agent.query(&self.canister, method).with_arg(args).call().await;
-        reply.map_err(|source| CallError::Agent { method, source: Box::new(source) })
-    }
-
-    fn decode<T: CandidType + DeserializeOwned>(
-        method: &'static str,
-        reply: Result<Vec<u8>, AgentError>,
-    ) -> Result<T, CallError> {
-        let reply = reply.map_err(|source| CallError::Agent { method, source: Box::new(source) })?;
-        let (result,): (Result<T, ModelError>,) =
-            candid::decode_args(&reply).map_err(|source| CallError::Reply { method, source })?;
-        result.map_err(|source| CallError::Refused { method, source })
-    }
-
-    /// All models that the caller may see, ordered by id.
-    ///
-    /// # Errors
-    /// If a call fails.
-    pub async fn list_models(&self) -> Result<Vec<ModelRecord>, CallError> {
-        let mut models = Vec::new();
-        let mut after = None;
-        loop {
-            let args = ListModelsArgs { status: None, after, limit: shared_types::paging::MAX_PAGE };
-            let reply = self.query("list_models", (args,)).await?;
-            let (page,): (ModelPage,) = candid::decode_args(&reply)
-                .map_err(|source| CallError::Reply { method: "list_models", source })?;
-            models.extend(page.models);
-            after = page.next;
-            if after.is_none() {
-                return Ok(models);
-            }
-        }
-    }
-
-    /// One model.
-    ///
-    /// # Errors
-    /// If the call fails, or there is no such model.
-    pub async fn get_model(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
-        Self::decode("get_model", Ok(self.query("get_model", (model_id,)).await?))
-    }
-
-    /// The bytes of a model's manifest.
-    ///
-    /// # Errors
-    /// If the call fails, or there is no such model.
-    pub async fn get_manifest(&self, model_id: ModelId) -> Result<Vec<u8>, CallError> {
-        let manifest: ByteBuf =
-            Self::decode("get_manifest", Ok(self.query("get_manifest", (model_id,)).await?))?;
-        Ok(manifest.into_vec())
-    }
-
-    /// Makes a validated model available to agents.
-    ///
-    /// # Errors
-    /// If the call fails or is refused.
-    pub async fn activate(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
-        self.update("activate", (model_id,)).await
-    }
-
-    /// Withdraws a model.
-    ///
-    /// # Errors
-    /// If the call fails or is refused.
-    pub async fn deprecate(&self, model_id: ModelId, reason: String) -> Result<ModelRecord, CallError> {
-        self.update("deprecate", (DeprecateArgs { model_id, reason },)).await
-    }
-}
-
-impl Repository for ModelCanister {
-    async fn begin_upload(&self, manifest: Vec<u8>) -> Result<UploadState, CallError> {
-        self.update("begin_upload", (BeginUploadArgs { manifest: ByteBuf::from(manifest) },)).await
-    }
-
-    async fn missing_shards(&self, args: MissingShardsArgs) -> Result<MissingShardsPage, CallError> {
-        Self::decode("missing_shards", Ok(self.query("missing_shards", (args,)).await?))
-    }
-
-    async fn put_shard(&self, args: PutShardArgs) -> Result<PutShardResult, CallError> {
-        self.update("put_shard", (args,)).await
-    }
-
-    async fn finish_upload(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
-        self.update("finish_upload", (model_id,)).await
     }
 }
 

@@ -5,9 +5,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use candid::Principal;
-use ic_cbor::{CertificateToCbor, HashTreeToCbor};
-use ic_certificate_verification::VerifyCertificate;
-use ic_certification::{Certificate, HashTree, LookupResult};
 use novaq_engine::artifact::LoadedModel;
 use novaq_engine::chat::Message;
 use novaq_engine::generate::Request;
@@ -18,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use shared_types::Digest;
 use shared_types::agent::{ChatMessage, FinishReason};
 use shared_types::receipt::{HEAD_LABEL, Outcome, RECEIPT_LABEL, Receipt, hash_prompt, hash_tokens};
+
+use crate::certification::CertifiedTree;
 
 /// What the field `format` says.
 const FORMAT: &str = "ohms-receipt-1";
@@ -249,28 +248,17 @@ impl Proof {
     /// Names the part that proves something else.
     pub fn check(&self, agent: Principal, sequence: u64, hash: Digest) -> Result<(), ReceiptError> {
         let error = |field, reason: String| ReceiptError::Proof { field, reason };
-        let certificate =
-            Certificate::from_cbor(&self.certificate).map_err(|e| error("certificate", e.to_string()))?;
         // A receipt is checked whenever its owner likes: the age of the certificate does not matter.
-        certificate
-            .verify(agent.as_slice(), &self.root_key, &u128::MAX, &u128::MAX)
-            .map_err(|e| error("certificate", e.to_string()))?;
-        let witness = HashTree::from_cbor(&self.witness).map_err(|e| error("witness", e.to_string()))?;
-        let path = [b"canister".as_slice(), agent.as_slice(), b"certified_data"];
-        let LookupResult::Found(root) = certificate.tree.lookup_path(path) else {
-            return Err(error("certificate", format!("it says nothing of the agent {agent}")));
-        };
-        if root != witness.digest() {
-            return Err(error("witness", "the certificate is of another hash tree".to_owned()));
-        }
+        let tree = CertifiedTree::new(agent, &self.root_key, &self.certificate, &self.witness)
+            .map_err(|e| error(e.field, e.reason))?;
         let path = [RECEIPT_LABEL.as_bytes(), &sequence.to_be_bytes()];
-        let LookupResult::Found(certified) = witness.lookup_path(path) else {
+        let Some(certified) = tree.get(&path) else {
             return Err(error("witness", format!("it says nothing of receipt {sequence}")));
         };
         if certified != hash.as_bytes() {
             return Err(error("witness", format!("it certifies another hash: {}", hex::encode(certified))));
         }
-        if !matches!(witness.lookup_path([HEAD_LABEL.as_bytes()]), LookupResult::Found(_)) {
+        if tree.get(&[HEAD_LABEL.as_bytes()]).is_none() {
             return Err(error("witness", "it says nothing of the head of the chain".to_owned()));
         }
         Ok(())

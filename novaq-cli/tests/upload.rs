@@ -17,7 +17,8 @@ use novaq_cli::network::{CallError, Repository};
 use shared_types::ModelId;
 use shared_types::lifecycle::ModelStatus;
 use shared_types::model::{
-    MissingShardsArgs, MissingShardsPage, ModelError, ModelRecord, PutShardArgs, PutShardResult, UploadState,
+    Check, CheckKind, MissingShardsArgs, MissingShardsPage, ModelError, ModelRecord, Outcome, PutShardArgs,
+    PutShardResult, UploadState, Validation, ValidationReport,
 };
 use tempfile::TempDir;
 
@@ -33,6 +34,8 @@ struct Repo {
     broken_after: u32,
     in_flight: AtomicU32,
     most_in_flight: AtomicU32,
+    /// Whether validation finds something.
+    wanting: bool,
 }
 
 impl Repo {
@@ -46,6 +49,7 @@ impl Repo {
             broken_after: u32::MAX,
             in_flight: AtomicU32::new(0),
             most_in_flight: AtomicU32::new(0),
+            wanting: false,
         }
     }
 
@@ -82,7 +86,7 @@ impl Repository for Repo {
             status: ModelStatus::Pending,
             shards: self.shards(),
             missing: self.missing(),
-            validated: false,
+            validation: Validation::NotStarted,
         })
     }
 
@@ -131,9 +135,34 @@ impl Repository for Repo {
             shards: self.shards(),
             missing: 0,
             created_at_ns: 0,
-            validated_at_ns: Some(1),
+            validation: Validation::Running { shards: 0 },
             activated_at_ns: None,
             deprecation: None,
+            card: None,
+        })
+    }
+
+    async fn get_model(&self, model_id: ModelId) -> Result<ModelRecord, CallError> {
+        let record = self.finish_upload(model_id).await?;
+        let at_ns = 1;
+        let validation =
+            if self.wanting { Validation::Failed { at_ns } } else { Validation::Passed { at_ns } };
+        Ok(ModelRecord { validation, ..record })
+    }
+
+    async fn validation_report(&self, model_id: ModelId) -> Result<ValidationReport, CallError> {
+        let outcome = Outcome::Failed { reason: "license: is `unspecified`".to_owned() };
+        Ok(ValidationReport {
+            model_id,
+            validator: "test".to_owned(),
+            started_at_ns: 0,
+            finished_at_ns: Some(1),
+            shards: 0,
+            bytes: 0,
+            instructions: 0,
+            messages: 1,
+            checks: vec![Check { kind: CheckKind::License, outcome }],
+            rows: Vec::new(),
         })
     }
 }
@@ -149,7 +178,8 @@ fn artifact() -> (TempDir, Arc<ArtifactDir>) {
 }
 
 async fn run(repo: &Arc<Repo>) -> anyhow::Result<Upload> {
-    upload(Arc::clone(repo), Arc::clone(&repo.artifact), 3, QUICK, &ProgressBar::hidden()).await
+    let manifest = repo.artifact.manifest_bytes().to_vec();
+    upload(Arc::clone(repo), Arc::clone(&repo.artifact), manifest, 3, QUICK, &ProgressBar::hidden()).await
 }
 
 #[tokio::test]
@@ -185,6 +215,19 @@ async fn an_interrupted_upload_goes_on() {
 
     let again = run(&resumed).await.unwrap();
     assert_eq!((again.uploaded, again.uploaded_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn what_validation_finds_is_told() {
+    let (_folder, artifact) = artifact();
+    let repo = Arc::new(Repo { wanting: true, ..Repo::new(&artifact) });
+    let result = run(&repo).await.unwrap();
+    assert_eq!(
+        (result.validated, result.failures),
+        (Some(false), vec!["license: is `unspecified`".to_owned()])
+    );
+    let result = run(&Arc::new(Repo::new(&artifact))).await.unwrap();
+    assert_eq!((result.validated, result.failures), (Some(true), Vec::new()));
 }
 
 #[tokio::test]

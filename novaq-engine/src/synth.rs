@@ -289,19 +289,15 @@ impl Synthetic {
 
     /// Shape of the matrix `name`, if the model has it.
     fn shape(&self, name: &str) -> Option<[usize; 2]> {
-        let Config { vocab_size, hidden_size: hidden, intermediate_size: inner, .. } = self.config;
-        let (query, key) = (self.config.query_width(), self.config.key_value_width());
+        let vocabulary = [self.config.vocab_size, self.config.hidden_size];
         match name {
-            EMBEDDING => Some([vocab_size, hidden]),
-            "lm_head.weight" => (!self.config.tie_word_embeddings).then_some([vocab_size, hidden]),
-            _ => match name.strip_prefix("model.layers.")?.split_once('.')?.1 {
-                "self_attn.q_proj.weight" => Some([query, hidden]),
-                "self_attn.k_proj.weight" | "self_attn.v_proj.weight" => Some([key, hidden]),
-                "self_attn.o_proj.weight" => Some([hidden, query]),
-                "mlp.gate_proj.weight" | "mlp.up_proj.weight" => Some([inner, hidden]),
-                "mlp.down_proj.weight" => Some([hidden, inner]),
-                _ => None,
-            },
+            EMBEDDING => Some(vocabulary),
+            "lm_head.weight" => (!self.config.tie_word_embeddings).then_some(vocabulary),
+            _ => {
+                let name = name.strip_prefix("model.layers.")?.split_once('.')?.1;
+                let matrices = self.config.layer_matrices();
+                matrices.into_iter().find(|(known, _)| *known == name).map(|(_, shape)| shape)
+            }
         }
     }
 

@@ -4,7 +4,11 @@ mod common;
 
 use common::{artifact, config};
 use novaq_engine::artifact::{
-    ArtifactError, Codec, Loader, MAX_SHARD_BYTES, Manifest, ShardSource, Shards, verify_shard,
+    ArtifactError, Codec, Loader, MAX_SHARD_BYTES, Manifest, ManifestDraft, ShardSource, Shards, Signature,
+    VectorPrecision, Writer, decode_row, verify_shard,
+};
+use novaq_engine::codec::{
+    AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
 };
 use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, LayerType, Variant};
@@ -37,6 +41,109 @@ fn manifest_round_trips_and_its_id_is_its_hash() {
     let mut spaced = bytes.clone();
     spaced.insert(1, b' ');
     assert!(matches!(Manifest::parse(&spaced), Err(ArtifactError::NotCanonical)));
+}
+
+#[test]
+fn a_signature_changes_neither_id_nor_sizes() {
+    let (manifest, _) = artifact(config(), 1);
+    let signature = Some(Signature { public_key: [3; 32], signature: [5; 64] });
+    let signed = Manifest { signature, ..manifest.clone() };
+    let bytes = signed.to_bytes().unwrap();
+    assert_eq!(Manifest::parse(&bytes).unwrap(), signed);
+    assert_eq!((signed.id().unwrap(), &signed.compression), (manifest.id().unwrap(), &manifest.compression));
+    let short = json!({"public_key": "03", "signature": "05"});
+    let mut value = json_of(&manifest);
+    value["signature"] = short;
+    let error = Manifest::parse(&serde_json_canonicalizer::to_vec(&value).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("signature.public_key"), "{error}");
+}
+
+#[test]
+fn tensors_that_are_not_of_the_architecture_are_found() {
+    for seed in [1, 3] {
+        let (manifest, _) = artifact(config(), seed);
+        manifest.check_tensors().unwrap();
+        let refused = |change: fn(&mut Manifest)| {
+            let mut changed = manifest.clone();
+            change(&mut changed);
+            changed.check_tensors().unwrap_err().to_string()
+        };
+        let missing = refused(|it| it.tensors.retain(|t| t.name != "model.layers.2.mlp.up_proj.weight"));
+        assert_eq!(missing, "tensor `model.layers.2.mlp.up_proj.weight` is missing");
+        let more = refused(|it| it.tensors[0].name = "extra".into());
+        assert_eq!(more, "tensor `model.embed_tokens.weight` is missing");
+        let shape = refused(|it| it.tensors[0].shape = vec![257, 73]);
+        assert!(shape.contains("[257, 73], expected [257, 72]"), "{shape}");
+        let left = refused(|it| it.config = Some(Config { num_hidden_layers: 2, ..config() }));
+        assert!(left.ends_with("is not part of the architecture"), "{left}");
+    }
+}
+
+/// Matrices of every codec whose rows fill no tile, and sections that begin anywhere in shards.
+#[test]
+fn a_row_decodes_alone_as_with_all_others() {
+    let (rows, columns) = (300, 70);
+    let weights: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+    let set = |scale: f32| {
+        let codewords: Vec<f32> = (0..2 * 16 * 8).map(|i| ((i * 29 % 67) as f32 - 33.0) * scale).collect();
+        Arc::new(Codebooks::quantize(2, 8, &codewords).unwrap())
+    };
+    let coded = |rows: usize, columns: usize, set: &Arc<Codebooks>, means: bool| {
+        let codes: Vec<u8> = (0..rows * columns.div_ceil(8) * 2).map(|i| (i * 7 % 16) as u8).collect();
+        let scales: Vec<f32> = (0..rows).map(|r| 0.5 + r as f32 / 100.0).collect();
+        let means = means.then(|| (0..rows).map(|r| r as f32 / 50.0 - 1.0).collect::<Vec<f32>>());
+        AqMatrix::from_codes(rows, columns, Arc::clone(set), &codes, &scales, means.as_deref()).unwrap()
+    };
+    let (first, second) = (set(0.01), set(0.02));
+    let low_rank = LowRankMatrix::new(coded(24, columns, &first, false), coded(rows, 24, &second, false));
+    let matrices = [
+        Matrix::Dense(DenseMatrix::new(rows, columns, weights.clone()).unwrap()),
+        Matrix::Int8(Int8Matrix::quantize(rows, columns, &weights).unwrap()),
+        Matrix::Int4(Int4Matrix::quantize(rows, columns, &weights).unwrap()),
+        Matrix::Fp8(Fp8Matrix::quantize(rows, columns, &weights).unwrap()),
+        Matrix::Aq(coded(rows, columns, &first, false)),
+        Matrix::Aq(coded(rows, columns, &second, true)),
+        Matrix::LowRank(low_rank.unwrap()),
+    ];
+    let mut shards: Vec<Vec<u8>> = Vec::new();
+    let mut writer = Writer::new(&mut shards);
+    // So that the tensors lie around the end of the first shard.
+    writer.tokenizer(&vec![7; MAX_SHARD_BYTES - 100_000]).unwrap();
+    for (i, matrix) in matrices.iter().enumerate() {
+        writer.matrix(&format!("matrix.{i}"), matrix).unwrap();
+    }
+    writer.floats("half", vec![rows, columns], &weights, VectorPrecision::F16).unwrap();
+    writer.vector("vector", &weights[..90], VectorPrecision::F32).unwrap();
+    let template = artifact(config(), 1).0;
+    let manifest = writer.finish(ManifestDraft {
+        name: "rows".into(),
+        version: "1.0.0".into(),
+        license: "CC0-1.0".into(),
+        origin: template.origin,
+        architecture: config().into(),
+        tokenizer_sha256: [0; 32],
+        chat_template: None,
+        seed: 0,
+        calibration: "none".into(),
+        verification: None,
+        similarity: None,
+        estimates: template.estimates,
+        tags: Vec::new(),
+    });
+    let manifest = Arc::new(manifest.unwrap());
+    assert!(shards.len() > 1);
+    let source = Shards(shards);
+    let mut loader = Loader::new(Arc::clone(&manifest));
+    for (index, tensor) in manifest.tensors.iter().enumerate() {
+        let whole = loader.decode(index, &source).unwrap();
+        let columns = *tensor.shape.last().unwrap();
+        for row in (0..whole.len() / columns).filter(|row| row % 41 == 0 || row % 128 == 127 || *row == 299) {
+            let alone = decode_row(&manifest, index, row, &source).unwrap();
+            assert_eq!(alone, whole[row * columns..][..columns], "row {row} of {}", tensor.name);
+        }
+        assert!(decode_row(&manifest, index, whole.len() / columns, &source).is_err());
+    }
+    assert!(decode_row(&manifest, manifest.tensors.len(), 0, &source).is_err());
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use candid::Principal;
 use ohms_tests::artifact::Artifact;
-use ohms_tests::network::{Agent, Network, Repository, admin, owner};
+use ohms_tests::network::{Agent, Network, admin, owner};
 use ohms_tests::wasm::Canister;
 use shared_types::agent::{
     AgentConfig, AgentError, FinishReason, GenerationParams, JobFailure, JobRecord, JobState, LoadError,
     LoadState, SubmitJobArgs,
 };
 use shared_types::lifecycle::ModelStatus;
-use shared_types::model::{DeprecateArgs, ModelError, ModelRecord};
 
 const PROMPT: &str = "Once upon a time there was a fox";
 
@@ -27,13 +26,6 @@ fn params(max_tokens: u32) -> GenerationParams {
 /// Slices short enough that a job takes many of them.
 fn short_slices() -> AgentConfig {
     AgentConfig { slice_instructions: 60_000_000, load_window: 2, ..AgentConfig::default() }
-}
-
-fn deprecate(network: &Network, repository: &Repository, artifact: &Artifact) {
-    let args = DeprecateArgs { model_id: artifact.id, reason: "withdrawn".to_owned() };
-    let deprecated: Result<ModelRecord, ModelError> =
-        network.update(admin(), repository.id, "deprecate", (args,));
-    deprecated.unwrap();
 }
 
 /// Executes rounds until some shards, but not all, are in the agent.
@@ -144,7 +136,7 @@ fn loading_survives_an_upgrade_and_ends_with_a_reason_when_the_model_is_deprecat
     other.submit(PROMPT, &params(1));
     let job_id = late.submit(PROMPT, &params(2));
     wait_until_half_loaded(&network, &late, shards);
-    deprecate(&network, &repository, artifact);
+    repository.deprecate(admin(), artifact.id, "withdrawn").unwrap();
     let reason = LoadError::NotServed { status: ModelStatus::Deprecated };
     let failed = late.wait(job_id);
     assert_eq!(failed.job.state, JobState::Failed { reason: JobFailure::Load(reason.clone()) });

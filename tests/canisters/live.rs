@@ -7,7 +7,8 @@ use ohms_tests::artifact::Artifact;
 use ohms_tests::network::{Network, admin};
 use serde_bytes::ByteBuf;
 use shared_types::model::{
-    BeginUploadArgs, GetShardArgs, ModelError, PutShardArgs, PutShardResult, Role, RoleGrant, UploadState,
+    BeginUploadArgs, GetShardArgs, ModelError, ProposalAction, PutShardArgs, PutShardResult, Role, RoleGrant,
+    UploadState,
 };
 
 async fn client(url: &str, identity: BasicIdentity) -> Agent {
@@ -19,12 +20,12 @@ async fn client(url: &str, identity: BasicIdentity) -> Agent {
 #[test]
 fn an_upload_by_ic_agent_is_signed_and_certified() {
     let mut network = Network::new();
-    let repository = network.repository().id;
+    let repository = network.repository();
     let identity = BasicIdentity::from_raw_key(&[5; 32]);
     let me = ic_agent::Identity::sender(&identity).unwrap();
     let grant = RoleGrant { principal: me, role: Role::Uploader };
-    let granted: Result<(), ModelError> = network.update(admin(), repository, "grant_role", (grant,));
-    granted.unwrap();
+    repository.propose(admin(), ProposalAction::GrantRole(grant)).unwrap();
+    let repository = repository.id;
 
     let url = network.pic.make_live(None);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

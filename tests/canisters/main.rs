@@ -6,7 +6,7 @@ mod factory;
 mod faults;
 mod kernels;
 mod live;
-mod model;
 mod queue;
 mod receipts;
+mod repository;
 mod strangers;

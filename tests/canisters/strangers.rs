@@ -15,8 +15,9 @@ use shared_types::factory::{
     PutTemplateChunkArgs,
 };
 use shared_types::model::{
-    AuditLogArgs, BeginUploadArgs, DeprecateArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs,
-    ListRolesArgs, MissingShardsArgs, ModelError, PutShardArgs, Role, RoleGrant,
+    AuditLogArgs, BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs, ListProposalsArgs,
+    ListRolesArgs, MissingShardsArgs, ModelError, ProposalAction, PutShardArgs, RegisterKeyArgs, Role,
+    RoleGrant,
 };
 use shared_types::receipt::{ListReceiptsArgs, ReceiptKey};
 
@@ -66,19 +67,32 @@ fn check<E: CandidType + DeserializeOwned + Debug>(
     }
 }
 
+/// As gateways send it.
+#[derive(CandidType)]
+struct HttpRequest {
+    method: &'static str,
+    url: &'static str,
+    headers: Vec<(String, String)>,
+    body: ByteBuf,
+}
+
 fn model_cases(write: Answer, admin: Answer, pending: Answer) -> Vec<Case> {
     let model_id = Artifact::shared().id;
     let manifest = ByteBuf::from(Artifact::shared().manifest_bytes.as_slice());
     let grant = RoleGrant { principal: stranger(), role: Role::Admin };
+    let http = HttpRequest { method: "GET", url: "/health", headers: Vec::new(), body: ByteBuf::new() };
+    let key = RegisterKeyArgs { public_key: ByteBuf::new(), possession: ByteBuf::new() };
     vec![
         case("begin_upload", (BeginUploadArgs { manifest },), write),
         case("put_shard", (PutShardArgs { model_id, index: 0, bytes: ByteBuf::new() },), write),
         case("finish_upload", (model_id,), write),
         case("discard_upload", (model_id,), write),
-        case("activate", (model_id,), admin),
-        case("deprecate", (DeprecateArgs { model_id, reason: "mine".to_owned() },), admin),
-        case("grant_role", (grant,), admin),
-        case("revoke_role", (grant,), admin),
+        case("revalidate", (model_id,), write),
+        case("propose", (ProposalAction::GrantRole(grant),), admin),
+        case("approve", (1u64,), admin),
+        case("reject", (1u64,), admin),
+        case("register_key", (key,), write),
+        case("revoke_key", (ByteBuf::new(),), write),
         case(
             "missing_shards",
             (MissingShardsArgs { model_id, after: None, limit: 1 },),
@@ -88,7 +102,24 @@ fn model_cases(write: Answer, admin: Answer, pending: Answer) -> Vec<Case> {
         case("get_manifest", (model_id,), pending),
         case("get_shard", (GetShardArgs { model_id, index: 0 },), pending),
         case("get_shard_chunk", (GetShardChunkArgs { model_id, index: 0, offset: 0, length: 1 },), pending),
-        case("list_models", (ListModelsArgs { status: None, after: None, limit: 1 },), Answer::Public),
+        case("get_certified_model", (model_id,), pending),
+        case("validation_report", (model_id,), pending),
+        case("latest", ("nothing",), Answer::Refused("UnknownName")),
+        case(
+            "list_models",
+            (ListModelsArgs { status: None, filter: None, after: None, limit: 1 },),
+            Answer::Public,
+        ),
+        case("uploader_usage", (), Answer::Public),
+        case("list_keys", (uploader(),), Answer::Public),
+        case(
+            "list_proposals",
+            (ListProposalsArgs { open_only: true, before: None, limit: 1 },),
+            Answer::Public,
+        ),
+        case("get_proposal", (1u64,), Answer::Public),
+        case("governance", (), Answer::Public),
+        case("http_request", (http,), Answer::Public),
         case("list_roles", (ListRolesArgs { after: None, limit: 1 },), Answer::Public),
         case("audit_log", (AuditLogArgs { after: None, limit: 1 },), Answer::Public),
         case("status", (), Answer::Public),

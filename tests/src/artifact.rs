@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards};
+use ed25519_dalek::SigningKey;
+use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards, Signature};
 use novaq_engine::generate::{Event, Generation, Request};
 use novaq_engine::model::{Budget, Config, RopeScaling, Variant};
 use novaq_engine::sampler::SamplingParams;
@@ -11,7 +12,12 @@ use novaq_engine::tokenizer::Tokenizer;
 use shared_types::ModelId;
 use shared_types::agent::GenerationParams;
 
-/// An artifact in memory.
+/// The key that signs the artifacts; [`crate::network::Network::repository`] registers it for the uploader.
+pub fn signing_key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+/// An artifact in memory, signed.
 #[derive(Debug)]
 pub struct Artifact {
     /// The manifest.
@@ -112,10 +118,31 @@ impl Artifact {
             Synthetic { config, body, embedding: Format::Int8, seed: 1, tokenizer: tokenizer.to_bytes() };
         let mut shards: Vec<Vec<u8>> = Vec::new();
         let manifest = synthetic.write_with_template(&mut shards, chat_template);
-        let manifest = manifest.expect("a valid configuration");
+        Self::signed(manifest.expect("a valid configuration"), shards, &signing_key())
+    }
+
+    /// The artifact of a manifest and its shards, signed by `key`.
+    ///
+    /// # Panics
+    /// When the manifest has numbers that are not finite.
+    pub fn signed(manifest: Manifest, shards: Vec<Vec<u8>>, key: &SigningKey) -> Self {
+        let id = manifest.id().expect("finite numbers");
+        let manifest = Manifest { signature: Some(Signature::new(key, &id)), ..manifest };
         let manifest_bytes = manifest.to_bytes().expect("finite numbers");
-        let id = ModelId::new(manifest.id().expect("finite numbers"));
-        Self { manifest, manifest_bytes, shards, id }
+        Self { manifest, manifest_bytes, shards, id: ModelId::new(id) }
+    }
+
+    /// Writes the artifact to the folder `path`, without its signature.
+    ///
+    /// # Panics
+    /// When a file can't be written.
+    pub fn write_unsigned(&self, path: &std::path::Path) {
+        let manifest = Manifest { signature: None, ..self.manifest.clone() };
+        let manifest = manifest.to_bytes().expect("finite numbers");
+        std::fs::write(path.join("manifest.json"), manifest).expect("a folder that can be written");
+        for (index, shard) in self.shards.iter().enumerate() {
+            std::fs::write(path.join(format!("shard-{index:05}.novaq")), shard).expect("the same folder");
+        }
     }
 
     /// Tokens and text that the engine generates natively, in one go.

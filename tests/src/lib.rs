@@ -4,5 +4,6 @@
 
 pub mod artifact;
 pub mod faults;
+pub mod golden;
 pub mod network;
 pub mod wasm;

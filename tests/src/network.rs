@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use candid::utils::ArgumentEncoder;
 use candid::{CandidType, Encode, Principal};
+use ed25519_dalek::Signer;
 use pocket_ic::{PocketIc, PocketIcBuilder, RejectResponse};
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
@@ -16,12 +17,13 @@ use shared_types::factory::{
     TEMPLATE_CHUNK_BYTES, Template,
 };
 use shared_types::model::{
-    BeginUploadArgs, ModelError, ModelInitArgs, ModelRecord, PutShardArgs, PutShardResult, Role, RoleGrant,
-    UploadState,
+    BeginUploadArgs, ModelError, ModelInitArgs, ModelRecord, Policy, Proposal, ProposalAction, ProposalState,
+    PutShardArgs, PutShardResult, RegisterKeyArgs, Role, RoleGrant, UploadState, Validation,
+    key_possession_message,
 };
 use shared_types::{Digest, ModelId};
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, signing_key};
 use crate::wasm::Canister;
 
 /// Cycles that test canisters start with.
@@ -198,13 +200,25 @@ impl Network {
         panic!("{what} did not happen within {MAX_ROUNDS} rounds");
     }
 
-    /// Installs a repository with an admin and an uploader.
+    /// Installs a repository with an admin and an uploader, whose key signs the artifacts of the tests.
     pub fn repository(&self) -> Repository<'_> {
-        let id = self.install(Canister::Model, ModelInitArgs { admins: vec![admin()] });
-        let grant = RoleGrant { principal: uploader(), role: Role::Uploader };
-        let granted: Result<(), ModelError> = self.update(admin(), id, "grant_role", (grant,));
-        granted.expect("the admin may grant roles");
-        Repository { network: self, id }
+        self.governed_repository(vec![admin()], Policy::default())
+    }
+
+    /// Installs a repository with these admins and rules; the first admin makes the uploader one, if one approval is enough.
+    ///
+    /// # Panics
+    /// When the canister refuses a step.
+    pub fn governed_repository(&self, admins: Vec<Principal>, policy: Policy) -> Repository<'_> {
+        let first = admins[0];
+        let args = ModelInitArgs { admins, policy: Some(policy), ..ModelInitArgs::default() };
+        let repository = Repository { network: self, id: self.install(Canister::Model, args) };
+        if policy.approvals == 1 {
+            let grant = RoleGrant { principal: uploader(), role: Role::Uploader };
+            repository.propose(first, ProposalAction::GrantRole(grant)).expect("granted");
+            repository.register_key(uploader(), &signing_key()).expect("registered");
+        }
+        repository
     }
 
     /// Installs a factory, without a template.
@@ -234,7 +248,12 @@ pub struct Repository<'a> {
     pub id: Principal,
 }
 
-impl Repository<'_> {
+impl<'a> Repository<'a> {
+    /// The repository in a canister that was installed before.
+    pub fn at(network: &'a Network, id: Principal) -> Self {
+        Self { network, id }
+    }
+
     /// `begin_upload`.
     ///
     /// # Errors
@@ -259,20 +278,71 @@ impl Repository<'_> {
         self.network.update(caller, self.id, "put_shard", (args,))
     }
 
-    /// `finish_upload`.
+    /// `finish_upload`, and rounds until validation has ended.
     ///
     /// # Errors
     /// As the canister says.
     pub fn finish(&self, caller: Principal, model_id: ModelId) -> Result<ModelRecord, ModelError> {
-        self.network.update(caller, self.id, "finish_upload", (model_id,))
+        let mut record: ModelRecord = {
+            let finished: Result<ModelRecord, ModelError> =
+                self.network.update(caller, self.id, "finish_upload", (model_id,));
+            finished?
+        };
+        while matches!(record.validation, Validation::Running { .. }) {
+            self.network.pic.tick();
+            let read: Result<ModelRecord, ModelError> =
+                self.network.query(caller, self.id, "get_model", (model_id,));
+            record = read?;
+        }
+        Ok(record)
     }
 
-    /// `activate`.
+    /// `propose`.
     ///
     /// # Errors
     /// As the canister says.
-    pub fn activate(&self, caller: Principal, model_id: ModelId) -> Result<ModelRecord, ModelError> {
-        self.network.update(caller, self.id, "activate", (model_id,))
+    pub fn propose(&self, caller: Principal, action: ProposalAction) -> Result<Proposal, ModelError> {
+        self.network.update(caller, self.id, "propose", (action,))
+    }
+
+    /// `approve` or `reject`.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn vote(&self, caller: Principal, id: u64, approve: bool) -> Result<Proposal, ModelError> {
+        self.network.update(caller, self.id, if approve { "approve" } else { "reject" }, (id,))
+    }
+
+    /// Proposes to activate a model, which is done at once where one approval is enough.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn activate(&self, caller: Principal, model_id: ModelId) -> Result<Proposal, ModelError> {
+        self.propose(caller, ProposalAction::Activate { model_id })
+    }
+
+    /// Proposes to deprecate a model, which is done at once where one approval is enough.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn deprecate(
+        &self,
+        caller: Principal,
+        model_id: ModelId,
+        reason: &str,
+    ) -> Result<Proposal, ModelError> {
+        self.propose(caller, ProposalAction::Deprecate { model_id, reason: reason.to_owned() })
+    }
+
+    /// `register_key` with a proof of possession.
+    ///
+    /// # Errors
+    /// As the canister says.
+    pub fn register_key(&self, caller: Principal, key: &ed25519_dalek::SigningKey) -> Result<(), ModelError> {
+        let possession = key.sign(&key_possession_message(self.id, caller)).to_bytes();
+        let public_key = ByteBuf::from(key.verifying_key().to_bytes());
+        let args = RegisterKeyArgs { public_key, possession: ByteBuf::from(possession) };
+        self.network.update(caller, self.id, "register_key", (args,))
     }
 
     /// Uploads and activates an artifact.
@@ -284,8 +354,10 @@ impl Repository<'_> {
         for (index, shard) in artifact.shards.iter().enumerate() {
             self.put(uploader(), artifact.id, index as u32, shard).expect("stored");
         }
-        self.finish(uploader(), artifact.id).expect("validated");
-        self.activate(admin(), artifact.id).expect("activated");
+        let record = self.finish(uploader(), artifact.id).expect("complete");
+        assert!(matches!(record.validation, Validation::Passed { .. }), "validated: {:?}", record.validation);
+        let proposal = self.activate(admin(), artifact.id).expect("proposed");
+        assert!(matches!(proposal.state, ProposalState::Executed { .. }), "activated: {:?}", proposal.state);
     }
 }
 

@@ -54,6 +54,16 @@ impl Canister {
     }
 }
 
+/// A program of the workspace.
+///
+/// # Panics
+/// When it was not built; says how to.
+pub fn program(name: &str) -> PathBuf {
+    let path = target_dir().join("debug").join(name).with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(path.exists(), "no program at {}: run `cargo xtask build` first", path.display());
+    path
+}
+
 fn target_dir() -> PathBuf {
     let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     // Joining an absolute path gives that path.

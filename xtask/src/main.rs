@@ -71,6 +71,8 @@ enum Bench {
     },
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
+    /// Queries per second of the model repository on the local network.
+    Reads,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -104,6 +106,10 @@ fn main() -> anyhow::Result<()> {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;
             example("local-net", "bench", &[])
+        }
+        Task::Bench { what: Bench::Reads } => {
+            cargo::build_all()?;
+            example("local-net", "bench", &["reads".to_owned()])
         }
     }
 }

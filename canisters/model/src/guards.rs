@@ -17,6 +17,11 @@ impl CallContext {
     pub fn of_message() -> Self {
         Self { caller: ic_cdk::api::msg_caller(), now_ns: ic_cdk::api::time() }
     }
+
+    /// The context of what the canister does by itself.
+    pub fn of_canister() -> Self {
+        Self { caller: ic_cdk::api::canister_self(), now_ns: ic_cdk::api::time() }
+    }
 }
 
 /// The context of an update; the anonymous principal is refused before anything else is looked at.

@@ -1,29 +1,44 @@
 //! The model canister: the repository that agents load their models from.
 //!
 //! Endpoints only; `shared_types::model` documents them, `model.did` is the interface. The rules are in
-//! [`repository`], [`roles`] and [`audit`], which know nothing of `ic-cdk`.
+//! [`uploads`], [`validation`], [`governance`], [`catalogue`], [`roles`] and [`audit`], which know nothing of `ic-cdk`.
 
 #![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
 
 pub mod audit;
+pub mod catalogue;
+pub mod governance;
 pub mod guards;
+pub mod http;
 pub mod lifecycle;
 pub mod manifest;
 pub mod memory;
+pub mod migration;
 pub mod queries;
 pub mod repository;
 pub mod roles;
+pub mod settings;
 pub mod state;
+pub mod timers;
 pub mod updates;
+pub mod uploads;
+pub mod validation;
 
+use std::marker::PhantomData;
+
+use candid::Principal;
 use ic_cdk::{query, update};
 use serde_bytes::ByteBuf;
 use shared_types::ModelId;
 use shared_types::model::{
-    AuditLogArgs, AuditPage, BeginUploadArgs, DeprecateArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs,
-    ListRolesArgs, MissingShardsArgs, MissingShardsPage, ModelCanisterStatus, ModelError, ModelPage,
-    ModelRecord, PutShardArgs, PutShardResult, RoleGrant, RolePage, UploadState,
+    AuditLogArgs, AuditPage, BeginUploadArgs, CertifiedModel, GetShardArgs, GetShardChunkArgs,
+    ListModelsArgs, ListProposalsArgs, ListRolesArgs, MissingShardsArgs, MissingShardsPage,
+    ModelCanisterStatus, ModelError, ModelPage, ModelRecord, Proposal, ProposalAction, ProposalPage,
+    ProposalSummary, PutShardArgs, PutShardResult, RegisterKeyArgs, RegisteredKey, RolePage, UploadState,
+    UploaderUsage, ValidationReport,
 };
+
+use http::{HttpRequest, HttpResponse};
 
 #[update]
 fn begin_upload(args: BeginUploadArgs) -> Result<UploadState, ModelError> {
@@ -46,28 +61,48 @@ fn discard_upload(model_id: ModelId) -> Result<(), ModelError> {
 }
 
 #[update]
-fn activate(model_id: ModelId) -> Result<ModelRecord, ModelError> {
-    updates::status::activate(&model_id)
+fn revalidate(model_id: ModelId) -> Result<(), ModelError> {
+    updates::upload::revalidate(&model_id)
 }
 
 #[update]
-fn deprecate(args: DeprecateArgs) -> Result<ModelRecord, ModelError> {
-    updates::status::deprecate(args)
+fn propose(action: ProposalAction) -> Result<Proposal, ModelError> {
+    updates::governance::propose(action)
 }
 
 #[update]
-fn grant_role(grant: RoleGrant) -> Result<(), ModelError> {
-    updates::roles::grant_role(grant)
+fn approve(id: u64) -> Result<Proposal, ModelError> {
+    updates::governance::approve(id)
 }
 
 #[update]
-fn revoke_role(grant: RoleGrant) -> Result<(), ModelError> {
-    updates::roles::revoke_role(grant)
+fn reject(id: u64) -> Result<Proposal, ModelError> {
+    updates::governance::reject(id)
+}
+
+#[update]
+fn register_key(args: RegisterKeyArgs) -> Result<(), ModelError> {
+    updates::governance::register_key(&args)
+}
+
+#[update]
+fn revoke_key(public_key: ByteBuf) -> Result<(), ModelError> {
+    updates::governance::revoke_key(&public_key)
 }
 
 #[query]
 fn missing_shards(args: MissingShardsArgs) -> Result<MissingShardsPage, ModelError> {
-    queries::catalogue::missing_shards(&args)
+    queries::uploads::missing_shards(&args)
+}
+
+#[query]
+fn uploader_usage() -> UploaderUsage {
+    queries::uploads::uploader_usage()
+}
+
+#[query]
+fn validation_report(model_id: ModelId) -> Result<ValidationReport, ModelError> {
+    queries::uploads::validation_report(&model_id)
 }
 
 #[query]
@@ -81,18 +116,30 @@ fn get_model(model_id: ModelId) -> Result<ModelRecord, ModelError> {
 }
 
 #[query]
+fn get_certified_model(model_id: ModelId) -> Result<CertifiedModel, ModelError> {
+    queries::catalogue::get_certified_model(&model_id)
+}
+
+#[query]
+fn latest(name: String) -> Result<CertifiedModel, ModelError> {
+    queries::catalogue::latest(&name)
+}
+
+#[query]
 fn get_manifest(model_id: ModelId) -> Result<ByteBuf, ModelError> {
     queries::catalogue::get_manifest(&model_id)
 }
 
-#[query]
-fn get_shard(args: GetShardArgs) -> Result<ByteBuf, ModelError> {
-    queries::shards::get_shard(&args)
+#[query(manual_reply = true)]
+fn get_shard(args: GetShardArgs) -> PhantomData<Result<ByteBuf, ModelError>> {
+    queries::shards::get_shard(&args);
+    PhantomData
 }
 
-#[query]
-fn get_shard_chunk(args: GetShardChunkArgs) -> Result<ByteBuf, ModelError> {
-    queries::shards::get_shard_chunk(&args)
+#[query(manual_reply = true)]
+fn get_shard_chunk(args: GetShardChunkArgs) -> PhantomData<Result<ByteBuf, ModelError>> {
+    queries::shards::get_shard_chunk(&args);
+    PhantomData
 }
 
 #[query]
@@ -101,13 +148,38 @@ fn list_roles(args: ListRolesArgs) -> RolePage {
 }
 
 #[query]
+fn list_keys(uploader: Principal) -> Vec<RegisteredKey> {
+    queries::governance::list_keys(uploader)
+}
+
+#[query]
+fn list_proposals(args: ListProposalsArgs) -> ProposalPage {
+    queries::governance::list_proposals(&args)
+}
+
+#[query]
+fn get_proposal(id: u64) -> Result<Proposal, ModelError> {
+    queries::governance::get_proposal(id)
+}
+
+#[query]
+fn governance() -> ProposalSummary {
+    queries::governance::governance()
+}
+
+#[query]
 fn audit_log(args: AuditLogArgs) -> AuditPage {
-    queries::governance::audit_log(&args)
+    queries::operation::audit_log(&args)
 }
 
 #[query]
 fn status() -> ModelCanisterStatus {
-    queries::governance::status()
+    queries::operation::status()
+}
+
+#[query]
+fn http_request(request: HttpRequest) -> HttpResponse {
+    queries::operation::http_request(&request)
 }
 
 #[cfg(test)]

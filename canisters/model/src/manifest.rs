@@ -1,7 +1,8 @@
 //! What the repository needs to know from a manifest and from the head of a shard.
 
 use novaq_engine::artifact::{ArtifactError, Manifest, ShardHeader};
-use shared_types::model::{MAX_MANIFEST_BYTES, MAX_SHARD_BYTES};
+use serde_bytes::ByteBuf;
+use shared_types::model::{Capability, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, ModelCard, Quality};
 use shared_types::{Digest, FieldError, ModelId};
 
 // The limits that clients see are those of the format.
@@ -9,7 +10,7 @@ const _: () = assert!(MAX_SHARD_BYTES == novaq_engine::artifact::MAX_SHARD_BYTES
 const _: () = assert!(MAX_MANIFEST_BYTES == novaq_engine::artifact::MAX_MANIFEST_BYTES as u64);
 
 /// The facts that the repository takes from a manifest, once the engine has parsed and checked it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ManifestFacts {
     /// SHA-256 of the canonical manifest without its signature.
     pub model_id: ModelId,
@@ -19,6 +20,8 @@ pub struct ManifestFacts {
     pub version: String,
     /// License.
     pub license: String,
+    /// What the catalogue shows.
+    pub card: Option<ModelCard>,
     /// The shard files, by index.
     pub shards: Vec<ShardFacts>,
 }
@@ -44,6 +47,7 @@ pub fn read(bytes: &[u8]) -> Result<ManifestFacts, FieldError> {
     };
     let manifest = Manifest::parse(bytes).map_err(refused)?;
     let model_id = Digest::new(manifest.id().map_err(refused)?);
+    let card = Some(card(&manifest));
     let shards = manifest.shards.iter();
     let shards =
         shards.map(|shard| ShardFacts { bytes: shard.bytes, sha256: Digest::new(shard.sha256) }).collect();
@@ -52,8 +56,59 @@ pub fn read(bytes: &[u8]) -> Result<ManifestFacts, FieldError> {
         name: manifest.name,
         version: manifest.version,
         license: manifest.license,
+        card,
         shards,
     })
+}
+
+/// Longest text of a card, in bytes: a page of a hundred cards has to fit in a reply.
+const MAX_CARD_TEXT_BYTES: usize = 512;
+
+/// The beginning of `text` that a card has room for.
+fn short(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_CARD_TEXT_BYTES)].to_owned()
+}
+
+/// What the catalogue shows of a model.
+pub fn card(manifest: &Manifest) -> ModelCard {
+    let capabilities = match (&manifest.encoder, &manifest.chat_template) {
+        (Some(_), _) => vec![Capability::Embed],
+        (None, Some(_)) => vec![Capability::Generate, Capability::Chat],
+        (None, None) => vec![Capability::Generate],
+    };
+    let context = manifest.config.as_ref().map(|config| config.max_position_embeddings);
+    let context = context.or(manifest.encoder.as_ref().map(|config| config.max_seq_length));
+    let predictions = manifest.verification.as_ref().map(|it| Quality::Predictions {
+        text: short(&it.text),
+        tokens: it.tokens,
+        perplexity: it.perplexity,
+        perplexity_original: it.perplexity_original,
+        kl: it.kl,
+        top1_agreement: it.top1_agreement,
+    });
+    let embeddings = manifest.similarity.as_ref().map(|it| Quality::Embeddings {
+        text: short(&it.text),
+        texts: it.texts,
+        mean_cosine: it.mean_cosine,
+        min_cosine: it.min_cosine,
+    });
+    ModelCard {
+        architecture: manifest.architecture.clone(),
+        capabilities,
+        tags: manifest.tags.clone(),
+        origin: manifest.origin.repository.clone(),
+        revision: manifest.origin.revision.as_deref().map(short),
+        parameters: manifest.compression.parameters,
+        bits_per_weight_body: manifest.compression.bits_per_weight_body,
+        bits_per_weight_file: manifest.compression.bits_per_weight_file,
+        ratio_fp32: manifest.compression.ratio_fp32,
+        quality: predictions.or(embeddings),
+        context_tokens: context.unwrap_or_default() as u64,
+        heap_bytes: manifest.estimates.heap_bytes,
+        cache_bytes_per_token: manifest.estimates.cache_bytes_per_token,
+        instructions_per_token: manifest.estimates.instructions_per_token,
+        signed_by: manifest.signature.map(|signature| ByteBuf::from(signature.public_key)),
+    }
 }
 
 /// Checks the header of a shard file.

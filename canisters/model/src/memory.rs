@@ -13,8 +13,17 @@ const EXTENTS: MemoryId = MemoryId::new(3);
 const ROLES: MemoryId = MemoryId::new(4);
 const AUDIT_INDEX: MemoryId = MemoryId::new(5);
 const AUDIT_DATA: MemoryId = MemoryId::new(6);
-/// Manifests and shards: last, since it grows most.
+/// Manifests and shards.
 const BYTES: MemoryId = MemoryId::new(7);
+// Since layout 2.
+const SETTINGS: MemoryId = MemoryId::new(8);
+const QUOTAS: MemoryId = MemoryId::new(9);
+const PENDING: MemoryId = MemoryId::new(10);
+const VERSIONS: MemoryId = MemoryId::new(11);
+const VALIDATIONS: MemoryId = MemoryId::new(12);
+const REPORTS: MemoryId = MemoryId::new(13);
+const PROPOSALS: MemoryId = MemoryId::new(14);
+const KEYS: MemoryId = MemoryId::new(15);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -34,6 +43,22 @@ pub struct Memories {
     pub audit_data: Memory,
     /// Manifests and shards.
     pub bytes: Memory,
+    /// Version of the layout, policy.
+    pub settings: Memory,
+    /// Quotas of uploaders that have one of their own.
+    pub quotas: Memory,
+    /// Pending models, with the time of the last work on each.
+    pub pending: Memory,
+    /// Versions of each name that were ever Active.
+    pub versions: Memory,
+    /// Validations under way.
+    pub validations: Memory,
+    /// Reports of validations that have ended.
+    pub reports: Memory,
+    /// Proposals.
+    pub proposals: Memory,
+    /// Signing keys.
+    pub keys: Memory,
 }
 
 impl Memories {
@@ -49,6 +74,14 @@ impl Memories {
             audit_index: manager.get(AUDIT_INDEX),
             audit_data: manager.get(AUDIT_DATA),
             bytes: manager.get(BYTES),
+            settings: manager.get(SETTINGS),
+            quotas: manager.get(QUOTAS),
+            pending: manager.get(PENDING),
+            versions: manager.get(VERSIONS),
+            validations: manager.get(VALIDATIONS),
+            reports: manager.get(REPORTS),
+            proposals: manager.get(PROPOSALS),
+            keys: manager.get(KEYS),
         }
     }
 }

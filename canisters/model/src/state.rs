@@ -17,7 +17,13 @@ pub fn read<R>(f: impl FnOnce(&Repository) -> R) -> R {
     REPOSITORY.with_borrow(f)
 }
 
-/// Changes the state.
+/// Changes the state, and certifies what changed.
 pub fn mutate<R>(f: impl FnOnce(&mut Repository) -> R) -> R {
-    REPOSITORY.with_borrow_mut(f)
+    REPOSITORY.with_borrow_mut(|repository| {
+        let result = f(repository);
+        if let Some(root) = repository.take_changed_root() {
+            ic_cdk::api::certified_data_set(root);
+        }
+        result
+    })
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 
+use super::sign::sign;
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::compress::pattern::Override;
 use crate::compress::plan::{Additive, MatrixCodec};
@@ -13,6 +14,7 @@ use crate::compress::{self, Budget, Forecast, Options, STOP, Summary};
 use crate::config_file;
 use crate::hub::Location;
 use crate::hub::Origin;
+use crate::network::read_signing_key;
 use crate::output::{self, HintExt};
 use crate::refine::{DEFAULT_STEPS, Refine};
 use novaq_engine::kernel::Fold;
@@ -126,6 +128,10 @@ pub struct Args {
     /// Licence of the weights; by default what the front matter of the checkpoint's README.md says.
     #[arg(long)]
     license: Option<String>,
+
+    /// PEM file of the ed25519 key to sign the artifact with; `novaq sign` does it later.
+    #[arg(long, value_name = "KEY")]
+    sign: Option<PathBuf>,
 
     /// TOML file with options under the names of their flags, as `bpw = 2.5` or `tensor = ["lm_head.*=8"]`.
     ///
@@ -251,6 +257,7 @@ impl Args {
             name: self.name.or(file.name),
             model_version: self.model_version.or(file.model_version),
             license: self.license.or(file.license),
+            sign: self.sign.or(file.sign),
             report: self.report.or(file.report),
             ..self
         })
@@ -317,7 +324,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let model = args.model.fetch()?;
     let (path, name, dry_run, json) = (model.path.clone(), args.model.to_string(), args.dry_run, args.json);
+    // A key that can't be read is better known before the work than after it.
+    let key = args.sign.as_deref().map(read_signing_key).transpose()?;
     let options = args.options(model.origin);
+    let folder = options.output.clone();
+    let signed = move |summary: Summary| -> anyhow::Result<Summary> {
+        if let Some(key) = &key {
+            sign(&folder, key, false)?;
+        }
+        Ok(summary)
+    };
     if EncoderCheckpoint::is_at(&path) {
         let checkpoint =
             EncoderCheckpoint::open(&path).with_context(|| format!("`{name}` can't be compressed"))?;
@@ -325,7 +341,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             return forecasted(&compress::encoder::forecast(&checkpoint, &options)?, None, json);
         }
         stop_on_interrupt()?;
-        return finished(&compress::encoder::run(&checkpoint, &options)?, json);
+        return finished(&signed(compress::encoder::run(&checkpoint, &options)?)?, json);
     }
     let checkpoint = Checkpoint::open(&path)
         .with_context(|| format!("`{name}` can't be compressed"))
@@ -335,7 +351,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return forecasted(&compress::forecast(&checkpoint, &options)?, Some(context), json);
     }
     stop_on_interrupt()?;
-    finished(&compress::run(&checkpoint, &options)?, json)
+    finished(&signed(compress::run(&checkpoint, &options)?)?, json)
 }
 
 /// Shows what a compression would come to; `context` is that of a decoder, in tokens.

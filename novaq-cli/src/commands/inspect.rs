@@ -143,6 +143,9 @@ fn print_summary(artifact: &ArtifactDir) -> anyhow::Result<()> {
         "Instructions: {} per token in a canister, estimated",
         output::count(manifest.estimates.instructions_per_token)
     );
+    if let Some(signature) = manifest.signature {
+        say!("Signed by: {}", hex::encode(signature.public_key));
+    }
     if !manifest.tags.is_empty() {
         say!("Tags: {}", manifest.tags.join(", "));
     }

@@ -32,6 +32,8 @@ struct Verified {
     /// Why the chat template is of no use; `None` if it is, or there is none.
     chat_template_error: Option<String>,
     vocab_size: usize,
+    /// The key that signed the manifest, in hexadecimal.
+    signed_by: Option<String>,
 }
 
 /// Runs the command.
@@ -45,6 +47,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     artifact.verify_shards(|bytes| bar.inc(bytes))?;
     bar.finish_and_clear();
 
+    if let Some(signature) = manifest.signature {
+        anyhow::ensure!(signature.verifies(&artifact.model_id()), "the signature is not one of this model");
+    }
     let bar = output::progress(manifest.tensors.len() as u64, "Decoding", "tensors");
     let mut loader = Loader::new(Arc::clone(manifest));
     while loader.step(&artifact).map_err(|error| artifact.load_error(error))?.is_some() {
@@ -68,6 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         tensors: manifest.tensors.len(),
         chat_template_error: template_error.map(|error| error.to_string()),
         vocab_size: tokenizer.vocab_size(),
+        signed_by: manifest.signature.map(|signature| hex::encode(signature.public_key)),
     };
     if args.json {
         return output::json(&verified);
@@ -84,6 +90,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         (Some(error), _) => say!("Chat template: of no use ({error})"),
         (None, Some(_)) => say!("Chat template: compiles"),
         (None, None) => {}
+    }
+    if let Some(key) = &verified.signed_by {
+        say!("Signed by: {key}");
     }
     say!("Verified: `{}`", artifact.path().display());
     Ok(())

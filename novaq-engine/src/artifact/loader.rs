@@ -141,14 +141,9 @@ impl Loader {
     }
 
     fn load_codebooks(&mut self, name: &str, source: &dyn ShardSource) -> Result<u64, ArtifactError> {
-        let Some(entry) = self.manifest.codebooks.iter().find(|set| set.name == *name) else {
-            return Err(ArtifactError::field("codebooks", format!("`{name}` is missing")));
-        };
-        let bytes = read_section(&self.manifest, entry.section, source)?;
-        let set =
-            Codebooks::from_bytes(entry.count, entry.dimension, &bytes).map_err(|e| tensor_error(name, e))?;
-        self.codebooks.insert(name.to_string(), Arc::new(set.with_fold(entry.fold)));
-        Ok(entry.section.length)
+        let (set, bytes) = read_codebooks(&self.manifest, name, source)?;
+        self.codebooks.insert(name.to_string(), set);
+        Ok(bytes)
     }
 
     fn codebook_set(&self, name: &str) -> Result<Arc<Codebooks>, ArtifactError> {
@@ -244,29 +239,59 @@ impl Loader {
     }
 }
 
-fn tensor_error(name: &str, source: CodecError) -> ArtifactError {
+/// The codebook set `name`, and the bytes read for it.
+pub(super) fn read_codebooks(
+    manifest: &Manifest,
+    name: &str,
+    source: &dyn ShardSource,
+) -> Result<(Arc<Codebooks>, u64), ArtifactError> {
+    let Some(entry) = manifest.codebooks.iter().find(|set| set.name == *name) else {
+        return Err(ArtifactError::field("codebooks", format!("`{name}` is missing")));
+    };
+    let bytes = read_section(manifest, entry.section, source)?;
+    let set =
+        Codebooks::from_bytes(entry.count, entry.dimension, &bytes).map_err(|e| tensor_error(name, e))?;
+    Ok((Arc::new(set.with_fold(entry.fold)), entry.section.length))
+}
+
+pub(super) fn tensor_error(name: &str, source: CodecError) -> ArtifactError {
     ModelError::Tensor { name: name.to_string(), source }.into()
 }
 
 /// The bytes of `section`, which a valid manifest has inside its shards.
-fn read_section(
+pub(super) fn read_section(
     manifest: &Manifest,
     section: Section,
     source: &dyn ShardSource,
 ) -> Result<Vec<u8>, ArtifactError> {
     let mut out = vec![0; section.length as usize];
-    let mut rest = &mut out[..];
-    let (mut index, mut offset) = (section.shard, section.offset);
+    read_range(manifest, section, 0, &mut out, source)?;
+    Ok(out)
+}
+
+/// Fills `buffer` from byte `from` of `section`.
+pub(super) fn read_range(
+    manifest: &Manifest,
+    section: Section,
+    from: u64,
+    buffer: &mut [u8],
+    source: &dyn ShardSource,
+) -> Result<(), ArtifactError> {
+    let mut rest = buffer;
+    let (mut index, mut offset) = (section.shard, section.offset + from);
     while !rest.is_empty() {
         let Some(shard) = manifest.shards.get(index as usize) else {
             return Err(ArtifactError::shard(index, "a section runs past the last shard"));
         };
-        let here = (shard.bytes - ShardHeader::BYTES as u64).saturating_sub(offset).min(rest.len() as u64);
+        let payload = shard.bytes - ShardHeader::BYTES as u64;
+        let here = payload.saturating_sub(offset).min(rest.len() as u64);
         let (now, later) = rest.split_at_mut(here as usize);
-        let read = source.read(index, ShardHeader::BYTES as u64 + offset, now);
-        read.map_err(|source| ArtifactError::Io { index, source })?;
+        if !now.is_empty() {
+            let read = source.read(index, ShardHeader::BYTES as u64 + offset, now);
+            read.map_err(|source| ArtifactError::Io { index, source })?;
+        }
         rest = later;
-        (index, offset) = (index + 1, 0);
+        (index, offset) = (index + 1, (offset + here) - payload.min(offset + here));
     }
-    Ok(out)
+    Ok(())
 }

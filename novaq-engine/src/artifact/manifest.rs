@@ -1,13 +1,14 @@
 //! The manifest: canonical JSON that names everything in the artifact by hash.
 
-use super::{ArtifactError, FORMAT_VERSION, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, ShardHeader};
+use super::{ArtifactError, FORMAT_VERSION, MAX_MANIFEST_BYTES, MAX_SHARD_BYTES, ShardHeader, Signature};
 #[cfg(doc)]
 use crate::codec::LowRankMatrix;
 use crate::codec::{AqMatrix, Codebooks, Fp8Matrix, Int4Matrix, Int8Matrix};
 use crate::kernel::Fold;
-use crate::model::{Architecture, BertConfig, Config};
+use crate::model::{Architecture, BertConfig, Config, ModelError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A range of the body. It continues in the following shards if it is longer than what is left of its first.
@@ -191,9 +192,9 @@ pub struct Compression {
     pub bits_per_weight_body: f64,
     /// All bits per weight of the embedding and the head.
     pub bits_per_weight_embedding: f64,
-    /// Bits of all files together, manifest and tokenizer included, per weight.
+    /// Bits of all files together, manifest (without a signature) and tokenizer included, per weight.
     pub bits_per_weight_file: f64,
-    /// Bytes of all files together.
+    /// Bytes of all files together, a signature not counted.
     pub bytes: u64,
     /// How many times smaller that is than the weights in 32-bit floats.
     pub ratio_fp32: f64,
@@ -294,6 +295,9 @@ pub struct Manifest {
     pub estimates: Estimates,
     /// Words to search by.
     pub tags: Vec<String>,
+    /// Who vouches for it. It is no part of what the id is the hash of, nor of the sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 impl Estimates {
@@ -369,12 +373,49 @@ impl Manifest {
         serde_json_canonicalizer::to_vec(self).map_err(|e| ArtifactError::Json(e.to_string()))
     }
 
-    /// The model's id: SHA-256 of the canonical JSON.
+    /// The model's id: SHA-256 of the canonical JSON without the signature.
     ///
     /// # Errors
     /// As [`Self::to_bytes`].
     pub fn id(&self) -> Result<[u8; 32], ArtifactError> {
-        Ok(Sha256::digest(self.to_bytes()?).into())
+        Ok(Sha256::digest(self.unsigned_bytes()?).into())
+    }
+
+    /// The canonical JSON without the signature.
+    pub(super) fn unsigned_bytes(&self) -> Result<Vec<u8>, ArtifactError> {
+        let unsigned = match self.signature {
+            None => Cow::Borrowed(self),
+            Some(_) => Cow::Owned(Self { signature: None, ..self.clone() }),
+        };
+        unsigned.to_bytes()
+    }
+
+    /// Checks that the tensors are those of the architecture: each that it needs, in its shape, and no other.
+    ///
+    /// # Errors
+    /// The first tensor that is missing, misshapen or not part of the architecture.
+    pub fn check_tensors(&self) -> Result<(), ArtifactError> {
+        let mut stored: BTreeMap<&str, &[usize]> =
+            self.tensors.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice())).collect();
+        let expected: Box<dyn Iterator<Item = (String, Vec<usize>)>> = match &self.encoder {
+            Some(_) => Box::new(self.encoder()?.tensors()),
+            None => Box::new(self.decoder()?.tensors()),
+        };
+        for (name, shape) in expected {
+            let Some(got) = stored.remove(name.as_str()) else {
+                return Err(ModelError::MissingTensor(name).into());
+            };
+            if got != shape {
+                let pair = |shape: &[usize]| [shape[0], shape.get(1).copied().unwrap_or(1)];
+                return Err(ModelError::TensorShape { name, got: pair(got), expected: pair(&shape) }.into());
+            }
+        }
+        match stored.keys().next() {
+            Some(name) => {
+                Err(ArtifactError::field("tensors", format!("`{name}` is not part of the architecture")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Bytes of all shards together.

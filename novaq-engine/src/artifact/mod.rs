@@ -6,7 +6,9 @@
 mod loader;
 mod manifest;
 mod outline;
+mod row;
 mod shard;
+mod signature;
 mod writer;
 
 pub use loader::{LoadedEncoder, LoadedModel, Loader, ShardSource, Shards};
@@ -15,7 +17,9 @@ pub use manifest::{
     SourceFile, TensorEntry, TokenizerEntry, Verification,
 };
 pub use outline::Outline;
+pub use row::{MAX_ROW_BYTES, decode_row};
 pub use shard::{ShardHeader, verify_shard};
+pub use signature::Signature;
 pub use writer::{ManifestDraft, ShardSink, VectorPrecision, Writer};
 
 use crate::model::ModelError;

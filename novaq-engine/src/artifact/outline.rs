@@ -119,6 +119,7 @@ impl Outline {
             similarity: draft.similarity,
             estimates: draft.estimates,
             tags: draft.tags,
+            signature: None,
         };
         manifest.count_sizes()?;
         manifest.validate()?;

@@ -216,11 +216,20 @@ impl<'a> Writer<'a> {
 }
 
 impl Manifest {
+    /// The same with its sizes counted again, as a change of a name, a tag or a table makes necessary.
+    ///
+    /// # Errors
+    /// If they don't settle, or a number is not finite.
+    pub fn recounted(mut self) -> Result<Self, ArtifactError> {
+        self.count_sizes()?;
+        Ok(self)
+    }
+
     /// Fills in the sizes. The manifest's own length is among them, so this repeats until it no longer changes.
     pub(super) fn count_sizes(&mut self) -> Result<(), ArtifactError> {
         // A longer manifest can only change the digits of what depends on its length, so two rounds are the rule.
         for _ in 0..8 {
-            let bytes = self.shard_bytes() + self.to_bytes()?.len() as u64;
+            let bytes = self.shard_bytes() + self.unsigned_bytes()?.len() as u64;
             if self.compression.bytes == bytes {
                 return Ok(());
             }
@@ -231,7 +240,7 @@ impl Manifest {
 
     /// Checks the sizes against what the tables and the manifest's own length say.
     pub(super) fn validate_sizes(&self) -> Result<(), ArtifactError> {
-        let bytes = self.shard_bytes() + self.to_bytes()?.len() as u64;
+        let bytes = self.shard_bytes() + self.unsigned_bytes()?.len() as u64;
         let counted = self.counted(bytes);
         if self.compression == counted {
             return Ok(());

@@ -327,6 +327,42 @@ impl Config {
         vectors.into_iter().filter(|(.., has)| *has).map(|(name, length, _)| (name, length)).collect()
     }
 
+    /// Names and shapes `[outputs, inputs]` of the matrices of a layer, in the order of the forward pass; the names are those
+    /// of the checkpoints behind `model.layers.N.`.
+    pub fn layer_matrices(&self) -> [(&'static str, [usize; 2]); 7] {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let (query, key) = (self.query_width(), self.key_value_width());
+        [
+            ("self_attn.q_proj.weight", [query, hidden]),
+            ("self_attn.k_proj.weight", [key, hidden]),
+            ("self_attn.v_proj.weight", [key, hidden]),
+            ("self_attn.o_proj.weight", [hidden, query]),
+            ("mlp.gate_proj.weight", [inner, hidden]),
+            ("mlp.up_proj.weight", [inner, hidden]),
+            ("mlp.down_proj.weight", [hidden, inner]),
+        ]
+    }
+
+    /// Names and shapes of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
+        let vocabulary = || vec![self.vocab_size, self.hidden_size];
+        let matrices = self.layer_matrices().map(|(name, shape)| (name, shape.to_vec()));
+        let vectors = self.layer_vectors().into_iter().map(|(name, length)| (name, vec![length]));
+        let layer: Vec<(&str, Vec<usize>)> = matrices.into_iter().chain(vectors).collect();
+        let layers = (0..self.num_hidden_layers).flat_map(move |index| {
+            let named = layer
+                .iter()
+                .map(move |(name, shape)| (format!("model.layers.{index}.{name}"), shape.clone()));
+            named.collect::<Vec<_>>()
+        });
+        let head = (!self.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vocabulary()));
+        [("model.embed_tokens.weight".to_owned(), vocabulary())]
+            .into_iter()
+            .chain(layers)
+            .chain([("model.norm.weight".to_owned(), vec![self.hidden_size])])
+            .chain(head)
+    }
+
     /// Weights of the model, norms and biases included, a tied head counted once.
     pub fn parameters(&self) -> u64 {
         let (query, key) = (self.query_width(), self.key_value_width());

@@ -7,9 +7,9 @@ use ohms_tests::network::{Network, Repository, admin, stranger, uploader};
 use serde_bytes::ByteBuf;
 use shared_types::lifecycle::ModelStatus;
 use shared_types::model::{
-    AuditEntry, AuditEvent, AuditLogArgs, AuditPage, BeginUploadArgs, GetShardArgs, MissingShardsArgs,
-    MissingShardsPage, ModelCanisterStatus, ModelError, ModelRecord, PutShardArgs, PutShardResult,
-    UploadState,
+    AuditEntry, AuditEvent, AuditLogArgs, AuditPage, BeginUploadArgs, GetShardArgs, ListProposalsArgs,
+    MissingShardsArgs, MissingShardsPage, ModelCanisterStatus, ModelError, ModelRecord, Proposal,
+    ProposalAction, ProposalPage, ProposalState, PutShardArgs, PutShardResult, UploadState, ValidationReport,
 };
 
 /// Repeats a request until the repository answers; its errors are answers too.
@@ -38,12 +38,12 @@ fn upload(network: &Network, repository: &Repository, artifact: &Artifact) {
         let _: PutShardResult = insist(network, repository, uploader(), "put_shard", &(args,)).unwrap();
     }
     let _: ModelRecord = insist(network, repository, uploader(), "finish_upload", &(model_id,)).unwrap();
-    let activated: Result<ModelRecord, ModelError> =
-        insist(network, repository, admin(), "activate", &(model_id,));
+    let proposed: Result<Proposal, ModelError> =
+        insist(network, repository, admin(), "propose", &(ProposalAction::Activate { model_id },));
     // Asked for a second time, an activation says that the model is active already.
     let active = ModelStatus::Active;
-    assert!(match activated {
-        Ok(record) => record.status == active,
+    assert!(match proposed {
+        Ok(proposal) => matches!(proposal.state, ProposalState::Executed { .. }),
         Err(ModelError::WrongStatus { status, .. }) => status == active,
         Err(error) => panic!("{error}"),
     });
@@ -88,7 +88,20 @@ fn publication(plan: &FaultPlan) -> Option<FaultTrace> {
     let mut expected = vec![AuditEvent::UploadBegun { model_id }];
     expected
         .extend((0..artifact.shards.len() as u32).map(|index| AuditEvent::ShardStored { model_id, index }));
-    expected.extend([AuditEvent::UploadFinished { model_id }, AuditEvent::Activated { model_id }]);
+    let report: Result<ValidationReport, ModelError> =
+        network.query(stranger(), repository.id, "validation_report", (model_id,));
+    let report = report.unwrap().hash();
+    let proposals = ListProposalsArgs { open_only: false, before: None, limit: 1 };
+    let page: ProposalPage = network.query(stranger(), repository.id, "list_proposals", (proposals,));
+    let id = page.proposals[0].id;
+    expected.extend([
+        AuditEvent::UploadFinished { model_id },
+        AuditEvent::Validated { model_id, passed: true, report },
+        AuditEvent::ProposalMade { id, action: ProposalAction::Activate { model_id } },
+        AuditEvent::ProposalApproved { id },
+        AuditEvent::Activated { model_id },
+        AuditEvent::ProposalExecuted { id },
+    ]);
     let events = log[before..].iter().map(|entry| &entry.event);
     let (upgrades, events): (Vec<_>, Vec<_>) =
         events.partition(|event| matches!(event, AuditEvent::Upgraded { .. }));

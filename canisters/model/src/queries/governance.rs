@@ -1,8 +1,11 @@
-//! Roles, audit log, status.
+//! Roles, keys, proposals.
 
-use shared_types::model::{AuditLogArgs, AuditPage, ListRolesArgs, ModelCanisterStatus, RolePage};
+use candid::Principal;
+use shared_types::model::{
+    ListProposalsArgs, ListRolesArgs, ModelError, Proposal, ProposalPage, ProposalSummary, RegisteredKey,
+    RolePage,
+};
 
-use crate::lifecycle::VERSION;
 use crate::state;
 
 /// A page of the roles.
@@ -10,19 +13,25 @@ pub fn list_roles(args: &ListRolesArgs) -> RolePage {
     state::read(|repository| repository.roles().list(args))
 }
 
-/// A page of the audit log.
-pub fn audit_log(args: &AuditLogArgs) -> AuditPage {
-    state::read(|repository| repository.audit().list(args))
+/// The signing keys of an uploader.
+pub fn list_keys(uploader: Principal) -> Vec<RegisteredKey> {
+    state::read(|repository| repository.keys_of(uploader))
 }
 
-/// Version, sizes, balance.
-pub fn status() -> ModelCanisterStatus {
-    state::read(|repository| ModelCanisterStatus {
-        version: VERSION.to_owned(),
-        models: repository.models(),
-        reserved_bytes: repository.reserved_bytes(),
-        audit_entries: repository.audit().len(),
-        audit_head: repository.audit().head(),
-        cycles: ic_cdk::api::canister_cycle_balance(),
-    })
+/// A page of the proposals.
+pub fn list_proposals(args: &ListProposalsArgs) -> ProposalPage {
+    state::read(|repository| repository.list_proposals(args))
+}
+
+/// A proposal.
+///
+/// # Errors
+/// See [`crate::repository::Repository::get_proposal`].
+pub fn get_proposal(id: u64) -> Result<Proposal, ModelError> {
+    state::read(|repository| repository.get_proposal(id))
+}
+
+/// The rules, and who is there to follow them.
+pub fn governance() -> ProposalSummary {
+    state::read(|repository| repository.governance())
 }

@@ -1,5 +1,4 @@
 //! Methods that change the state.
 
-pub mod roles;
-pub mod status;
+pub mod governance;
 pub mod upload;

@@ -6,7 +6,7 @@ use shared_types::model::{
 };
 
 use crate::guards::update_context;
-use crate::state;
+use crate::{state, timers};
 
 /// Begins an upload, or finds it again.
 ///
@@ -26,13 +26,15 @@ pub fn put_shard(args: &PutShardArgs) -> Result<PutShardResult, ModelError> {
     state::mutate(|repository| repository.put_shard(&context, &args.model_id, args.index, &args.bytes))
 }
 
-/// Validates an upload.
+/// Takes an upload for finished and validates it: a small model at once, a large one in the messages that follow.
 ///
 /// # Errors
 /// See [`crate::repository::Repository::finish_upload`].
 pub fn finish_upload(model_id: &ModelId) -> Result<ModelRecord, ModelError> {
     let context = update_context()?;
-    state::mutate(|repository| repository.finish_upload(&context, model_id))
+    state::mutate(|repository| repository.finish_upload(&context, model_id))?;
+    timers::validate_on();
+    state::read(|repository| repository.get_model(&context, model_id))
 }
 
 /// Drops an upload.
@@ -42,4 +44,15 @@ pub fn finish_upload(model_id: &ModelId) -> Result<ModelRecord, ModelError> {
 pub fn discard_upload(model_id: &ModelId) -> Result<(), ModelError> {
     let context = update_context()?;
     state::mutate(|repository| repository.discard_upload(&context, model_id))
+}
+
+/// Has a model validated again.
+///
+/// # Errors
+/// See [`crate::repository::Repository::revalidate`].
+pub fn revalidate(model_id: &ModelId) -> Result<(), ModelError> {
+    let context = update_context()?;
+    state::mutate(|repository| repository.revalidate(&context, model_id))?;
+    timers::validate_on();
+    Ok(())
 }

@@ -85,6 +85,37 @@ impl BertConfig {
         Ok(())
     }
 
+    /// Names and shapes of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let table = move |name: &str, rows| (format!("embeddings.{name}.weight"), vec![rows, hidden]);
+        let tables = [
+            table("word_embeddings", self.vocab_size),
+            table("position_embeddings", self.max_position_embeddings),
+            table("token_type_embeddings", self.type_vocab_size),
+        ];
+        let linears = [
+            ("attention.self.query", vec![hidden, hidden]),
+            ("attention.self.key", vec![hidden, hidden]),
+            ("attention.self.value", vec![hidden, hidden]),
+            ("attention.output.dense", vec![hidden, hidden]),
+            ("attention.output.LayerNorm", vec![hidden]),
+            ("intermediate.dense", vec![inner, hidden]),
+            ("output.dense", vec![hidden, inner]),
+            ("output.LayerNorm", vec![hidden]),
+        ];
+        let layers = (0..self.num_hidden_layers).flat_map(move |layer| {
+            let named =
+                linears.iter().map(|(name, shape)| (format!("encoder.layer.{layer}.{name}"), shape.clone()));
+            named.collect::<Vec<_>>()
+        });
+        let biased = [("embeddings.LayerNorm".to_owned(), vec![hidden])].into_iter().chain(layers);
+        tables.into_iter().chain(biased.flat_map(|(name, shape)| {
+            let bias = (format!("{name}.bias"), vec![shape[0]]);
+            [(format!("{name}.weight"), shape), bias]
+        }))
+    }
+
     /// Width of a head.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_attention_heads

@@ -1,4 +1,4 @@
-//! The model repository: uploads that go wrong, are interrupted or come from strangers, and what an activation fixes.
+//! Uploads that go wrong, are interrupted or come from strangers, and what an activation fixes.
 
 use candid::Principal;
 use ohms_tests::artifact::Artifact;
@@ -6,8 +6,8 @@ use ohms_tests::network::{Network, Repository, admin, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use shared_types::lifecycle::{ModelOperation, ModelStatus};
 use shared_types::model::{
-    AuditEntry, AuditLogArgs, AuditPage, DeprecateArgs, GetShardArgs, ListModelsArgs, MissingShardsArgs,
-    MissingShardsPage, ModelCanisterStatus, ModelError, ModelPage, ModelRecord, Role,
+    AuditEntry, AuditLogArgs, AuditPage, GetShardArgs, ListModelsArgs, MissingShardsArgs, MissingShardsPage,
+    ModelCanisterStatus, ModelError, ModelPage, ProposalState,
 };
 use shared_types::{Digest, ModelId};
 
@@ -58,10 +58,12 @@ fn an_interrupted_upload_is_resumed_and_an_active_model_is_immutable() {
     // A Pending model is nobody else's business.
     let pending = ModelError::WrongStatus { status: ModelStatus::Pending, operation: ModelOperation::Serve };
     assert_eq!(get_shard(&network, &repository, stranger(), id, 0), Err(pending));
-    let args = ListModelsArgs { status: None, after: None, limit: 10 };
+    let args = ListModelsArgs { status: None, filter: None, after: None, limit: 10 };
     let page: ModelPage = network.query(stranger(), repository.id, "list_models", (args.clone(),));
     assert!(page.models.is_empty());
-    assert_eq!(repository.activate(uploader(), id), Err(ModelError::Unauthorized { required: Role::Admin }));
+    // Its uploader may propose it; that is no approval.
+    let proposal = repository.activate(uploader(), id).unwrap();
+    assert_eq!((proposal.state, proposal.approvals), (ProposalState::Open, Vec::new()));
     repository.activate(admin(), id).unwrap();
 
     // Nothing that anybody may call changes the bytes any more.
@@ -86,10 +88,7 @@ fn an_interrupted_upload_is_resumed_and_an_active_model_is_immutable() {
     let page: ModelPage = network.query(stranger(), repository.id, "list_models", (args,));
     assert_eq!(page.models.iter().map(|record| record.model_id).collect::<Vec<_>>(), [id]);
 
-    let args = DeprecateArgs { model_id: id, reason: "superseded".to_owned() };
-    let deprecated: Result<ModelRecord, ModelError> =
-        network.update(admin(), repository.id, "deprecate", (args,));
-    assert_eq!(deprecated.unwrap().status, ModelStatus::Deprecated);
+    repository.deprecate(admin(), id, "superseded").unwrap();
     let refused =
         ModelError::WrongStatus { status: ModelStatus::Deprecated, operation: ModelOperation::Serve };
     assert_eq!(get_shard(&network, &repository, admin(), id, 0), Err(refused));

@@ -1,0 +1,61 @@
+//! What the canister does by itself: validation in slices, and once in a while the end of what nobody cares for any more.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use ic_cdk::api::performance_counter;
+
+use crate::guards::CallContext;
+use crate::repository::IdKey;
+use crate::state;
+use crate::validation::SLICE_INSTRUCTIONS;
+
+/// Time between two looks at proposals whose time is over and at abandoned uploads.
+const TIDY: Duration = Duration::from_hours(1);
+
+thread_local! {
+    static SLICE_SCHEDULED: Cell<bool> = const { Cell::new(false) };
+    static COLLECTED_UP_TO: RefCell<Option<IdKey>> = const { RefCell::new(None) };
+}
+
+/// Sets the timers: at installation and after each upgrade, which forgets them.
+pub fn start() {
+    ic_cdk_timers::set_timer_interval(TIDY, || async { tidy() });
+    schedule_validation();
+}
+
+/// Works on validations in this message, as long as its budget lasts, and then in messages of their own.
+pub fn validate_on() {
+    let meter = || performance_counter(0);
+    let context = CallContext::of_canister();
+    if state::mutate(|repository| repository.validate(&context, &meter, SLICE_INSTRUCTIONS)) {
+        schedule_validation();
+    }
+}
+
+fn schedule_validation() {
+    if SLICE_SCHEDULED.replace(true) {
+        return;
+    }
+    ic_cdk_timers::set_timer(Duration::ZERO, async {
+        SLICE_SCHEDULED.set(false);
+        validate_on();
+    });
+}
+
+/// Ends what is over; a message drops at most one upload, and the next one goes on.
+fn tidy() {
+    let context = CallContext::of_canister();
+    let more = state::mutate(|repository| {
+        repository.expire_proposals(&context);
+        COLLECTED_UP_TO.with_borrow_mut(|after| {
+            repository.collect_abandoned(&context, after).is_some() || after.is_some()
+        })
+    });
+    if more {
+        ic_cdk_timers::set_timer(Duration::ZERO, async { tidy() });
+    }
+    // Should the message of a slice have trapped, it is taken up again here.
+    SLICE_SCHEDULED.set(false);
+    schedule_validation();
+}

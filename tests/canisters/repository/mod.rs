@@ -1,0 +1,9 @@
+//! The model repository.
+
+mod catalogue;
+mod fuzz;
+mod governance;
+mod operation;
+mod resume;
+mod upgrades;
+mod uploads;
