@@ -15,9 +15,9 @@ use shared_types::factory::{
     PutTemplateChunkArgs,
 };
 use shared_types::model::{
-    AuditLogArgs, BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs, ListProposalsArgs,
-    ListRolesArgs, MissingShardsArgs, ModelError, ProposalAction, PutShardArgs, RegisterKeyArgs, Role,
-    RoleGrant,
+    AuditLogArgs, BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListIndexArgs, ListModelsArgs,
+    ListProposalsArgs, ListRolesArgs, MissingShardsArgs, ModelError, ProposalAction, PutShardArgs,
+    RegisterKeyArgs, Role, RoleGrant,
 };
 use shared_types::receipt::{ListReceiptsArgs, ReceiptKey};
 
@@ -119,6 +119,10 @@ fn model_cases(write: Answer, admin: Answer, pending: Answer) -> Vec<Case> {
         ),
         case("get_proposal", (1u64,), Answer::Public),
         case("governance", (), Answer::Public),
+        case("list_repositories", (), Answer::Public),
+        case("list_index", (ListIndexArgs { name: None, after: None, limit: 1 },), Answer::Public),
+        case("placement", (1u64,), Answer::Public),
+        case("locate", (model_id,), Answer::Public),
         case("http_request", (http,), Answer::Public),
         case("list_roles", (ListRolesArgs { after: None, limit: 1 },), Answer::Public),
         case("audit_log", (AuditLogArgs { after: None, limit: 1 },), Answer::Public),

@@ -279,7 +279,8 @@ impl Repository {
                 }
                 Ok(())
             }
-            ProposalAction::SetQuota { .. } => Ok(()),
+            ProposalAction::AddRepository { canister } => self.index.check_add(*canister),
+            ProposalAction::SetQuota { .. } | ProposalAction::RemoveRepository { .. } => Ok(()),
         }
     }
 
@@ -324,6 +325,16 @@ impl Repository {
                     None => self.quotas.remove(uploader),
                 };
                 self.record(context, AuditEvent::QuotaSet { uploader: *uploader, bytes: *bytes });
+            }
+            ProposalAction::AddRepository { canister } => {
+                if self.index.add(*canister) {
+                    self.record(context, AuditEvent::RepositoryAdded { canister: *canister });
+                }
+            }
+            ProposalAction::RemoveRepository { canister } => {
+                if self.index.remove(*canister) {
+                    self.record(context, AuditEvent::RepositoryRemoved { canister: *canister });
+                }
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod governance;
 pub mod guards;
 pub mod http;
+pub mod index;
 pub mod lifecycle;
 pub mod manifest;
 pub mod memory;
@@ -19,6 +20,7 @@ pub mod repository;
 pub mod roles;
 pub mod settings;
 pub mod state;
+pub mod sync;
 pub mod timers;
 pub mod updates;
 pub mod uploads;
@@ -31,11 +33,11 @@ use ic_cdk::{query, update};
 use serde_bytes::ByteBuf;
 use shared_types::ModelId;
 use shared_types::model::{
-    AuditLogArgs, AuditPage, BeginUploadArgs, CertifiedModel, GetShardArgs, GetShardChunkArgs,
-    ListModelsArgs, ListProposalsArgs, ListRolesArgs, MissingShardsArgs, MissingShardsPage,
-    ModelCanisterStatus, ModelError, ModelPage, ModelRecord, Proposal, ProposalAction, ProposalPage,
-    ProposalSummary, PutShardArgs, PutShardResult, RegisterKeyArgs, RegisteredKey, RolePage, UploadState,
-    UploaderUsage, ValidationReport,
+    AuditLogArgs, AuditPage, BeginUploadArgs, CertifiedModel, GetShardArgs, GetShardChunkArgs, IndexPage,
+    KnownRepository, ListIndexArgs, ListModelsArgs, ListProposalsArgs, ListRolesArgs, MissingShardsArgs,
+    MissingShardsPage, ModelCanisterStatus, ModelError, ModelPage, ModelRecord, Proposal, ProposalAction,
+    ProposalPage, ProposalSummary, PutShardArgs, PutShardResult, RegisterKeyArgs, RegisteredKey, RolePage,
+    UploadState, UploaderUsage, ValidationReport,
 };
 
 use http::{HttpRequest, HttpResponse};
@@ -165,6 +167,26 @@ fn get_proposal(id: u64) -> Result<Proposal, ModelError> {
 #[query]
 fn governance() -> ProposalSummary {
     queries::governance::governance()
+}
+
+#[query]
+fn list_repositories() -> Vec<KnownRepository> {
+    queries::index::list_repositories()
+}
+
+#[query]
+fn list_index(args: ListIndexArgs) -> IndexPage {
+    queries::index::list_index(&args)
+}
+
+#[query]
+fn placement(bytes: u64) -> Result<Principal, ModelError> {
+    queries::index::placement(bytes)
+}
+
+#[query]
+fn locate(model_id: ModelId) -> Result<Principal, ModelError> {
+    queries::index::locate(&model_id)
 }
 
 #[query]

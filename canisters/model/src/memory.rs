@@ -24,6 +24,8 @@ const VALIDATIONS: MemoryId = MemoryId::new(12);
 const REPORTS: MemoryId = MemoryId::new(13);
 const PROPOSALS: MemoryId = MemoryId::new(14);
 const KEYS: MemoryId = MemoryId::new(15);
+const REPOSITORIES: MemoryId = MemoryId::new(16);
+const INDEX: MemoryId = MemoryId::new(17);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -59,6 +61,10 @@ pub struct Memories {
     pub proposals: Memory,
     /// Signing keys.
     pub keys: Memory,
+    /// Other repositories.
+    pub repositories: Memory,
+    /// Models of other repositories.
+    pub index: Memory,
 }
 
 impl Memories {
@@ -82,6 +88,8 @@ impl Memories {
             reports: manager.get(REPORTS),
             proposals: manager.get(PROPOSALS),
             keys: manager.get(KEYS),
+            repositories: manager.get(REPOSITORIES),
+            index: manager.get(INDEX),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::audit::AuditLog;
 use crate::catalogue::CertifiedTree;
 use crate::governance::Proposals;
 use crate::guards::CallContext;
+use crate::index::Index;
 use crate::memory::{Memories, Memory};
 use crate::roles::{Keys, Roles};
 use crate::settings::Settings;
@@ -79,6 +80,7 @@ pub struct Repository {
     pub(crate) roles: Roles<Memory>,
     pub(crate) keys: Keys<Memory>,
     pub(crate) proposals: Proposals<Memory>,
+    pub(crate) index: Index<Memory>,
     pub(crate) audit: AuditLog<Memory>,
     /// What is certified: a cache of the above.
     pub(crate) tree: CertifiedTree,
@@ -102,6 +104,7 @@ impl Repository {
             roles: Roles::init(memories.roles),
             keys: Keys::init(memories.keys),
             proposals: Proposals::init(memories.proposals),
+            index: Index::init(memories.repositories, memories.index),
             audit: AuditLog::init(memories.audit_index, memories.audit_data),
             tree: CertifiedTree::default(),
         };
@@ -152,6 +155,30 @@ impl Repository {
     /// The rules.
     pub fn policy(&self) -> Policy {
         self.settings.policy()
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Index<Memory> {
+        &self.index
+    }
+
+    /// The repository for `bytes` more: the one with the most room, `this` being this one.
+    ///
+    /// # Errors
+    /// [`ModelError::OutOfStorage`].
+    pub fn place(&self, this: Principal, bytes: u64, now_ns: u64) -> Result<Principal, ModelError> {
+        self.index.place((this, self.status().free_bytes), bytes, now_ns)
+    }
+
+    /// The repository that has a model, `this` being this one.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownModel`].
+    pub fn locate(&self, this: Principal, model_id: &ModelId) -> Result<Principal, ModelError> {
+        if self.models.contains_key(model_id.as_bytes()) {
+            return Ok(this);
+        }
+        self.index.locate(model_id).ok_or(ModelError::UnknownModel { model_id: *model_id })
     }
 
     /// Models of any status.

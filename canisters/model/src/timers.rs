@@ -7,13 +7,17 @@ use ic_cdk::api::performance_counter;
 
 use crate::guards::CallContext;
 use crate::repository::IdKey;
-use crate::state;
 use crate::validation::SLICE_INSTRUCTIONS;
+use crate::{state, sync};
+
+/// Time between two looks at whose turn it is among other repositories.
+const SYNC: Duration = Duration::from_mins(10);
 
 /// Time between two looks at proposals whose time is over and at abandoned uploads.
 const TIDY: Duration = Duration::from_hours(1);
 
 thread_local! {
+    static SYNC_STARTED: Cell<bool> = const { Cell::new(false) };
     static SLICE_SCHEDULED: Cell<bool> = const { Cell::new(false) };
     static COLLECTED_UP_TO: RefCell<Option<IdKey>> = const { RefCell::new(None) };
 }
@@ -22,6 +26,17 @@ thread_local! {
 pub fn start() {
     ic_cdk_timers::set_timer_interval(TIDY, || async { tidy() });
     schedule_validation();
+    if state::read(|repository| !repository.index().is_empty()) {
+        start_sync();
+    }
+}
+
+/// Reads other repositories, now those that were never read, and from time to time all of them.
+pub fn start_sync() {
+    ic_cdk_timers::set_timer(Duration::ZERO, sync::read_repositories());
+    if !SYNC_STARTED.replace(true) {
+        ic_cdk_timers::set_timer_interval(SYNC, sync::read_repositories);
+    }
 }
 
 /// Works on validations in this message, as long as its budget lasts, and then in messages of their own.
@@ -34,7 +49,8 @@ pub fn validate_on() {
 }
 
 fn schedule_validation() {
-    if SLICE_SCHEDULED.replace(true) {
+    let work = state::read(|repository| repository.status().validations > 0);
+    if !work || SLICE_SCHEDULED.replace(true) {
         return;
     }
     ic_cdk_timers::set_timer(Duration::ZERO, async {

@@ -56,6 +56,21 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// List the repositories that this one knows.
+    Repositories(Common),
+    /// Propose to have this repository know another one, or with `--forget` forget it.
+    Repository {
+        /// The other one's canister.
+        #[arg(value_name = "CANISTER")]
+        other: Principal,
+
+        /// Forget it.
+        #[arg(long)]
+        forget: bool,
+
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -158,7 +173,47 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             let proposal = canister.propose(ProposalAction::SetQuota { uploader, bytes }).await?;
             print_proposal(&proposal, common.json)
         }
+        Command::Repositories(common) => repositories(&common).await,
+        Command::Repository { other: canister, forget, common } => {
+            let action = if forget {
+                ProposalAction::RemoveRepository { canister }
+            } else {
+                ProposalAction::AddRepository { canister }
+            };
+            let proposal = ModelCanister::connect(&common.network).await?.propose(action).await?;
+            print_proposal(&proposal, common.json)
+        }
     }
+}
+
+/// A repository as it is printed in JSON.
+#[derive(Serialize)]
+struct Known {
+    canister: String,
+    models: u64,
+    free_bytes: u64,
+    answered_at_ns: Option<u64>,
+    failure: Option<String>,
+}
+
+async fn repositories(common: &Common) -> anyhow::Result<()> {
+    let known = ModelCanister::connect(&common.network).await?.list_repositories().await?;
+    let rows = known.into_iter().map(|known| Known {
+        canister: known.canister.to_text(),
+        models: known.models,
+        free_bytes: known.free_bytes,
+        answered_at_ns: known.answered_at_ns,
+        failure: known.failure,
+    });
+    if common.json {
+        return output::json(&rows.collect::<Vec<_>>());
+    }
+    let rows = rows.map(|row| {
+        let state = row.failure.unwrap_or_else(|| "answers".to_owned());
+        [row.canister, row.models.to_string(), output::bytes(row.free_bytes), state]
+    });
+    output::table(["repository", "models", "free", "state"], rows);
+    Ok(())
 }
 
 async fn vote(one: &One, approve: bool) -> anyhow::Result<()> {
@@ -252,6 +307,8 @@ fn action_text(action: &ProposalAction) -> String {
         ProposalAction::SetQuota { uploader, bytes: None } => {
             format!("quota of {uploader}: as the rules say")
         }
+        ProposalAction::AddRepository { canister } => format!("know the repository {canister}"),
+        ProposalAction::RemoveRepository { canister } => format!("forget the repository {canister}"),
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Args {
 pub struct Upload {
     /// The model's id, in hexadecimal.
     pub model_id: String,
+    /// The repository that it went to, if not the one that was asked.
+    pub elsewhere: Option<String>,
     /// `pending`, `active` or `deprecated`.
     pub status: &'static str,
     /// Whether validation passed; `None` where there was none, since the model was there.
@@ -86,12 +88,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     let runtime = tokio::runtime::Runtime::new().context("the asynchronous runtime cannot start")?;
     let upload = runtime.block_on(async {
-        let canister = Arc::new(ModelCanister::connect(&args.network).await?);
+        let first = ModelCanister::connect(&args.network).await?;
+        let asked = first.id();
+        let bytes = artifact.manifest().shard_bytes() + manifest.len() as u64;
+        let canister = Arc::new(first.repository_for(ModelId::new(artifact.model_id()), bytes).await?);
+        let repository = canister.id();
         let bar = output::progress_bytes(artifact.manifest().shard_bytes(), "Uploading");
         let jobs = usize::from(args.jobs);
         let result = upload(canister, Arc::clone(&artifact), manifest, jobs, Backoff::default(), &bar).await;
         bar.finish_and_clear();
-        result
+        let elsewhere = (repository != asked).then(|| repository.to_text());
+        result.map(|upload| Upload { elsewhere, ..upload })
     });
     let upload = upload.map_err(network::with_hint)?;
     if args.json {
@@ -108,6 +115,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn print(upload: &Upload) {
     say!("Model id: {}", upload.model_id);
+    if let Some(repository) = &upload.elsewhere {
+        say!("Repository: {repository}, which has the room");
+    }
     if upload.uploaded == 0 {
         say!("Uploaded: nothing, the repository has all shards");
     } else {
@@ -123,7 +133,8 @@ fn print(upload: &Upload) {
     }
     say!("Status: {}", upload.status);
     if upload.status == "pending" && upload.validated == Some(true) {
-        say!("Next: `novaq models activate {}`", upload.model_id);
+        let elsewhere = upload.elsewhere.as_ref().map(|repository| format!(" --canister {repository}"));
+        say!("Next: `novaq models activate {}{}`", upload.model_id, elsewhere.unwrap_or_default());
     }
 }
 
@@ -200,6 +211,7 @@ pub async fn upload<R: Repository + 'static>(
     );
     let mut upload = Upload {
         model_id: model_id.to_string(),
+        elsewhere: None,
         status: status_name(state.status),
         validated: None,
         failures: Vec::new(),

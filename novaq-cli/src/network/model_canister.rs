@@ -8,11 +8,11 @@ use serde_bytes::ByteBuf;
 use shared_types::ModelId;
 use shared_types::lifecycle::ModelStatus;
 use shared_types::model::{
-    AuditEntry, AuditHead, AuditLogArgs, AuditPage, BeginUploadArgs, CertifiedModel, ListModelsArgs,
-    ListProposalsArgs, ListRolesArgs, MissingShardsArgs, MissingShardsPage, ModelError, ModelFilter,
-    ModelPage, ModelRecord, Proof, Proposal, ProposalAction, ProposalPage, ProposalSummary, PutShardArgs,
-    PutShardResult, RegisterKeyArgs, RegisteredKey, RoleGrant, RolePage, UploadState, UploaderUsage,
-    ValidationReport, labels,
+    AuditEntry, AuditHead, AuditLogArgs, AuditPage, BeginUploadArgs, CertifiedModel, KnownRepository,
+    ListModelsArgs, ListProposalsArgs, ListRolesArgs, MissingShardsArgs, MissingShardsPage, ModelError,
+    ModelFilter, ModelPage, ModelRecord, Proof, Proposal, ProposalAction, ProposalPage, ProposalSummary,
+    PutShardArgs, PutShardResult, RegisterKeyArgs, RegisteredKey, RoleGrant, RolePage, UploadState,
+    UploaderUsage, ValidationReport, labels,
 };
 
 use super::{CallError, NetworkArgs};
@@ -188,6 +188,31 @@ impl ModelCanister {
     pub async fn get_manifest(&self, model_id: ModelId) -> Result<Vec<u8>, CallError> {
         let manifest: ByteBuf = self.fallible_query("get_manifest", (model_id,)).await?;
         Ok(manifest.into_vec())
+    }
+
+    /// The repositories that this one knows.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn list_repositories(&self) -> Result<Vec<KnownRepository>, CallError> {
+        self.query("list_repositories", ()).await
+    }
+
+    /// The repository to upload a model of `bytes` to: the one that has it, or the one with the most room of those that this one
+    /// knows, itself included.
+    ///
+    /// # Errors
+    /// If a call fails, or no repository has so much room.
+    pub async fn repository_for(self, model_id: ModelId, bytes: u64) -> Result<Self, CallError> {
+        let located: Result<Principal, CallError> = self.fallible_query("locate", (model_id,)).await;
+        let canister = match located {
+            Ok(canister) => canister,
+            Err(CallError::Refused { source: ModelError::UnknownModel { .. }, .. }) => {
+                self.fallible_query("placement", (bytes,)).await?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { canister, ..self })
     }
 
     /// Drops an upload.

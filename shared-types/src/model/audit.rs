@@ -133,6 +133,16 @@ pub enum AuditEvent {
         /// The key, in hexadecimal.
         public_key: String,
     },
+    /// Another repository is known.
+    RepositoryAdded {
+        /// Its canister.
+        canister: Principal,
+    },
+    /// Another repository was forgotten.
+    RepositoryRemoved {
+        /// Its canister.
+        canister: Principal,
+    },
     /// An event that a newer version of the canister recorded, and this one knows by its text alone.
     Unknown {
         /// [`AuditEvent::canonical`] of that version.
@@ -202,6 +212,12 @@ impl AuditEvent {
             }
             Self::KeyRevoked { uploader, public_key } => {
                 let _ = writeln!(text, "key_revoked\n{uploader}\n{public_key}");
+            }
+            Self::RepositoryAdded { canister } => {
+                let _ = writeln!(text, "repository_added\n{canister}");
+            }
+            Self::RepositoryRemoved { canister } => {
+                let _ = writeln!(text, "repository_removed\n{canister}");
             }
             Self::Unknown { canonical } => text.clone_from(canonical),
         }

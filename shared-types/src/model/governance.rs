@@ -103,6 +103,16 @@ pub enum ProposalAction {
         /// Bytes; absent for what the policy says.
         bytes: Option<u64>,
     },
+    /// Have this repository know another one, so that it tells where models are and where there is room.
+    AddRepository {
+        /// The other one's canister.
+        canister: Principal,
+    },
+    /// Have it forget one.
+    RemoveRepository {
+        /// The other one's canister.
+        canister: Principal,
+    },
 }
 
 impl ProposalAction {
@@ -118,6 +128,8 @@ impl ProposalAction {
             Self::RevokeRole(it) => format!("revoke_role\n{}\n{:?}\n", it.principal, it.role),
             Self::SetPolicy(policy) => format!("set_policy\n{}", policy.canonical()),
             Self::SetQuota { uploader, bytes } => format!("set_quota\n{uploader}\n{bytes:?}\n"),
+            Self::AddRepository { canister } => format!("add_repository\n{canister}\n"),
+            Self::RemoveRepository { canister } => format!("remove_repository\n{canister}\n"),
         }
     }
 }

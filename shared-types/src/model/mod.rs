@@ -22,6 +22,7 @@ mod audit;
 mod catalogue;
 mod error;
 mod governance;
+mod index;
 mod roles;
 mod status;
 mod upload;
@@ -35,6 +36,9 @@ pub use catalogue::{
 pub use error::ModelError;
 pub use governance::{
     ListProposalsArgs, Policy, Proposal, ProposalAction, ProposalPage, ProposalState, ProposalSummary,
+};
+pub use index::{
+    ANSWER_VALID_SECONDS, IndexPage, IndexedModel, KnownRepository, ListIndexArgs, MAX_REPOSITORIES,
 };
 pub use roles::{
     ListRolesArgs, MAX_KEYS_PER_UPLOADER, RegisterKeyArgs, RegisteredKey, Role, RoleGrant, RolePage,

@@ -6,9 +6,9 @@ use ohms_tests::network::{Network, admin, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use serde_bytes::ByteBuf;
 use shared_types::model::{
-    AuditLogArgs, BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListModelsArgs, ListProposalsArgs,
-    ListRolesArgs, MissingShardsArgs, ModelCanisterStatus, ModelError, ProposalAction, PutShardArgs,
-    RegisterKeyArgs, UploadState,
+    AuditLogArgs, BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListIndexArgs, ListModelsArgs,
+    ListProposalsArgs, ListRolesArgs, MissingShardsArgs, ModelCanisterStatus, ModelError, ProposalAction,
+    PutShardArgs, RegisterKeyArgs, UploadState,
 };
 
 /// An argument of each method that takes one, to be damaged.
@@ -31,7 +31,9 @@ fn argument(method: &str) -> Vec<u8> {
         "audit_log" => Encode!(&AuditLogArgs { after: None, limit: 9 }),
         "list_keys" => Encode!(&Principal::anonymous()),
         "latest" => Encode!(&"name"),
-        "status" | "governance" | "uploader_usage" => Encode!(),
+        "list_index" => Encode!(&ListIndexArgs { name: None, after: None, limit: 9 }),
+        "placement" => Encode!(&1u64),
+        "status" | "governance" | "uploader_usage" | "list_repositories" => Encode!(),
         _ => Encode!(&model_id),
     }
     .unwrap()

@@ -3,6 +3,7 @@
 mod catalogue;
 mod fuzz;
 mod governance;
+mod index;
 mod operation;
 mod resume;
 mod upgrades;

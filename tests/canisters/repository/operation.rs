@@ -9,7 +9,7 @@ use ohms_tests::network::{Network, stranger, uploader};
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
 use shared_types::model::{
-    ModelCanisterStatus, ModelError, ModelRecord, UploaderUsage, Validation, ValidationReport,
+    GetShardArgs, ModelCanisterStatus, ModelError, ModelRecord, UploaderUsage, Validation, ValidationReport,
 };
 
 #[derive(CandidType)]
@@ -82,16 +82,34 @@ fn an_upload_that_nobody_works_on_is_collected() {
     assert_eq!(record.unwrap_err(), ModelError::UnknownModel { model_id: artifact.id });
 }
 
-/// More than fits into the message that finishes the upload; an upgrade in between is no harm.
+/// More than fits into the message that finishes the upload; an upgrade in between is no harm. Prints what `docs/SCALING.md` is
+/// made of: `cargo test -p ohms-tests --test canisters a_large_model -- --nocapture`.
 #[test]
 fn a_large_model_is_validated_in_slices() {
     let network = Network::new();
     let repository = network.repository();
     let artifact = Artifact::large();
-    repository.begin(uploader(), &artifact.manifest_bytes).unwrap();
+    // An update costs 5 M cycles and 1 for each instruction, its messages and this subnet's storage aside.
+    let cost = |call: &dyn Fn()| {
+        let before = network.pic.cycle_balance(repository.id);
+        call();
+        before - network.pic.cycle_balance(repository.id)
+    };
+    let begin = cost(&|| drop(repository.begin(uploader(), &artifact.manifest_bytes).unwrap()));
+    println!("begin_upload of {} shards: {begin} cycles", artifact.shards.len());
     for (index, shard) in artifact.shards.iter().enumerate() {
-        repository.put(uploader(), artifact.id, index as u32, shard).unwrap();
+        let put = cost(&|| drop(repository.put(uploader(), artifact.id, index as u32, shard).unwrap()));
+        if index == 1 {
+            println!("put_shard of {} bytes: {put} cycles", shard.len());
+        }
     }
+    let args = GetShardArgs { model_id: artifact.id, index: 1 };
+    let get = cost(&|| {
+        let bytes: Result<ByteBuf, ModelError> =
+            network.update(uploader(), repository.id, "get_shard", (args.clone(),));
+        assert_eq!(bytes.unwrap().as_slice(), artifact.shards[1]);
+    });
+    println!("get_shard as an update: {get} cycles");
     let finished: Result<ModelRecord, ModelError> =
         network.update(uploader(), repository.id, "finish_upload", (artifact.id,));
     let begun = finished.unwrap().validation;

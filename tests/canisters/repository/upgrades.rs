@@ -1,13 +1,18 @@
 //! Golden states: stable memory as released versions left it, read by this one. A file per layout in `golden/`.
 
 use candid::Encode;
+use novaq_engine::kernel::Fold;
+use novaq_engine::model::{Config, RopeScaling, Variant};
+use novaq_engine::synth::{Format, Synthetic};
+use ohms_tests::artifact::{Artifact, signing_key};
 use ohms_tests::golden;
 use ohms_tests::network::{Network, Repository, admin, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use shared_types::lifecycle::ModelStatus;
 use shared_types::model::{
-    AuditEntry, AuditEvent, AuditLogArgs, AuditPage, CertifiedModel, ListModelsArgs, ModelCanisterStatus,
-    ModelError, ModelInitArgs, ModelPage, Policy, ProposalAction, ProposalState, Validation,
+    AuditEntry, AuditEvent, AuditLogArgs, AuditPage, CertifiedModel, ListModelsArgs, ListProposalsArgs,
+    ModelCanisterStatus, ModelError, ModelInitArgs, ModelPage, Policy, ProposalAction, ProposalPage,
+    ProposalState, RegisteredKey, Role, RoleGrant, UploaderUsage, Validation, ValidationReport,
 };
 
 /// A canister that has the golden state `name`, upgraded to this version of the code.
@@ -64,5 +69,83 @@ fn layout_1_is_read_and_goes_on() {
     assert!(matches!(record.validation, Validation::Passed { .. }), "{record:?}");
     let proposal = repository.activate(admin(), id).unwrap();
     assert!(matches!(proposal.state, ProposalState::Executed { .. }));
+    audit_log(&network, &repository);
+}
+
+/// A model of a few kilobytes, `golden` of this version.
+fn tiny(version: &str, seed: u64) -> Artifact {
+    let config = Config {
+        vocab_size: 32,
+        hidden_size: 16,
+        intermediate_size: 16,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 8,
+        max_position_embeddings: 16,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        variant: Variant::default(),
+    };
+    let body = Format::Aq { codebooks: 2, dimension: 8, fold: Fold::ONE };
+    let synthetic = Synthetic { config, body, embedding: body, seed, tokenizer: vec![7; 64] };
+    let mut shards = Vec::new();
+    let mut manifest = synthetic.write(&mut shards).unwrap();
+    (manifest.name, manifest.version) = ("golden".to_owned(), version.to_owned());
+    Artifact::signed(manifest.recounted().unwrap(), shards, &signing_key())
+}
+
+/// Makes the golden state of the current layout.
+fn write_layout_2(network: &Network) {
+    let repository = network.repository();
+    let auditor = RoleGrant { principal: stranger(), role: Role::Auditor };
+    repository.propose(admin(), ProposalAction::GrantRole(auditor)).unwrap();
+    let quota = ProposalAction::SetQuota { uploader: uploader(), bytes: Some(1 << 20) };
+    repository.propose(admin(), quota).unwrap();
+    repository.publish(&tiny("1.0.0", 1));
+    let waiting = tiny("1.1.0", 2);
+    repository.begin(uploader(), &waiting.manifest_bytes).unwrap();
+    repository.put(uploader(), waiting.id, 0, &waiting.shards[0]).unwrap();
+    repository.finish(uploader(), waiting.id).unwrap();
+    repository.activate(uploader(), waiting.id).unwrap();
+    repository.begin(uploader(), &tiny("1.2.0", 3).manifest_bytes).unwrap();
+    network.pic.stop_canister(repository.id, Some(admin())).unwrap();
+    golden::write("model-layout-2", &network.pic.get_stable_memory(repository.id));
+}
+
+/// An Active model, one whose activation is proposed by its uploader, and an upload that has just begun; a quota, a key, an auditor.
+/// `UPDATE_GOLDEN=1` writes the file anew, which is right only before the first release of the layout.
+#[test]
+fn layout_2_is_read_and_goes_on() {
+    let network = Network::new();
+    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+        write_layout_2(&network);
+    }
+    let repository = upgraded(&network, "model-layout-2");
+    let status: ModelCanisterStatus = network.query(stranger(), repository.id, "status", ());
+    assert_eq!((status.layout, status.models, status.pending, status.open_proposals), (2, 3, 2, 1));
+    let keys: Vec<RegisteredKey> = network.query(stranger(), repository.id, "list_keys", (uploader(),));
+    assert_eq!(keys.len(), 1);
+    let usage: UploaderUsage = network.query(uploader(), repository.id, "uploader_usage", ());
+    assert_eq!((usage.quota_bytes, usage.open_uploads), (1 << 20, 2));
+
+    let args = ListProposalsArgs { open_only: true, before: None, limit: 10 };
+    let page: ProposalPage = network.query(stranger(), repository.id, "list_proposals", (args,));
+    let ProposalAction::Activate { model_id } = page.proposals[0].action else { panic!("{page:?}") };
+    // An auditor sees what is Pending, and the report of its validation.
+    let report: Result<ValidationReport, ModelError> =
+        network.query(stranger(), repository.id, "validation_report", (model_id,));
+    assert!(report.unwrap().passed());
+    let done = repository.vote(admin(), page.proposals[0].id, true).unwrap();
+    assert!(matches!(done.state, ProposalState::Executed { .. }), "{done:?}");
+    let latest: Result<CertifiedModel, ModelError> =
+        network.query(stranger(), repository.id, "latest", ("golden",));
+    assert_eq!(latest.unwrap().record.version, "1.1.0");
     audit_log(&network, &repository);
 }

@@ -2,6 +2,7 @@
 
 pub mod catalogue;
 pub mod governance;
+pub mod index;
 pub mod operation;
 pub mod shards;
 pub mod uploads;

@@ -1,9 +1,9 @@
 //! Proposals and keys.
 
-use shared_types::model::{ModelError, Proposal, ProposalAction, RegisterKeyArgs};
+use shared_types::model::{ModelError, Proposal, ProposalAction, ProposalState, RegisterKeyArgs};
 
 use crate::guards::update_context;
-use crate::state;
+use crate::{state, timers};
 
 /// Makes a proposal.
 ///
@@ -11,7 +11,9 @@ use crate::state;
 /// See [`crate::repository::Repository::propose`].
 pub fn propose(action: ProposalAction) -> Result<Proposal, ModelError> {
     let context = update_context()?;
-    state::mutate(|repository| repository.propose(&context, action))
+    let proposal = state::mutate(|repository| repository.propose(&context, action))?;
+    done(&proposal);
+    Ok(proposal)
 }
 
 /// Approves a proposal.
@@ -20,7 +22,17 @@ pub fn propose(action: ProposalAction) -> Result<Proposal, ModelError> {
 /// See [`crate::repository::Repository::approve`].
 pub fn approve(id: u64) -> Result<Proposal, ModelError> {
     let context = update_context()?;
-    state::mutate(|repository| repository.approve(&context, id))
+    let proposal = state::mutate(|repository| repository.approve(&context, id))?;
+    done(&proposal);
+    Ok(proposal)
+}
+
+/// Begins what follows from a proposal that was done: a new repository is read at once.
+fn done(proposal: &Proposal) {
+    let added = matches!(proposal.action, ProposalAction::AddRepository { .. });
+    if added && matches!(proposal.state, ProposalState::Executed { .. }) {
+        timers::start_sync();
+    }
 }
 
 /// Rejects a proposal.
