@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use candid::Principal;
+use ed25519_dalek::SigningKey;
 use ic_agent::AgentError;
 use indicatif::ProgressBar;
 use novaq_cli::artifact_dir::{ArtifactDir, shard_file};
+use novaq_cli::commands::sign::sign;
 use novaq_cli::commands::upload::{Backoff, Upload, upload};
 use novaq_cli::network::{CallError, Repository};
 use shared_types::ModelId;
@@ -241,4 +243,19 @@ async fn a_damaged_shard_is_not_sent() {
     let error = run(&repo).await.unwrap_err();
     assert_eq!(error.to_string(), format!("`{}` is refused", path.display()));
     assert!(!repo.stored.lock().unwrap().contains(&2));
+}
+
+#[test]
+fn a_signature_keeps_the_id_and_is_not_replaced_by_accident() {
+    let (folder, artifact) = artifact();
+    let (own, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    sign(folder.path(), &own, false).unwrap();
+    sign(folder.path(), &own, false).unwrap();
+    let signed = ArtifactDir::open(folder.path()).unwrap();
+    assert_eq!(signed.model_id(), artifact.model_id());
+    assert!(signed.manifest().signature.unwrap().verifies(&artifact.model_id()));
+    let refused = sign(folder.path(), &other, false).unwrap_err().to_string();
+    assert!(refused.contains("is signed by the key"), "{refused}");
+    let signature = sign(folder.path(), &other, true).unwrap();
+    assert_eq!(signature.public_key, other.verifying_key().to_bytes());
 }
