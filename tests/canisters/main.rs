@@ -2,9 +2,11 @@
 
 mod agent;
 mod chat;
+mod exchange_rate;
 mod factory;
 mod faults;
 mod kernels;
+mod ledger;
 mod live;
 mod queue;
 mod receipts;

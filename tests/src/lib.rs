@@ -3,7 +3,9 @@
 //! The network is whatever server `POCKET_IC_BIN` names: the project's `local-net` or a PocketIC.
 
 pub mod artifact;
+pub mod exchange_rate;
 pub mod faults;
 pub mod golden;
+pub mod ledger;
 pub mod network;
 pub mod wasm;

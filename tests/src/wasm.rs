@@ -11,8 +11,14 @@ pub enum Canister {
     AgentFactory,
     /// The agent template.
     Agent,
+    /// Tiers, quotas, payments, settlement.
+    Econ,
     /// The comparison of kernels.
     Kernels,
+    /// The tests' token ledger.
+    Ledger,
+    /// The tests' exchange rate canister.
+    ExchangeRate,
 }
 
 impl Canister {
@@ -25,7 +31,10 @@ impl Canister {
             Self::Model => "ohms_model",
             Self::AgentFactory => "ohms_agent_factory",
             Self::Agent => "ohms_agent",
+            Self::Econ => "ohms_econ",
             Self::Kernels => "kernel_canister",
+            Self::Ledger => "ledger_canister",
+            Self::ExchangeRate => "exchange_rate_canister",
         };
         let path = target_dir().join("wasm32-unknown-unknown/canister").join(format!("{name}.wasm"));
         std::fs::read(&path).unwrap_or_else(|error| {
@@ -36,13 +45,16 @@ impl Canister {
     /// The text of the canister's committed Candid file.
     ///
     /// # Panics
-    /// For the test canister, which has none.
+    /// For the tests' own canisters, which have none.
     pub fn candid(self) -> &'static str {
         match self {
             Self::Model => include_str!("../../canisters/model/model.did"),
             Self::AgentFactory => include_str!("../../canisters/agent-factory/agent-factory.did"),
             Self::Agent => include_str!("../../canisters/agent/agent.did"),
-            Self::Kernels => panic!("the test canister has no Candid file"),
+            Self::Econ => include_str!("../../canisters/econ/econ.did"),
+            Self::Kernels | Self::Ledger | Self::ExchangeRate => {
+                panic!("the tests' own canisters have no Candid file")
+            }
         }
     }
 

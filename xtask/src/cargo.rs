@@ -7,8 +7,15 @@ use std::process::Command;
 
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// Packages that become canisters, those of the tests included.
-const CANISTERS: [&str; 5] =
-    ["ohms-model", "ohms-agent-factory", "ohms-agent", "ohms-econ", "kernel-canister"];
+const CANISTERS: [&str; 7] = [
+    "ohms-model",
+    "ohms-agent-factory",
+    "ohms-agent",
+    "ohms-econ",
+    "exchange-rate-canister",
+    "kernel-canister",
+    "ledger-canister",
+];
 
 /// The cargo that runs this program, in the workspace's folder.
 pub fn cargo() -> Command {

@@ -1,13 +1,17 @@
 //! Account identifiers of the ICP ledger. Here all ledgers keep their accounts by them.
 
-use candid::{CandidType, Principal};
-use icrc_ledger_types::icrc1::account::{Account, Subaccount};
+use candid::Principal;
+use icrc_ledger_types::{
+    icrc::generic_value::ICRC3Value,
+    icrc1::account::{Account, Subaccount},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha224};
+use token_ledger::LedgerAccount;
 
 /// The 32 bytes that name an account: the CRC-32 of the rest, then SHA-224 of owner and subaccount (interface of the ICP
 /// ledger, `AccountIdentifier`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, CandidType, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AccountIdentifier([u8; 32]);
 
 impl AccountIdentifier {
@@ -39,6 +43,12 @@ impl AccountIdentifier {
 impl From<Account> for AccountIdentifier {
     fn from(account: Account) -> Self {
         Self::of(account.owner, account.subaccount)
+    }
+}
+
+impl LedgerAccount for AccountIdentifier {
+    fn value(&self) -> ICRC3Value {
+        ICRC3Value::Blob(self.0.to_vec().into())
     }
 }
 

@@ -1,12 +1,6 @@
 //! What the cycles ledger has besides ICRC-1 and ICRC-2: cycles come from canisters and go to canisters.
 
-use super::{
-    CYCLES_MINTING, Call, SystemCanisters,
-    account::AccountIdentifier,
-    icrc::{GENERIC_ERROR, Token, saturate},
-    ledger::{Ledger, LedgerError, Transfer},
-    mint, reply,
-};
+use super::{CYCLES_MINTING, Call, Ledger, SystemCanisters, account::AccountIdentifier, mint, reply};
 use crate::{
     network::{Network, SubnetIndex},
     reject::Response,
@@ -15,15 +9,20 @@ use candid::{CandidType, Nat, Principal};
 use ic_management_canister_types::CanisterSettings;
 use icrc_ledger_types::icrc1::account::{Account, Subaccount};
 use serde::Deserialize;
+use std::borrow::Cow;
+use token_ledger::{
+    LedgerError, Operation, Transaction,
+    icrc::{GENERIC_ERROR, Token, saturate},
+};
 
 /// Cycles; people read trillions of them.
 pub const TOKEN: Token = Token {
-    name: "Trillion Cycles",
-    symbol: "TCYCLES",
+    name: Cow::Borrowed("Trillion Cycles"),
+    symbol: Cow::Borrowed("TCYCLES"),
     decimals: 12,
     fee: 100_000_000,
     max_supply: u128::MAX,
-    minter: None,
+    minting_account: None,
 };
 
 #[derive(CandidType, Deserialize)]
@@ -124,16 +123,10 @@ fn debit(
     created_at_time: Option<u64>,
     memo: &[u8],
 ) -> Result<u64, LedgerError> {
-    let transfer = Transfer {
-        spender: None,
-        from: Some(AccountIdentifier::of(call.caller, subaccount)),
-        to: None,
-        amount: saturate(amount),
-        fee: TOKEN.fee,
-        memo: memo.to_vec(),
-        created_at_time,
-    };
-    system.cycles.transfer(call.now, transfer)
+    let from = AccountIdentifier::of(call.caller, subaccount);
+    let operation = Operation::Burn { from, spender: None, amount: saturate(amount) };
+    let transaction = Transaction { operation, memo: Some(memo.to_vec()), created_at_time };
+    system.cycles.execute(call.now, transaction, TOKEN.fee)
 }
 
 pub(super) fn withdraw(network: &mut Network, system: &mut SystemCanisters, call: &mut Call) -> Response {

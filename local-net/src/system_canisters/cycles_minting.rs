@@ -1,11 +1,7 @@
 //! The cycles minting canister: it turns ICP into cycles at a fixed rate.
 
 use super::{
-    AccountIdentifier, CYCLES_MINTING, Call, SystemCanisters,
-    account::subaccount_of,
-    cycles_ledger,
-    ledger::{Block, Transfer},
-    reply,
+    AccountIdentifier, CYCLES_MINTING, Call, SystemCanisters, account::subaccount_of, cycles_ledger, reply,
 };
 use crate::{
     network::{Network, SubnetKind},
@@ -14,6 +10,7 @@ use crate::{
 use candid::{CandidType, Nat, Principal};
 use icrc_ledger_types::icrc1::account::Subaccount;
 use serde::Deserialize;
+use token_ledger::Operation;
 
 /// 10,000ths of an XDR that an ICP costs, PocketIC's rate. 1 XDR buys 10^12 cycles, so it is also the cycles of an e8.
 const XDR_PERMYRIAD_PER_ICP: u64 = 35_200;
@@ -134,21 +131,16 @@ fn process<T: CandidType>(
     };
     let result = spend(system, payment.amount * u128::from(XDR_PERMYRIAD_PER_ICP));
     // The payment is burned, or sent back if that is possible.
-    let mut settle = |to| {
-        let transfer = Transfer {
-            spender: None,
-            from: payment.to,
-            to,
-            amount: payment.amount,
-            fee: 0,
-            memo: Vec::new(),
-            created_at_time: None,
-        };
-        system.icp.transfer(0, transfer)
+    let Payment { payer, account, amount } = payment;
+    let mut settle = |operation: Operation<AccountIdentifier>| system.icp.execute(0, operation.into(), 0);
+    let refund = if result.is_ok() {
+        None
+    } else {
+        settle(Operation::Transfer { from: account, to: payer, spender: None, amount, fee: None }).ok()
     };
-    let refund = if result.is_ok() { None } else { settle(payment.from).ok() };
     if refund.is_none() {
-        settle(None).expect("the payment is on the account of this canister");
+        settle(Operation::Burn { from: account, spender: None, amount })
+            .expect("the payment is on the account of this canister");
     }
     let reply = reply(result.map_err(|reason| NotifyError::Refunded { reason, block_index: refund }))?;
     system.processed = system.processed.split_off(&system.icp.first_block());
@@ -160,26 +152,37 @@ fn no_payment(block_index: u64) -> NotifyError {
     NotifyError::InvalidTransaction(format!("block {block_index} is no payment to this canister"))
 }
 
+/// What somebody paid for cycles.
+struct Payment {
+    payer: AccountIdentifier,
+    /// The account that has it.
+    account: AccountIdentifier,
+    amount: u128,
+}
+
 /// The transfer in a block of the ICP ledger, if it pays for `beneficiary`.
 fn payment(
     system: &SystemCanisters,
     block_index: u64,
     beneficiary: Principal,
     memo: u64,
-) -> Result<Block, NotifyError> {
+) -> Result<Payment, NotifyError> {
     let oldest = system.icp.first_block();
     if block_index < oldest {
         return Err(NotifyError::TransactionTooOld(oldest));
     }
     let block = system.icp.block(block_index).ok_or_else(|| no_payment(block_index))?;
     let account = AccountIdentifier::of(CYCLES_MINTING, Some(subaccount_of(beneficiary)));
-    if block.from.is_none() || block.to != Some(account) {
+    let Operation::Transfer { from: payer, to, amount, .. } = block.transaction.operation else {
+        return Err(no_payment(block_index));
+    };
+    if to != account {
         return Err(no_payment(block_index));
     }
-    if block.memo != memo.to_le_bytes() {
+    if block.transaction.memo.as_deref() != Some(&memo.to_le_bytes()[..]) {
         return Err(NotifyError::InvalidTransaction(format!(
             "the memo of block {block_index} is not {memo:#x}, which this method needs"
         )));
     }
-    Ok(block.clone())
+    Ok(Payment { payer, account, amount })
 }

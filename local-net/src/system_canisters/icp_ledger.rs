@@ -1,26 +1,22 @@
 //! What the ICP ledger has besides ICRC-1 and ICRC-2.
 
-use super::{
-    Call, GOVERNANCE, SystemCanisters,
-    account::AccountIdentifier,
-    icrc::Token,
-    ledger::{LedgerError, TRANSACTION_WINDOW, Transfer},
-    reply,
-};
+use super::{Call, GOVERNANCE, SystemCanisters, account::AccountIdentifier, reply};
 use crate::{network::Network, reject::Response};
 use candid::CandidType;
 use icrc_ledger_types::icrc1::account::{Account, Subaccount};
 use serde::Deserialize;
 use serde_bytes::{ByteBuf, Bytes};
+use std::borrow::Cow;
+use token_ledger::{LedgerError, Operation, Transaction, icrc::Token, ledger::TRANSACTION_WINDOW};
 
 /// ICP, in e8s.
 pub const TOKEN: Token = Token {
-    name: "Internet Computer",
-    symbol: "ICP",
+    name: Cow::Borrowed("Internet Computer"),
+    symbol: Cow::Borrowed("ICP"),
     decimals: 8,
     fee: 10_000,
     max_supply: u64::MAX as u128,
-    minter: Some(GOVERNANCE),
+    minting_account: Some(Account { owner: GOVERNANCE, subaccount: None }),
 };
 
 #[derive(CandidType, Deserialize)]
@@ -86,30 +82,32 @@ pub(super) fn transfer_fee(_: &Network, _: &SystemCanisters, _: &Call) -> Respon
 
 pub(super) fn transfer(_: &mut Network, system: &mut SystemCanisters, call: &mut Call) -> Response {
     let args: TransferArgs = call.decode()?;
-    let from = TOKEN.holder(AccountIdentifier::of(call.caller, args.from_subaccount));
+    let from = AccountIdentifier::of(call.caller, args.from_subaccount);
     let to = AccountIdentifier::from_bytes(&args.to)
         .ok_or_else(|| call.trap("`to` is no account identifier: it needs 32 bytes with a checksum"))?;
-    let to = TOKEN.holder(to);
-    if from.is_none() && to.is_none() {
+    let (mints, burns) = (TOKEN.is_minter(from), TOKEN.is_minter(to));
+    if mints && burns {
         return Err(call.trap("the minting account cannot transfer to itself"));
     }
-    let fee = TOKEN.transfer_fee(from, to);
+    let fee = if mints || burns { 0 } else { TOKEN.fee };
     if u128::from(args.fee.e8s) != fee {
         return reply(Err::<u64, _>(TransferError::BadFee { expected_fee: Tokens::of(fee) }));
     }
-    if to.is_none() && u128::from(args.amount.e8s) < TOKEN.fee {
+    let amount = u128::from(args.amount.e8s);
+    if burns && amount < TOKEN.fee {
         return Err(call.trap(format!("at least {} e8s can be burned", TOKEN.fee)));
     }
-    let transfer = Transfer {
-        spender: None,
-        from,
-        to,
-        amount: args.amount.e8s.into(),
-        fee,
-        memo: args.memo.to_le_bytes().to_vec(),
+    let operation = match (mints, burns) {
+        (true, _) => Operation::Mint { to, amount },
+        (_, true) => Operation::Burn { from, spender: None, amount },
+        _ => Operation::Transfer { from, to, spender: None, amount, fee: Some(fee) },
+    };
+    let transaction = Transaction {
+        operation,
+        memo: Some(args.memo.to_le_bytes().to_vec()),
         created_at_time: args.created_at_time.map(|time| time.timestamp_nanos),
     };
-    let error = match system.icp.transfer(call.now, transfer) {
+    let error = match system.icp.execute(call.now, transaction, fee) {
         Ok(block) => return reply(Ok::<_, TransferError>(block)),
         Err(error) => error,
     };

@@ -13,7 +13,6 @@ mod cycles_ledger;
 mod cycles_minting;
 mod icp_ledger;
 mod icrc;
-mod ledger;
 
 pub use account::AccountIdentifier;
 
@@ -23,9 +22,9 @@ use crate::{
     system_api::Stop,
 };
 use candid::{CandidType, Principal};
-use ledger::{Ledger, Transfer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use token_ledger::{LedgerError, Operation};
 
 /// The registry, `rwlgt-iiaaa-aaaaa-aaaaa-cai`.
 pub const REGISTRY: Principal = Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
@@ -42,6 +41,9 @@ pub const CYCLES_LEDGER: Principal = Principal::from_slice(&[0, 0, 0, 0, 2, 16, 
 const ANONYMOUS_ICP: u128 = 1_000_000_000 * 100_000_000;
 /// What the anonymous user has of cycles at the beginning, as on PocketIC.
 const ANONYMOUS_CYCLES: u128 = 1 << 127;
+
+/// A ledger that knows its accounts by their identifiers.
+type Ledger = token_ledger::Ledger<AccountIdentifier>;
 
 /// The state of all system canisters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,17 +78,8 @@ impl SystemCanisters {
 }
 
 /// Puts new tokens into an account; the block.
-fn mint(ledger: &mut Ledger, to: AccountIdentifier, amount: u128) -> Result<u64, ledger::LedgerError> {
-    let transfer = Transfer {
-        spender: None,
-        from: None,
-        to: Some(to),
-        amount,
-        fee: 0,
-        memo: Vec::new(),
-        created_at_time: None,
-    };
-    ledger.transfer(0, transfer)
+fn mint(ledger: &mut Ledger, to: AccountIdentifier, amount: u128) -> Result<u64, LedgerError> {
+    ledger.execute(0, Operation::Mint { to, amount }.into(), 0)
 }
 
 /// A call to a system canister.
