@@ -4,6 +4,8 @@ use crate::network::{LocalNetwork, wasm};
 use anyhow::Context;
 use candid::utils::ArgumentEncoder;
 use candid::{CandidType, Principal};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ic_agent::Agent as IcAgent;
 use ic_agent::identity::BasicIdentity;
 use ic_utils::interfaces::ManagementCanister;
@@ -20,6 +22,7 @@ use shared_types::factory::{
 };
 use shared_types::model::ModelInitArgs;
 use shared_types::{Digest, ModelId};
+use std::io::Write;
 use std::path::Path;
 
 /// Cycles that the suite's own canisters start with.
@@ -64,7 +67,10 @@ impl Client {
             .call_and_wait()
             .await
             .with_context(|| format!("no canister for `{name}`"))?;
-        let wasm = wasm(name)?;
+        // As gzip, which canisters may be installed from: a message has 2 MiB.
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(&wasm(name)?)?;
+        let wasm = gzip.finish()?;
         let install = management.install(&id, &wasm).with_mode(CanisterInstallMode::Install).with_arg(args);
         install.call_and_wait().await.with_context(|| format!("`{name}` can't be installed"))?;
         Ok(id)

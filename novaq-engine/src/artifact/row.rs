@@ -77,7 +77,7 @@ pub fn decode_row(
         (Codec::LowRank { rank, .. }, [first, second]) => {
             let whole = stored(*rank, columns, first);
             let tile = Tile::of(row, rows);
-            let bytes = read(vec![0..whole])?;
+            let bytes = read(vec![slab(0, whole, 0, 1)])?;
             let first = AqMatrix::from_bytes(*rank, columns, first.clone(), false, &bytes).map_err(fail)?;
             let bytes = read(tile.ranges(whole, [rows, *rank], second, false))?;
             let second = AqMatrix::from_bytes(tile.rows, *rank, second.clone(), false, &bytes);
@@ -88,7 +88,7 @@ pub fn decode_row(
     };
     let mut values = vec![0.0; columns];
     matrix.map_err(fail)?.decode_row(row, &mut values);
-    Ok(finite(values, "a decoded row").map_err(fail)?)
+    finite(values, "a decoded row").map_err(fail)
 }
 
 /// Bytes of `count` rows from row `first` of a part of a section that begins at `base` and has `width` bytes a row.
