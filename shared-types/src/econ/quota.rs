@@ -177,11 +177,13 @@ mod tests {
         /// INV-E3 in one step: whatever is settled, use and reservations stay within quota and overdraft.
         #[test]
         fn a_charge_never_exceeds_quota_and_overdraft(
-            limit in 0u64..1_000, overdraft in 0u64..100, used in 0u64..1_200, reserved in 0u64..1_000,
-            held in 0u64..1_000, amount in any::<u64>(),
+            limit in 0u64..1_000, overdraft in 0u64..100, shares in prop::array::uniform3(0u64..=1_000),
+            amount in any::<u64>(),
         ) {
+            let taken = (limit + overdraft) * shares[0] / 1_000;
+            let reserved = taken * shares[1] / 1_000;
+            let (used, held) = (taken - reserved, reserved * shares[2] / 1_000);
             let before = Meter { used, reserved };
-            prop_assume!(used + reserved <= limit + overdraft && held <= reserved);
             let charged = before.chargeable(amount, held, limit, overdraft);
             prop_assert!(charged <= amount);
             prop_assert!(used + charged + (reserved - held) <= limit + overdraft);
