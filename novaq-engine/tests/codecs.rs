@@ -4,7 +4,7 @@ use novaq_engine::codec::{
     AqMatrix, Codebooks, DenseMatrix, Fp8Matrix, Input, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
     MatrixForm,
 };
-use novaq_engine::kernel::{Backend, Fold};
+use novaq_engine::kernel::{Backend, Fold, Packing};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -47,6 +47,19 @@ fn product(matrix: &Matrix, backend: Backend, positions: usize, values: &[f32]) 
     output
 }
 
+/// `matrix` with its codes in `packing`, if it has any.
+fn packed(matrix: &Matrix, packing: Packing) -> Matrix {
+    match matrix {
+        Matrix::Aq(matrix) => {
+            let packed = matrix.clone().packed(packing);
+            assert_eq!((packed.to_bytes(), packed.codes()), (matrix.to_bytes(), matrix.codes()));
+            Matrix::Aq(packed)
+        }
+        Matrix::LowRank(matrix) => Matrix::LowRank(matrix.clone().packed(packing)),
+        matrix => matrix.clone(),
+    }
+}
+
 /// Checks `matrix` on every kernel, in batches and alone, against its decoded weights. Returns the noise-to-signal
 /// power ratio.
 fn check(matrix: &Matrix, seed: u64, positions: usize) -> f64 {
@@ -54,15 +67,20 @@ fn check(matrix: &Matrix, seed: u64, positions: usize) -> f64 {
     let mut next = noise(seed ^ 0x5eed);
     let values: Vec<f32> = (0..positions * columns).map(|_| next() + next() + next()).collect();
     let reference = product(matrix, Backend::Scalar, positions, &values);
-    for backend in Backend::available() {
-        let batch = product(matrix, backend, positions, &values);
-        assert!(batch.iter().zip(&reference).all(|(a, b)| a.to_bits() == b.to_bits()), "{backend:?} differs");
-        for (p, expected) in batch.chunks_exact(rows).enumerate() {
-            let alone = product(matrix, backend, 1, &values[p * columns..][..columns]);
-            assert_eq!(alone, expected, "position {p} depends on its batch");
+    let weights = matrix.decode();
+    for packing in Packing::ALL {
+        let packed = packed(matrix, packing);
+        assert_eq!(packed.decode(), weights, "{packing:?} decodes otherwise");
+        for backend in Backend::available() {
+            let batch = product(&packed, backend, positions, &values);
+            let equal = batch.iter().zip(&reference).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(equal, "{backend:?} differs, {packing:?}");
+            for (p, expected) in batch.chunks_exact(rows).enumerate() {
+                let alone = product(&packed, backend, 1, &values[p * columns..][..columns]);
+                assert_eq!(alone, expected, "position {p} depends on its batch");
+            }
         }
     }
-    let weights = matrix.decode();
     let (mut noise, mut signal) = (0.0f64, 0.0f64);
     for (p, outputs) in reference.chunks_exact(rows).enumerate() {
         let x = &values[p * columns..][..columns];

@@ -6,6 +6,7 @@ use crate::codec::{
     AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
     finite, read_f16,
 };
+use crate::kernel::Packing;
 use crate::model::{Encoder, Model, ModelError, TensorSource};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
@@ -73,7 +74,12 @@ pub struct Loader {
     codebooks: BTreeMap<String, Arc<Codebooks>>,
     tensors: Loaded,
     next: usize,
+    packing: Packing,
 }
+
+/// Bytes of weights up to which a loader gives each code a byte where that is faster: a heap of 3 GiB, which canisters have by
+/// default, has as much again and room for the cache.
+const ROOM: u64 = 2 << 30;
 
 #[derive(Default)]
 struct Loaded {
@@ -94,7 +100,17 @@ impl TensorSource for Loaded {
 impl Loader {
     /// A loader that has loaded nothing yet.
     pub fn new(manifest: Arc<Manifest>) -> Self {
-        Self { manifest, codebooks: BTreeMap::new(), tensors: Loaded::default(), next: 0 }
+        let (codebooks, tensors) = (BTreeMap::new(), Loaded::default());
+        Self { manifest, codebooks, tensors, next: 0, packing: Packing::DEFAULT }.with_room(ROOM)
+    }
+
+    /// The same where all weights may take `bytes` on the heap: unless they can have twice their stored size, codes stay in
+    /// nibbles, which takes more instructions.
+    #[must_use]
+    pub fn with_room(self, bytes: u64) -> Self {
+        let stored: u64 = self.manifest.tensors.iter().map(|tensor| tensor.section.length).sum();
+        let packing = if stored.saturating_mul(2) <= bytes { Packing::DEFAULT } else { Packing::Nibbles };
+        Self { packing, ..self }
     }
 
     /// Tensors loaded and tensors in all.
@@ -170,12 +186,13 @@ impl Loader {
         let matrix = match (&entry.codec, floats) {
             (_, Some(values)) => DenseMatrix::new(rows, columns, values).map(Matrix::Dense),
             (Codec::Aq { codebooks, row_means }, None) => {
-                AqMatrix::from_bytes(rows, columns, self.codebook_set(codebooks)?, *row_means, &bytes)
-                    .map(Matrix::Aq)
+                let set = self.codebook_set(codebooks)?;
+                AqMatrix::read(rows, columns, set, *row_means, &bytes, self.packing).map(Matrix::Aq)
             }
             (Codec::LowRank { rank, first, second }, None) => {
                 let sets = [self.codebook_set(first)?, self.codebook_set(second)?];
-                LowRankMatrix::from_bytes([rows, *rank, columns], sets, &bytes).map(Matrix::LowRank)
+                LowRankMatrix::from_bytes([rows, *rank, columns], sets, &bytes)
+                    .map(|matrix| Matrix::LowRank(matrix.packed(self.packing)))
             }
             (Codec::Int4, None) => Int4Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Int4),
             (Codec::Fp8, None) => Fp8Matrix::from_bytes(rows, columns, &bytes).map(Matrix::Fp8),

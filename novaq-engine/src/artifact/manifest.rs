@@ -243,7 +243,7 @@ pub struct Similarity {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Estimates {
-    /// Bytes of weights on the heap.
+    /// Bytes of weights on the heap, with codes as in the artifact; a canister that has the room gives each code a byte.
     pub heap_bytes: u64,
     /// Bytes of the key/value cache per token of context; an encoder has none.
     pub cache_bytes_per_token: u64,

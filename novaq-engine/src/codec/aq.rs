@@ -8,8 +8,8 @@
 
 use super::{CodecError, Input, finite, read_f16, to_f16};
 use crate::kernel::{
-    BLOCK_GROUPS, BLOCK_TABLES, Backend, CODEBOOK_ENTRIES, Fold, MAX_CODEBOOKS, TILE_POSITIONS, TILE_VECTORS,
-    TileShape, VECTOR_ROWS,
+    BLOCK_GROUPS, BLOCK_TABLES, Backend, BlockScratch, CODEBOOK_ENTRIES, Fold, GROUP_INPUTS, GROUPS_AT_ONCE,
+    MAX_CODEBOOKS, Packing, TILE_POSITIONS, TileShape, VECTOR_ROWS,
 };
 use std::sync::Arc;
 
@@ -22,8 +22,10 @@ pub struct Codebooks {
     fold: Fold,
     /// `[M][16][d]`, as stored.
     codewords: Vec<i8>,
-    /// The same, widened for the table kernels: `[M][d / 2][16][2]`, the entries of a pair of columns together.
-    pairs: Vec<i16>,
+    /// The same times the largest factor that leaves 16 bits, for the table kernels: `[M][d][16]`.
+    words: Vec<i16>,
+    /// What sums of products of [`Self::words`] in 2⁻¹⁵ are multiplied by.
+    unit: f32,
 }
 
 impl Codebooks {
@@ -65,15 +67,17 @@ impl Codebooks {
     }
 
     fn assemble(count: usize, dimension: usize, scale: f32, codewords: Vec<i8>) -> Self {
-        let mut pairs = Vec::with_capacity(codewords.len());
+        let largest = codewords.iter().map(|c| i16::from(*c).abs()).max().unwrap_or_default();
+        let factor = i16::MAX / largest.max(1);
+        let unit = scale * (32_768.0 / f32::from(factor));
+        let mut words = Vec::with_capacity(codewords.len());
         for codebook in codewords.chunks_exact(CODEBOOK_ENTRIES * dimension) {
-            for column in (0..dimension).step_by(2) {
-                for codeword in codebook.chunks_exact(dimension) {
-                    pairs.extend([i16::from(codeword[column]), i16::from(codeword[column + 1])]);
-                }
+            for column in 0..dimension {
+                let codewords = codebook.chunks_exact(dimension);
+                words.extend(codewords.map(|codeword| i16::from(codeword[column]) * factor));
             }
         }
-        Self { count, dimension, scale, fold: Fold::ONE, codewords, pairs }
+        Self { count, dimension, scale, fold: Fold::ONE, codewords, words, unit }
     }
 
     /// Rounds float codewords (`[codebooks][16][dimension]`) to the stored form: the largest magnitude becomes 127.
@@ -159,9 +163,11 @@ impl Codebooks {
         columns.div_ceil(self.dimension)
     }
 
-    /// Column groups that share a step: whole eights of them, so that averages don't leave tables over.
-    fn block_groups(&self) -> usize {
-        (BLOCK_TABLES / self.count / 8 * 8).min(BLOCK_GROUPS)
+    /// Column groups of a row of `groups` that share a step: as few blocks as there can be, of about the same size, but of whole
+    /// eights, so that averages don't leave tables over.
+    fn block_groups(&self, groups: usize) -> usize {
+        let most = (BLOCK_TABLES / self.count / 8 * 8).min(BLOCK_GROUPS);
+        groups.div_ceil(groups.div_ceil(most)).next_multiple_of(8)
     }
 }
 
@@ -171,12 +177,12 @@ pub(super) fn tile_bytes(rows: usize, columns: usize, count: usize, dimension: u
     vectors.checked_mul(16)?.checked_mul(columns.div_ceil(dimension))?.checked_mul(count)
 }
 
-/// 30 instructions per look-up of 32 rows, fewer where entries are averaged, and 140 per table with 20 for each weight of its
+/// 22 instructions per look-up of 32 rows, fewer where entries are averaged, and 80 per table with 13 for each weight of its
 /// codewords (`cargo xtask bench chain`, with what happens around the products).
 pub(super) fn work(rows: usize, columns: usize, count: usize, dimension: usize) -> u64 {
     let lookups = (columns.div_ceil(dimension) * count) as u64;
     let vectors = rows.div_ceil(VECTOR_ROWS) as u64;
-    lookups * (30 * vectors + 140 + 20 * dimension as u64)
+    lookups * (22 * vectors + 80 + 13 * dimension as u64)
 }
 
 /// A matrix whose rows are codes into a [`Codebooks`] set:
@@ -188,8 +194,10 @@ pub struct AqMatrix {
     codebooks: Arc<Codebooks>,
     row_scales: Vec<f32>,
     row_means: Option<Vec<f32>>,
-    /// Tiles of up to 4 × 32 rows, each `[groups][M][vectors][16]` bytes: low nibbles for rows 0 to 15 of a
-    /// vector, high nibbles for rows 16 to 31.
+    packing: Packing,
+    /// Tiles of so many vectors of 32 rows as [`Packing::tile_vectors`] says, each `[groups][M][vectors]`. An artifact has
+    /// those of [`Packing::Nibbles`]: tiles of up to 4 vectors of 16 bytes, low nibbles for rows 0 to 15, high nibbles for rows 16
+    /// to 31.
     tiles: Vec<u8>,
 }
 
@@ -237,7 +245,9 @@ impl AqMatrix {
         let row_means = row_means.map(|means| finite(round(means), "row means")).transpose()?;
         let size = tile_bytes(rows, columns, codebooks.count, codebooks.dimension)
             .ok_or_else(|| CodecError::shape("rows", rows, "a matrix that fits in memory"))?;
-        let mut matrix = Self { rows, columns, codebooks, row_scales, row_means, tiles: vec![0; size] };
+        let packing = Packing::Nibbles;
+        let mut matrix =
+            Self { rows, columns, codebooks, row_scales, row_means, packing, tiles: vec![0; size] };
         let per_row = groups * matrix.codebooks.count;
         for (row, codes) in codes.chunks_exact(per_row).enumerate() {
             for (i, &code) in codes.iter().enumerate() {
@@ -245,10 +255,10 @@ impl AqMatrix {
                 matrix.tiles[byte] |= code << shift;
             }
         }
-        Ok(matrix)
+        Ok(matrix.packed(Packing::DEFAULT))
     }
 
-    /// Reads the stored form.
+    /// Reads the stored form; the codes are then packed as is the [default](Packing::DEFAULT).
     ///
     /// # Errors
     /// If the length does not fit the shape or a scale or mean is not finite.
@@ -258,6 +268,21 @@ impl AqMatrix {
         codebooks: Arc<Codebooks>,
         row_means: bool,
         bytes: &[u8],
+    ) -> Result<Self, CodecError> {
+        Self::read(rows, columns, codebooks, row_means, bytes, Packing::DEFAULT)
+    }
+
+    /// As [`Self::from_bytes`], with the codes packed as asked for.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`].
+    pub fn read(
+        rows: usize,
+        columns: usize,
+        codebooks: Arc<Codebooks>,
+        row_means: bool,
+        bytes: &[u8],
+        packing: Packing,
     ) -> Result<Self, CodecError> {
         let expected = Self::stored_bytes(rows, columns, &codebooks, row_means);
         if rows == 0 || columns == 0 || expected != Some(bytes.len()) {
@@ -271,13 +296,80 @@ impl AqMatrix {
         let (means, tiles) = rest.split_at(if row_means { 2 * rows } else { 0 });
         let row_scales = read_f16(scales, "row scales")?;
         let row_means = row_means.then(|| read_f16(means, "row means")).transpose()?;
-        Ok(Self { rows, columns, codebooks, row_scales, row_means, tiles: tiles.to_vec() })
+        let mut matrix = Self { rows, columns, codebooks, row_scales, row_means, packing, tiles: Vec::new() };
+        matrix.tiles = matrix.repacked(Packing::Nibbles, tiles, packing);
+        Ok(matrix)
+    }
+
+    /// The same matrix with its codes packed in another way.
+    #[must_use]
+    pub fn packed(self, packing: Packing) -> Self {
+        if packing == self.packing {
+            return self;
+        }
+        let tiles = self.repacked(self.packing, &self.tiles, packing);
+        Self { packing, tiles, ..self }
+    }
+
+    /// How the codes are packed.
+    pub fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    /// The codes in `tiles`, packed as `from` says, as `to` says.
+    fn repacked(&self, from: Packing, tiles: &[u8], to: Packing) -> Vec<u8> {
+        if from == to {
+            return tiles.to_vec();
+        }
+        let vectors = self.rows.div_ceil(VECTOR_ROWS);
+        let tables = self.codebooks.groups(self.columns) * self.codebooks.count;
+        let mut packed = vec![0; vectors * tables * to.vector_bytes()];
+        for vector in 0..vectors {
+            let places = |packing: Packing| {
+                let (first, step) = self.vector_place(packing, vector);
+                let size = packing.vector_bytes();
+                (0..tables).map(move |table| (first + table * step) * size..(first + table * step + 1) * size)
+            };
+            for (source, place) in places(from).zip(places(to)) {
+                match (from, &tiles[source], &mut packed[place]) {
+                    (Packing::Nibbles, codes, packed) => {
+                        let (low, high) = packed.split_at_mut(codes.len());
+                        for ((low, high), byte) in low.iter_mut().zip(high).zip(codes) {
+                            (*low, *high) = (byte & 15, byte >> 4);
+                        }
+                    }
+                    (Packing::Bytes, codes, packed) => {
+                        let (low, high) = codes.split_at(packed.len());
+                        for ((low, high), byte) in low.iter().zip(high).zip(packed) {
+                            *byte = low | high << 4;
+                        }
+                    }
+                }
+            }
+        }
+        packed
+    }
+
+    /// Where a vector of 32 rows is in the tiles, in vectors: at its first table, and how far it is to the next.
+    fn vector_place(&self, packing: Packing, vector: usize) -> (usize, usize) {
+        let vectors = self.rows.div_ceil(VECTOR_ROWS);
+        let tables = self.codebooks.groups(self.columns) * self.codebooks.count;
+        // Tiles before the last few have as many vectors as the first.
+        let mut first = vector / packing.tile_vectors(vectors) * packing.tile_vectors(vectors);
+        let mut height = packing.tile_vectors(vectors - first);
+        while vector >= first + height {
+            first += height;
+            height = packing.tile_vectors(vectors - first);
+        }
+        (first * tables + vector - first, height)
     }
 
     /// The stored form.
     pub fn to_bytes(&self) -> Vec<u8> {
         let halves = self.row_scales.iter().chain(self.row_means.iter().flatten());
-        halves.flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).chain(self.tiles.iter().copied()).collect()
+        let mut bytes: Vec<u8> = halves.flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+        bytes.extend(self.repacked(self.packing, &self.tiles, Packing::Nibbles));
+        bytes
     }
 
     /// Number of outputs.
@@ -323,20 +415,14 @@ impl AqMatrix {
         self.tiles.len() + 4 * self.rows * (1 + usize::from(self.row_means.is_some()))
     }
 
-    /// Vectors of 32 rows in the tile that starts at row `first`.
-    fn tile_vectors(&self, first: usize) -> usize {
-        (self.rows - first).div_ceil(VECTOR_ROWS).min(TILE_VECTORS)
-    }
-
-    /// Byte and shift of the nibble of `row` at `index` (group · M + codebook).
+    /// Byte and shift of the code of `row` at `index` (group · M + codebook).
     fn position(&self, row: usize, index: usize) -> (usize, u32) {
-        const TILE_ROWS: usize = TILE_VECTORS * VECTOR_ROWS;
-        let per_vector = 16 * self.codebooks.groups(self.columns) * self.codebooks.count;
-        let (tile, within) = (row / TILE_ROWS, row % TILE_ROWS);
-        let vectors = self.tile_vectors(tile * TILE_ROWS);
-        let (vector, lane) = (within / VECTOR_ROWS, within % VECTOR_ROWS);
-        let byte = tile * TILE_VECTORS * per_vector + (index * vectors + vector) * 16 + lane % 16;
-        (byte, if lane < 16 { 0 } else { 4 })
+        let (first, step) = self.vector_place(self.packing, row / VECTOR_ROWS);
+        let (vector, lane) = (first + index * step, row % VECTOR_ROWS);
+        match self.packing {
+            Packing::Nibbles => (vector * 16 + lane % 16, if lane < 16 { 0 } else { 4 }),
+            Packing::Bytes => (vector * VECTOR_ROWS + lane, 0),
+        }
     }
 
     pub(super) fn decode_row(&self, row: usize, output: &mut [f32]) {
@@ -361,7 +447,6 @@ impl AqMatrix {
     }
 
     pub(super) fn prepare(&self, backend: Backend, input: &mut Input) {
-        input.quantize();
         input.build_tables(backend, &self.codebooks);
     }
 
@@ -370,12 +455,13 @@ impl AqMatrix {
         let codebooks = &*self.codebooks;
         let groups = codebooks.groups(self.columns);
         let Some((_, tables)) = &input.tables else { return };
-        let mut sums = [0.0f32; TILE_POSITIONS[0] * TILE_VECTORS * VECTOR_ROWS];
+        let packing = self.packing;
+        let mut sums = [0.0f32; TILE_POSITIONS[0] * Packing::MOST_TILE_VECTORS * VECTOR_ROWS];
         let mut first = 0;
         let mut tiles = &self.tiles[..];
         while first < self.rows {
-            let vectors = self.tile_vectors(first);
-            let (tile, rest) = tiles.split_at(vectors * 16 * groups * codebooks.count);
+            let vectors = packing.tile_vectors((self.rows - first).div_ceil(VECTOR_ROWS));
+            let (tile, rest) = tiles.split_at(vectors * packing.vector_bytes() * groups * codebooks.count);
             tiles = rest;
             let rows = (vectors * VECTOR_ROWS).min(self.rows - first);
             let scales = &self.row_scales[first..][..rows];
@@ -384,16 +470,16 @@ impl AqMatrix {
                 let shape = TileShape {
                     vectors,
                     tables: groups * codebooks.count,
-                    block_tables: codebooks.block_groups() * codebooks.count,
+                    block_tables: codebooks.block_groups(groups) * codebooks.count,
                     positions: tables.offsets.len(),
                     fold: codebooks.fold,
+                    packing,
                 };
                 let sums = &mut sums[..shape.positions * vectors * VECTOR_ROWS];
                 backend.tile(shape, tile, &tables.entries, &tables.steps, sums);
                 for (sums, offset) in sums.chunks_exact(vectors * VECTOR_ROWS).zip(&tables.offsets) {
-                    let factor = codebooks.scale * input.scales[p];
                     let output = &mut output[p * self.rows + first..][..rows];
-                    backend.scale_rows(sums, *offset, factor, scales, output);
+                    backend.scale_rows(sums, *offset, codebooks.unit, scales, output);
                     p += 1;
                 }
             }
@@ -410,12 +496,9 @@ impl AqMatrix {
     }
 }
 
-/// Largest magnitude of a table entry.
-const ENTRY_LIMIT: f32 = 127.0;
-
 /// The look-up tables of some input vectors for one codebook set.
 ///
-/// `Σ_j codeword[j] · x[j] ≈ entry · step(block) + center`, and since every row adds exactly one entry of each table,
+/// `Σ_j codeword[j] · x[j] ≈ (entry · step(block) + center) · unit`, and since every row adds exactly one entry of each table,
 /// the centers add up to one constant for all rows: `offset`.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -425,24 +508,18 @@ pub(super) struct Tables {
     steps: Vec<f32>,
     /// One per input.
     offsets: Vec<f32>,
-    scratch: Scratch,
-}
-
-/// What building the tables of a block needs, kept between calls.
-#[derive(Debug, Default)]
-struct Scratch {
-    sums: Vec<[i32; CODEBOOK_ENTRIES]>,
-    centers: Vec<i32>,
-    padded: Vec<i16>,
+    /// A block's inputs as integers.
+    integers: Vec<i16>,
+    scratch: BlockScratch,
 }
 
 impl Tables {
-    /// Fills `tables` for `inputs`, int16, `[inputs][columns]`; inputs whose tables lie side by side share one.
+    /// Fills `tables` for `inputs`, `[inputs][columns]`; inputs whose tables lie side by side share one.
     pub(super) fn build_all(
         all: &mut Vec<Self>,
         backend: Backend,
         codebooks: &Codebooks,
-        inputs: &[i16],
+        inputs: &[f32],
         columns: usize,
     ) {
         let mut rest = inputs;
@@ -462,11 +539,11 @@ impl Tables {
     }
 
     /// Entries use all 8 bits: the widest table of a block decides its step.
-    fn build(&mut self, backend: Backend, codebooks: &Codebooks, inputs: &[i16], columns: usize) {
+    fn build(&mut self, backend: Backend, codebooks: &Codebooks, inputs: &[f32], columns: usize) {
         let positions = inputs.len() / columns;
-        let tables = codebooks.groups(columns) * codebooks.count;
-        self.entries.resize(tables * positions * CODEBOOK_ENTRIES, 0);
-        let blocks = codebooks.groups(columns).div_ceil(codebooks.block_groups());
+        let groups = codebooks.groups(columns);
+        self.entries.resize(groups * codebooks.count * positions * CODEBOOK_ENTRIES, 0);
+        let blocks = groups.div_ceil(codebooks.block_groups(groups));
         self.steps.resize(blocks * positions, 0.0);
         self.offsets.clear();
         for (position, input) in inputs.chunks_exact(columns).enumerate() {
@@ -478,39 +555,33 @@ impl Tables {
         &mut self,
         backend: Backend,
         codebooks: &Codebooks,
-        input: &[i16],
+        input: &[f32],
         position: usize,
         positions: usize,
     ) {
         let Codebooks { dimension, count, fold, .. } = *codebooks;
-        let Scratch { sums, centers, padded } = &mut self.scratch;
-        sums.resize(BLOCK_TABLES, [0; CODEBOOK_ENTRIES]);
-        centers.resize(BLOCK_TABLES, 0);
-        let mut offset = 0i64;
-        let mut bias = 0.0;
+        let block_groups = codebooks.block_groups(codebooks.groups(input.len()));
+        let limit = GROUP_INPUTS / dimension as i16;
+        let mut offset = 0.0;
         let entries = self.entries.as_chunks_mut::<CODEBOOK_ENTRIES>().0;
-        let blocks = entries.chunks_mut(codebooks.block_groups() * count * positions);
-        let inputs = input.chunks(codebooks.block_groups() * dimension);
+        let blocks = entries.chunks_mut(block_groups * count * positions);
+        let inputs = input.chunks(block_groups * dimension);
         for ((input, entries), steps) in inputs.zip(blocks).zip(self.steps.chunks_exact_mut(positions)) {
             let tables = entries.len() / positions;
-            let (sums, centers) = (&mut sums[..tables], &mut centers[..tables]);
-            let input = if input.len().is_multiple_of(dimension) {
-                input
-            } else {
-                padded.clear();
-                padded.extend_from_slice(input);
-                padded.resize(input.len().next_multiple_of(dimension), 0);
-                &*padded
-            };
-            let range = backend.block_sums(&codebooks.pairs, dimension, input, sums, centers);
-            offset += range.centers;
-            let widest = range.widest as f32;
-            let inverse = if widest > 0.0 { ENTRY_LIMIT / widest } else { 0.0 };
-            let step = widest / ENTRY_LIMIT;
+            let padded = input.len().next_multiple_of(GROUPS_AT_ONCE * dimension);
+            self.integers.resize(padded, 0);
+            self.integers[input.len()..].fill(0);
+            // Each block has a scale of its own: beside a large input far away, small ones keep their digits.
+            let scale = backend.quantize(input, limit, &mut self.integers[..input.len()]);
+            let (words, integers) = (&codebooks.words, &self.integers);
+            let entries = &mut entries[position..];
+            let range =
+                backend.block_tables(words, dimension, integers, &mut self.scratch, entries, positions);
+            let step = scale * range.step();
             steps[position] = step;
-            bias += step * ((tables / fold.entries()) as f32 * fold.bias());
-            backend.quantize_tables(sums, centers, inverse, &mut entries[position..], positions);
+            offset += scale * range.centers as f32;
+            offset -= step * ((tables / fold.entries()) as f32 * fold.bias());
         }
-        self.offsets.push(offset as f32 - bias);
+        self.offsets.push(offset);
     }
 }

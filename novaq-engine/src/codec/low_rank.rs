@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::{AqMatrix, Codebooks, CodecError, Input};
-use crate::kernel::Backend;
+use crate::kernel::{Backend, Packing};
 
 /// `W[r, c] = Σ_j second[r, j] · first[j, c]`.
 #[derive(Clone, Debug)]
@@ -39,6 +39,12 @@ impl LowRankMatrix {
     /// The factor that is applied to what the first one gives, `[rows, rank]`.
     pub fn second(&self) -> &AqMatrix {
         &self.second
+    }
+
+    /// The same matrix with its codes packed in another way.
+    #[must_use]
+    pub fn packed(self, packing: Packing) -> Self {
+        Self { first: self.first.packed(packing), second: self.second.packed(packing) }
     }
 
     /// The inner dimension.

@@ -16,7 +16,7 @@ pub use int4::Int4Matrix;
 pub use int8::Int8Matrix;
 pub use low_rank::LowRankMatrix;
 
-use crate::kernel::{Backend, quantize_i16};
+use crate::kernel::Backend;
 use std::sync::Arc;
 
 /// Why bytes or numbers don't make a matrix.
@@ -143,7 +143,7 @@ impl Matrix {
         assert_eq!(input.width, self.columns(), "inputs of a product");
         match self {
             Self::Dense(_) | Self::Fp8(_) => {}
-            Self::Int4(_) | Self::Int8(_) => input.quantize(),
+            Self::Int4(_) | Self::Int8(_) => input.quantize(backend),
             Self::Aq(m) => m.prepare(backend, input),
             Self::LowRank(m) => m.first().prepare(backend, input),
         }
@@ -202,14 +202,14 @@ impl Input {
         &self.values
     }
 
-    fn quantize(&mut self) {
+    fn quantize(&mut self, backend: Backend) {
         if !self.quantized.is_empty() || self.values.is_empty() {
             return;
         }
         self.quantized.resize(self.values.len(), 0);
         self.scales.clear();
         for (x, q) in self.values.chunks_exact(self.width).zip(self.quantized.chunks_exact_mut(self.width)) {
-            self.scales.push(quantize_i16(x, q));
+            self.scales.push(backend.quantize(x, i16::MAX, q));
         }
     }
 
@@ -221,7 +221,7 @@ impl Input {
                 Some((_, tables)) => tables,
                 None => std::mem::take(&mut self.spare_tables),
             };
-            aq::Tables::build_all(&mut tables, backend, codebooks, &self.quantized, self.width);
+            aq::Tables::build_all(&mut tables, backend, codebooks, &self.values, self.width);
             self.tables = Some((Arc::clone(codebooks), tables));
         }
     }

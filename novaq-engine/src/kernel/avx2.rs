@@ -1,15 +1,19 @@
 //! x86-64 AVX2. Float kernels are the reference compiled for wider registers: without fused multiply-add the
 //! compiler may not change what they compute.
 
-use super::{BlockRange, CODEBOOK_ENTRIES, ENTRY_ZERO, TileShape, VECTOR_ROWS, lanes, scalar};
+use super::{
+    BlockRange, BlockScratch, CODEBOOK_ENTRIES, ENTRY_ZERO, Packing, TileShape, VECTOR_ROWS, lanes, scalar,
+};
 use crate::model::Activation;
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set1_epi8,
-    _mm_srli_epi16, _mm256_add_epi16, _mm256_add_ps, _mm256_avg_epu8, _mm256_broadcastsi128_si256,
-    _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16,
-    _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set_m128i, _mm256_set1_epi16,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16,
-    _mm256_storeu_ps, _mm256_sub_epi16,
+    __m128i, __m256, __m256i, _mm_and_si128, _mm_cvtsi32_si128, _mm_extract_epi16, _mm_loadu_si128,
+    _mm_max_epi16, _mm_min_epi16, _mm_minpos_epu16, _mm_packs_epi16, _mm_set1_epi8, _mm_set1_epi16,
+    _mm_srli_epi16, _mm_storeu_si128, _mm_xor_si128, _mm256_add_epi16, _mm256_add_ps, _mm256_avg_epu8,
+    _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps,
+    _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
+    _mm256_mulhrs_epi16, _mm256_set_m128i, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_epi16,
 };
 
 #[target_feature(enable = "avx2")]
@@ -89,34 +93,87 @@ pub(super) fn attention_weights(args: &lanes::Attention, buffer: &mut [f32], wei
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn block_sums(
-    pairs: &[i16],
+pub(super) fn quantize(input: &[f32], limit: i16, output: &mut [i16]) -> f32 {
+    lanes::quantize::<[f32; 4]>(input, limit, output)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn block_tables(
+    words: &[i16],
     dimension: usize,
     input: &[i16],
-    sums: &mut [[i32; CODEBOOK_ENTRIES]],
-    centers: &mut [i32],
+    scratch: &mut BlockScratch,
+    entries: &mut [[u8; CODEBOOK_ENTRIES]],
+    stride: usize,
 ) -> BlockRange {
-    scalar::block_sums(pairs, dimension, input, sums, centers)
+    let BlockScratch { sums, centers } = scratch;
+    let codebooks = words.as_chunks::<CODEBOOK_ENTRIES>().0.chunks_exact(dimension);
+    let tables = input.chunks_exact(dimension).flat_map(|input| codebooks.clone().map(move |c| (input, c)));
+    let (mut widest, mut total) = (0, 0);
+    for (((input, codebook), stored), center) in tables.zip(&mut *sums).zip(&mut *centers) {
+        let mut sums = _mm256_setzero_si256();
+        for (words, &x) in codebook.iter().zip(input) {
+            // SAFETY: sixteen int16 are one vector; the load needs no alignment.
+            let words = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
+            sums = _mm256_add_epi16(sums, _mm256_mulhrs_epi16(words, _mm256_set1_epi16(x)));
+        }
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_si256(stored.as_mut_ptr().cast(), sums) };
+        // The smallest of unsigned integers has an instruction: of the sums from the lowest int16 on, and of what they lack to
+        // the highest.
+        let halves = [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)];
+        let low = _mm_xor_si128(_mm_min_epi16(halves[0], halves[1]), _mm_set1_epi16(i16::MIN));
+        let high = _mm_xor_si128(_mm_max_epi16(halves[0], halves[1]), _mm_set1_epi16(i16::MAX));
+        let smallest = |v| _mm_extract_epi16::<0>(_mm_minpos_epu16(v));
+        let (low, high) = (smallest(low) + i32::from(i16::MIN), i32::from(i16::MAX) - smallest(high));
+        *center = (low + high + 1) >> 1;
+        widest = widest.max(*center - low);
+        total += *center;
+    }
+    let range = BlockRange::new(widest, total);
+    let inverse = _mm256_set1_epi16(range.inverse);
+    for ((sums, &center), table) in sums.iter().zip(&*centers).zip(entries.iter_mut().step_by(stride)) {
+        // SAFETY: as above; a table is sixteen bytes.
+        unsafe {
+            let sums = _mm256_loadu_si256(sums.as_ptr().cast());
+            let centred = _mm256_sub_epi16(sums, _mm256_set1_epi16(center as i16));
+            let scaled = _mm256_mulhrs_epi16(centred, inverse);
+            let (low, high) = (_mm256_castsi256_si128(scaled), _mm256_extracti128_si256::<1>(scaled));
+            let entries = _mm_xor_si128(_mm_packs_epi16(low, high), _mm_set1_epi8(ENTRY_ZERO as u8 as i8));
+            _mm_storeu_si128(table.as_mut_ptr().cast(), entries);
+        }
+    }
+    range
 }
 
 #[target_feature(enable = "avx2")]
 pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
-    let of = match shape.fold.entries() {
-        8 => tile_of::<8>,
-        4 => tile_of::<4>,
-        2 => tile_of::<2>,
-        _ => tile_of::<1>,
+    let of = match (shape.fold.entries(), shape.packing) {
+        (8, Packing::Nibbles) => tile_of::<8, 16>,
+        (4, Packing::Nibbles) => tile_of::<4, 16>,
+        (2, Packing::Nibbles) => tile_of::<2, 16>,
+        (_, Packing::Nibbles) => tile_of::<1, 16>,
+        (8, Packing::Bytes) => tile_of::<8, 32>,
+        (4, Packing::Bytes) => tile_of::<4, 32>,
+        (2, Packing::Bytes) => tile_of::<2, 32>,
+        (_, Packing::Bytes) => tile_of::<1, 32>,
     };
     of(shape, codes, tables, steps, sums);
 }
 
-/// Averages `F` entries before it widens.
+/// Averages `F` entries before it widens; the codes of a vector of rows are `B` bytes, which says how they are packed.
 #[target_feature(enable = "avx2")]
-fn tile_of<const F: usize>(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
+fn tile_of<const F: usize, const B: usize>(
+    shape: TileShape,
+    codes: &[u8],
+    tables: &[u8],
+    steps: &[f32],
+    sums: &mut [f32],
+) {
     let TileShape { vectors, block_tables, positions, .. } = shape;
     // Negative, so that adding to it leaves a first sum as it is.
     sums.fill(-0.0);
-    let (codes, _) = codes.as_chunks::<16>();
+    let (codes, _) = codes.as_chunks::<B>();
     let (tables, _) = tables.as_chunks::<CODEBOOK_ENTRIES>();
     let blocks = codes.chunks(block_tables * vectors).zip(tables.chunks(block_tables * positions));
     for ((codes, tables), steps) in blocks.zip(steps.chunks_exact(positions)) {
@@ -168,13 +225,18 @@ fn add_wide(sums: &mut [__m256i; 2], entries: __m256i) {
 
 /// The entries of a table at the codes of 32 rows.
 #[target_feature(enable = "avx2")]
-fn entries(table: &[u8; CODEBOOK_ENTRIES], codes: &[u8; 16]) -> __m256i {
-    let mask = _mm_set1_epi8(15);
-    // SAFETY: both are 16 bytes; the loads need no alignment.
-    let (table, byte) =
-        unsafe { (_mm_loadu_si128(table.as_ptr().cast()), _mm_loadu_si128(codes.as_ptr().cast())) };
-    let nibbles = _mm256_set_m128i(_mm_and_si128(_mm_srli_epi16::<4>(byte), mask), _mm_and_si128(byte, mask));
-    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles)
+fn entries<const B: usize>(table: &[u8; CODEBOOK_ENTRIES], codes: &[u8; B]) -> __m256i {
+    // SAFETY: a table is 16 bytes, the codes are 16 or 32; the loads need no alignment.
+    let (table, codes) = unsafe {
+        let codes = if B == VECTOR_ROWS {
+            _mm256_loadu_si256(codes.as_ptr().cast())
+        } else {
+            let (mask, byte) = (_mm_set1_epi8(15), _mm_loadu_si128(codes.as_ptr().cast()));
+            _mm256_set_m128i(_mm_and_si128(_mm_srli_epi16::<4>(byte), mask), _mm_and_si128(byte, mask))
+        };
+        (_mm_loadu_si128(table.as_ptr().cast()), codes)
+    };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes)
 }
 
 /// `sums[i] += step · values[i]`, eight rows.

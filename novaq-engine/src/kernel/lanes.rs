@@ -18,6 +18,8 @@ pub(super) trait Lanes: Copy {
     fn or_larger(self, other: Self) -> Self;
     /// `other` where it is smaller, else `self`; a NaN in `self` stays.
     fn or_smaller(self, other: Self) -> Self;
+    /// The larger magnitude, `self` having one already; a NaN is larger than all.
+    fn or_larger_magnitude(self, other: Self) -> Self;
     /// Whether any lane is at least the same one of `other`.
     fn any_at_least(self, other: Self) -> bool;
     /// The nearest floats.
@@ -73,6 +75,12 @@ impl Lanes for [f32; 4] {
     #[inline(always)]
     fn or_smaller(self, other: Self) -> Self {
         std::array::from_fn(|i| if other[i] < self[i] { other[i] } else { self[i] })
+    }
+
+    #[inline(always)]
+    fn or_larger_magnitude(self, other: Self) -> Self {
+        // Bits of floats that are not negative are ordered as the floats, with infinity and NaN on top.
+        std::array::from_fn(|i| f32::from_bits(self[i].to_bits().max(other[i].to_bits() & 0x7fff_ffff)))
     }
 
     #[inline(always)]
@@ -149,6 +157,40 @@ pub(super) fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
         *lanes = lanes.add(L::load(&padded(a, 0.0)).mul(L::load(&padded(b, 0.0))));
     }
     joined(lanes[0].add(lanes[1]))
+}
+
+/// See [`super::Backend::quantize`].
+#[inline(always)]
+pub(super) fn quantize<L: Lanes>(input: &[f32], limit: i16, output: &mut [i16]) -> f32 {
+    let (fours, rest) = input.as_chunks::<4>();
+    let mut magnitudes = L::splat(0.0).or_larger_magnitude(L::load(&padded(rest, 0.0)));
+    for four in fours {
+        magnitudes = magnitudes.or_larger_magnitude(L::load(four));
+    }
+    let mut of_lanes = [0.0; 4];
+    magnitudes.store(&mut of_lanes);
+    let largest = f32::from_bits(of_lanes.into_iter().fold(0, |largest, x| largest.max(x.to_bits())));
+    let limit = f32::from(limit);
+    let scale = if largest.is_finite() { largest / limit } else { f32::NAN };
+    let inverse = if scale > 0.0 { limit / largest } else { 0.0 };
+    if !(inverse.is_finite() && inverse > 0.0) {
+        output.fill(0);
+        return scale;
+    }
+    let inverse = L::splat(inverse);
+    let rounded = |four: &[f32; 4]| L::load(four).mul(inverse).add(L::splat(ROUNDING));
+    let (eights, rest) = output.as_chunks_mut::<8>();
+    let (input, input_rest) = input.as_chunks::<8>();
+    for (output, input) in eights.iter_mut().zip(input) {
+        if let [low, high] = input.as_chunks::<4>().0 {
+            rounded(low).store_rounded(rounded(high), output);
+        }
+    }
+    let (low, high) = input_rest.split_at(input_rest.len().min(4));
+    let mut eight = [0; 8];
+    rounded(&padded(low, 0.0)).store_rounded(rounded(&padded(high, 0.0)), &mut eight);
+    rest.copy_from_slice(&eight[..rest.len()]);
+    scale
 }
 
 /// See [`super::Backend::softmax_numerators`].

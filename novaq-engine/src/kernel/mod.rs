@@ -27,12 +27,17 @@ pub const CODEBOOK_ENTRIES: usize = 16;
 pub const VECTOR_ROWS: usize = 32;
 /// Vectors of rows that a full tile interleaves: 4 × 32 = 128 output rows.
 pub const TILE_VECTORS: usize = 4;
-/// Most tables that share one step: their sums stay within 16 bits, since 128 entries of at most 127 make 16,256.
-pub const BLOCK_TABLES: usize = 128;
+/// Most tables that share one step: their sums stay within 16 bits, since 256 entries of at most 127 make 32,512.
+pub const BLOCK_TABLES: usize = 256;
 /// Most column groups whose tables share one step.
-pub const BLOCK_GROUPS: usize = 32;
+pub const BLOCK_GROUPS: usize = 40;
+/// Column groups whose tables are built together.
+pub(crate) const GROUPS_AT_ONCE: usize = 4;
+/// What the integer inputs of a column group add up to at most: with codewords of 16 bits as fractions below 1, 16 bits then hold
+/// every sum of their products, each of which is rounded up by at most a half.
+pub(crate) const GROUP_INPUTS: i16 = 32_760;
 /// Input vectors whose tables can lie side by side, so that one tile of codes serves all: [`TileShape::positions`].
-pub(crate) const TILE_POSITIONS: [usize; 3] = [8, 4, 1];
+pub(crate) const TILE_POSITIONS: [usize; 2] = [8, 1];
 /// Positions whose keys and values lie together in the cache.
 pub(crate) const CACHE_BLOCK: usize = 16;
 /// Largest number of codebooks of a set.
@@ -132,6 +137,20 @@ impl Backend {
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => simd128::dot_i4_i16(codes, scales, input),
             Self::Scalar => scalar::dot_i4_i16(codes, scales, input),
+        }
+    }
+
+    /// Quantizes `input` with one scale to integers of at most `limit`, so that `input[i] ≈ output[i] * scale`, and returns the
+    /// scale. An input that holds a NaN or an infinity gives zeros and a NaN scale.
+    pub fn quantize(self, input: &[f32], limit: i16, output: &mut [i16]) -> f32 {
+        assert_eq!(input.len(), output.len(), "integers of an input");
+        match self {
+            // SAFETY: as in `dot_f32`.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::quantize(input, limit, output) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => lanes::quantize::<simd128::F32x4>(input, limit, output),
+            Self::Scalar => lanes::quantize::<[f32; 4]>(input, limit, output),
         }
     }
 
@@ -259,72 +278,53 @@ impl Backend {
         assert!(blocks == 0 || (blocks - 1) * stride + CACHE_BLOCK * width <= bytes, "blocks of the cache");
     }
 
-    /// Exact products of the codewords of a set with the inputs of a block of column groups.
+    /// Builds the tables of a block of column groups.
     ///
-    /// `pairs` is the set as [`crate::codec::Codebooks`] keeps it (`[M][pairs][16][2]`), `input` the block's (`[groups][pairs][2]`);
-    /// `sums` (`[groups][M]`) receives the products, `centers` the middle of each table's range.
-    pub(crate) fn block_sums(
+    /// `words` is the set as [`crate::codec::Codebooks`] keeps it for this (`[M][d][16]`), `input` the block's integers
+    /// (`[groups][d]`, filled up with zeros to whole [`GROUPS_AT_ONCE`]), of which a group's add up to at most [`GROUP_INPUTS`]. The
+    /// sum of an entry is `Σ_j round(word · input / 2¹⁵)`, halves rounded up (`i16x8.q15mulr_sat_s`, `pmulhrsw`); its table's center
+    /// is the middle of its range, rounded up. `entries[i · stride][e] = round((sum − center) · inverse / 2¹⁵) + 128`.
+    pub(crate) fn block_tables(
         self,
-        pairs: &[i16],
+        words: &[i16],
         dimension: usize,
         input: &[i16],
-        sums: &mut [[i32; CODEBOOK_ENTRIES]],
-        centers: &mut [i32],
+        scratch: &mut BlockScratch,
+        entries: &mut [[u8; CODEBOOK_ENTRIES]],
+        stride: usize,
     ) -> BlockRange {
-        let codebooks = pairs.len() / (CODEBOOK_ENTRIES * dimension);
-        assert!([4, 8].contains(&dimension) && pairs.len() == codebooks * CODEBOOK_ENTRIES * dimension);
-        assert!(
-            sums.len() == input.len() / dimension * codebooks && centers.len() == sums.len(),
-            "sums of a block"
-        );
-        assert!(input.len().is_multiple_of(dimension) && sums.len() <= BLOCK_TABLES, "inputs of a block");
+        let codebooks = words.len() / (CODEBOOK_ENTRIES * dimension);
+        let tables = entries.len().div_ceil(stride);
+        let groups = tables / codebooks;
+        assert!([4, 8].contains(&dimension) && words.len() == codebooks * CODEBOOK_ENTRIES * dimension);
+        assert_eq!(tables, groups * codebooks, "tables of a block");
+        assert_eq!(input.len(), groups.next_multiple_of(GROUPS_AT_ONCE) * dimension, "inputs of a block");
+        scratch.sums.resize(input.len() / dimension * codebooks, [0; CODEBOOK_ENTRIES]);
+        scratch.centers.resize(scratch.sums.len(), 0);
         match self {
             // SAFETY: as in `dot_f32`; lengths are checked above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::block_sums(pairs, dimension, input, sums, centers) },
+            Self::Avx2 => unsafe { avx2::block_tables(words, dimension, input, scratch, entries, stride) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::block_sums(pairs, dimension, input, sums, centers),
-            Self::Scalar => scalar::block_sums(pairs, dimension, input, sums, centers),
-        }
-    }
-
-    /// `entries[i · stride][e] = round((sums[i][e] - centers[i]) * inverse_step) + 128`, ties to even.
-    pub(crate) fn quantize_tables(
-        self,
-        sums: &[[i32; CODEBOOK_ENTRIES]],
-        centers: &[i32],
-        inverse_step: f32,
-        entries: &mut [[u8; CODEBOOK_ENTRIES]],
-        stride: usize,
-    ) {
-        assert!(
-            centers.len() == sums.len() && entries.len().div_ceil(stride) == sums.len(),
-            "tables of a block"
-        );
-        match self {
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::quantize_tables(sums, centers, inverse_step, entries, stride),
-            _ => scalar::quantize_tables(sums, centers, inverse_step, entries, stride),
+            Self::Simd128 => simd128::block_tables(words, dimension, input, scratch, entries, stride),
+            Self::Scalar => scalar::block_tables(words, dimension, input, scratch, entries, stride),
         }
     }
 
     /// One tile of `vectors` × 32 output rows times `positions` inputs: adds up table entries by the tile's codes.
     ///
-    /// `codes` is the tile (`[tables][vectors][16]`), `tables` those of the inputs (`[tables][positions][16]`, entries with 128
-    /// added), `steps` (`[blocks][positions]`) one factor per block of `block_tables` tables. `sums` (`[positions][rows]`)
+    /// `codes` is the tile (`[tables][vectors]` of what [`Packing`] says), `tables` those of the inputs (`[tables][positions][16]`,
+    /// entries with 128 added), `steps` (`[blocks][positions]`) one factor per block of `block_tables` tables. `sums` (`[positions][rows]`)
     /// receives `Σ_block steps[block] · Σ entries`, the blocks in ascending order.
     ///
     /// In each block, as many tables in a row as `fold` says are averaged pairwise in 8 bits, every average rounded up
     /// (`i8x16.avgr_u`, `pavgb`; Blalock and Guttag, <https://arxiv.org/abs/2106.10860>), and count that many times; the tables
     /// that are left over at its end count one by one.
     pub(crate) fn tile(self, shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
-        let TileShape { vectors, tables: count, block_tables, positions, .. } = shape;
-        assert!(
-            (1..=TILE_VECTORS).contains(&vectors)
-                && TILE_POSITIONS.contains(&positions)
-                && block_tables <= 256
-        );
-        assert_eq!(codes.len(), count * vectors * 16, "codes of a tile");
+        let TileShape { vectors, tables: count, block_tables, positions, packing, .. } = shape;
+        assert!(packing.tile_vectors(vectors) == vectors && TILE_POSITIONS.contains(&positions));
+        assert!(block_tables <= BLOCK_TABLES);
+        assert_eq!(codes.len(), count * vectors * packing.vector_bytes(), "codes of a tile");
         assert_eq!(tables.len(), count * positions * CODEBOOK_ENTRIES, "tables of the inputs");
         assert_eq!(steps.len(), count.div_ceil(block_tables) * positions, "steps of the inputs");
         assert_eq!(sums.len(), positions * vectors * VECTOR_ROWS, "sums of a tile");
@@ -391,19 +391,90 @@ impl Fold {
     }
 }
 
+/// How the codes of a matrix lie in memory. Products are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Two in a byte, as in an artifact: a vector of 32 rows is 16 bytes, low nibbles for its first 16 rows.
+    Nibbles,
+    /// One in a byte: twice the memory, and in WebAssembly a quarter fewer instructions, since taking a nibble out of its byte
+    /// costs as much as the look-up.
+    Bytes,
+}
+
+impl Packing {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Nibbles, Self::Bytes];
+
+    /// What is faster under the Internet Computer's cost table in a canister, and what is smaller elsewhere, where memory is
+    /// the limit.
+    pub const DEFAULT: Self = if cfg!(all(target_arch = "wasm32", target_feature = "simd128")) {
+        Self::Bytes
+    } else {
+        Self::Nibbles
+    };
+
+    /// Bytes of the codes of [`VECTOR_ROWS`] rows.
+    pub(crate) const fn vector_bytes(self) -> usize {
+        match self {
+            Self::Nibbles => VECTOR_ROWS / 2,
+            Self::Bytes => VECTOR_ROWS,
+        }
+    }
+
+    /// Vectors of the next tile where `left` are left. A tile's tables are loaded once, so high ones are cheaper; there is a
+    /// copy of the loop for each height.
+    pub(crate) fn tile_vectors(self, left: usize) -> usize {
+        match self {
+            Self::Nibbles => left.min(TILE_VECTORS),
+            Self::Bytes => match left {
+                8.. => 8,
+                2.. => 2,
+                _ => left,
+            },
+        }
+    }
+
+    /// Most vectors of a tile.
+    pub(crate) const MOST_TILE_VECTORS: usize = 8;
+}
+
 /// What a block's tables have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockRange {
-    /// Distance of the farthest entry from its table's center.
-    pub widest: i32,
+    /// What entries were multiplied by, in 2⁻¹⁵; 0 if all are 0.
+    pub inverse: i16,
     /// Sum of the centers.
-    pub centers: i64,
+    pub centers: i32,
+}
+
+/// Largest magnitude of a table entry.
+const ENTRY_LIMIT: i32 = 127;
+
+impl BlockRange {
+    /// `widest` is the distance of the farthest entry from its table's center, at most [`GROUP_INPUTS`].
+    fn new(widest: i32, centers: i32) -> Self {
+        let inverse = if widest > 0 { (ENTRY_LIMIT << 15) / widest } else { 0 };
+        Self { inverse: inverse.min(i32::from(i16::MAX)) as i16, centers }
+    }
+
+    /// What an entry is to be multiplied by.
+    pub(crate) fn step(self) -> f32 {
+        if self.inverse > 0 { 32_768.0 / f32::from(self.inverse) } else { 0.0 }
+    }
+}
+
+/// What building the tables of a block needs, kept between calls.
+#[derive(Debug, Default)]
+pub(crate) struct BlockScratch {
+    /// In an order of the implementation's own.
+    sums: Vec<[i16; CODEBOOK_ENTRIES]>,
+    centers: Vec<i32>,
 }
 
 /// Extent of one tile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileShape {
-    /// Vectors of 32 rows in the tile, 1 to [`TILE_VECTORS`].
+    /// Vectors of 32 rows in the tile, one of what [`Packing::tile_vectors`] gives.
     pub vectors: usize,
     /// Tables of an input: one per column group and codebook.
     pub tables: usize,
@@ -413,26 +484,11 @@ pub(crate) struct TileShape {
     pub positions: usize,
     /// Entries that are averaged.
     pub fold: Fold,
+    /// How the codes lie.
+    pub packing: Packing,
 }
 
-/// Quantizes `input` to int16 with one scale, so that `input[i] ≈ output[i] * scale`, and returns the scale.
-///
-/// An input that holds a NaN or an infinity gives zeros and a NaN scale, so that it can't pass unnoticed.
-pub fn quantize_i16(input: &[f32], output: &mut [i16]) -> f32 {
-    let largest = largest_magnitude(input);
-    let scale = if largest.is_finite() { largest / f32::from(i16::MAX) } else { f32::NAN };
-    let inverse = if scale > 0.0 { f32::from(i16::MAX) / largest } else { 0.0 };
-    if inverse.is_finite() && inverse > 0.0 {
-        for (q, &x) in output.iter_mut().zip(input) {
-            *q = ((x * inverse + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32) as i16;
-        }
-    } else {
-        output.fill(0);
-    }
-    scale
-}
-
-/// Quantizes `input` to int8 with one scale, as [`quantize_i16`] does to int16.
+/// Quantizes `input` to int8 with one scale, as [`Backend::quantize`] does to int16.
 pub fn quantize_i8(input: &[f32], output: &mut [i8]) -> f32 {
     let largest = largest_magnitude(input);
     let scale = if largest.is_finite() { largest / f32::from(i8::MAX) } else { f32::NAN };

@@ -1,7 +1,8 @@
 //! The reference implementation: what each kernel means.
 
 use super::{
-    BlockRange, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, INT4_GROUP, ROUNDING, TileShape, VECTOR_ROWS,
+    BlockRange, BlockScratch, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, INT4_GROUP, Packing, TileShape,
+    VECTOR_ROWS,
 };
 
 /// See [`super::Backend::dot_i8_i16`].
@@ -77,48 +78,46 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
     }
 }
 
-/// See [`super::Backend::block_sums`].
+/// `a · b / 2¹⁵`, rounded, halves up.
 #[inline(always)]
-pub(super) fn block_sums(
-    pairs: &[i16],
-    dimension: usize,
-    input: &[i16],
-    sums: &mut [[i32; CODEBOOK_ENTRIES]],
-    centers: &mut [i32],
-) -> BlockRange {
-    let codebooks = pairs.chunks_exact(CODEBOOK_ENTRIES * dimension);
-    let tables = input.chunks_exact(dimension).flat_map(|input| codebooks.clone().map(move |c| (input, c)));
-    let mut range = BlockRange { widest: 0, centers: 0 };
-    for (((input, codebook), sums), center) in tables.zip(sums).zip(centers) {
-        sums.fill(0);
-        for (pair, x) in codebook.chunks_exact(2 * CODEBOOK_ENTRIES).zip(input.as_chunks::<2>().0) {
-            for (sum, c) in sums.iter_mut().zip(pair.as_chunks::<2>().0) {
-                *sum += i32::from(c[0]) * i32::from(x[0]) + i32::from(c[1]) * i32::from(x[1]);
-            }
-        }
-        let (low, high) = sums.iter().fold((i32::MAX, i32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
-        *center = (low + high) >> 1;
-        range.widest = range.widest.max(high - *center);
-        range.centers += i64::from(*center);
-    }
-    range
+fn product(a: i16, b: i16) -> i16 {
+    ((i32::from(a) * i32::from(b) + (1 << 14)) >> 15) as i16
 }
 
-/// See [`super::Backend::quantize_tables`].
-pub(super) fn quantize_tables(
-    sums: &[[i32; CODEBOOK_ENTRIES]],
-    centers: &[i32],
-    inverse_step: f32,
+/// See [`super::Backend::block_tables`].
+#[inline(always)]
+pub(super) fn block_tables(
+    words: &[i16],
+    dimension: usize,
+    input: &[i16],
+    scratch: &mut BlockScratch,
     entries: &mut [[u8; CODEBOOK_ENTRIES]],
     stride: usize,
-) {
-    for ((sums, center), table) in sums.iter().zip(centers).zip(entries.iter_mut().step_by(stride)) {
+) -> BlockRange {
+    let BlockScratch { sums, centers } = scratch;
+    let codebooks = words.chunks_exact(CODEBOOK_ENTRIES * dimension);
+    let tables = input.chunks_exact(dimension).flat_map(|input| codebooks.clone().map(move |c| (input, c)));
+    let (mut widest, mut total) = (0, 0);
+    for (((input, codebook), sums), center) in tables.zip(&mut *sums).zip(&mut *centers) {
+        sums.fill(0);
+        for (words, &x) in codebook.as_chunks::<CODEBOOK_ENTRIES>().0.iter().zip(input) {
+            for (sum, &word) in sums.iter_mut().zip(words) {
+                *sum += product(word, x);
+            }
+        }
+        let (low, high) = sums.iter().fold((i16::MAX, i16::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+        let (low, high) = (i32::from(low), i32::from(high));
+        *center = (low + high + 1) >> 1;
+        widest = widest.max(*center - low);
+        total += *center;
+    }
+    let range = BlockRange::new(widest, total);
+    for ((sums, &center), table) in sums.iter().zip(&*centers).zip(entries.iter_mut().step_by(stride)) {
         for (entry, &sum) in table.iter_mut().zip(sums) {
-            let scaled = (sum - center) as f32 * inverse_step;
-            let rounded = ((scaled + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
-            *entry = (rounded + ENTRY_ZERO) as u8;
+            *entry = (product(sum - center as i16, range.inverse) + ENTRY_ZERO as i16) as u8;
         }
     }
+    range
 }
 
 /// The average of the entries in pairs, rounded up at each level; their number is a power of two.
@@ -135,16 +134,19 @@ fn average(entries: &mut [u8]) -> u8 {
 
 /// See [`super::Backend::tile`].
 pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
-    let TileShape { vectors, block_tables, positions, fold, .. } = shape;
+    let TileShape { vectors, block_tables, positions, fold, packing, .. } = shape;
     let rows = vectors * VECTOR_ROWS;
-    let codes = codes.as_chunks::<16>().0;
     let tables = tables.as_chunks::<CODEBOOK_ENTRIES>().0;
     for (position, sums) in sums.chunks_exact_mut(rows).enumerate() {
         for (row, sum) in sums.iter_mut().enumerate() {
             let (vector, lane) = (row / VECTOR_ROWS, row % VECTOR_ROWS);
             let entry = |table: usize| {
-                let byte = codes[table * vectors + vector][lane % 16];
-                let code = if lane < 16 { byte & 15 } else { byte >> 4 };
+                let codes = &codes[(table * vectors + vector) * packing.vector_bytes()..];
+                let code = match packing {
+                    Packing::Nibbles if lane < 16 => codes[lane] & 15,
+                    Packing::Nibbles => codes[lane - 16] >> 4,
+                    Packing::Bytes => codes[lane],
+                };
                 tables[table * positions + position][usize::from(code)]
             };
             for (index, steps) in steps.chunks_exact(positions).enumerate() {

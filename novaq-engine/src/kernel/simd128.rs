@@ -3,37 +3,37 @@
 
 use super::lanes::Lanes;
 use super::{
-    BlockRange, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, ROUNDING, TileShape, VECTOR_ROWS, scalar,
+    BlockRange, BlockScratch, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, GROUPS_AT_ONCE, Packing, ROUNDING,
+    TileShape, VECTOR_ROWS, scalar,
 };
 use std::arch::wasm32::{
     f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_ge, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat,
-    f32x4_sub, i8x16_sub, i8x16_swizzle, i16x8_add, i16x8_extend_high_i8x16, i16x8_extend_high_u8x16,
-    i16x8_extend_low_i8x16, i16x8_extend_low_u8x16, i16x8_load_extend_i8x8, i16x8_narrow_i32x4, i16x8_shl,
-    i16x8_splat, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
-    i32x4_extract_lane, i32x4_max, i32x4_min, i32x4_neg, i32x4_shl, i32x4_shr, i32x4_shuffle, i32x4_splat,
-    i32x4_sub, i64x2_add, i64x2_extend_low_i32x4, i64x2_extract_lane, i64x2_splat, u8x16_avgr,
-    u8x16_narrow_i16x8, u8x16_shr, u8x16_splat, v128, v128_and, v128_any_true, v128_load, v128_load32_splat,
-    v128_store, v128_store32_lane,
+    f32x4_sub, i8x16_narrow_i16x8, i8x16_sub, i8x16_swizzle, i16x8_add, i16x8_extend_high_i8x16,
+    i16x8_extend_high_u8x16, i16x8_extend_low_i8x16, i16x8_extend_low_u8x16, i16x8_load_extend_i8x8,
+    i16x8_max, i16x8_min, i16x8_narrow_i32x4, i16x8_q15mulr_sat, i16x8_shl, i16x8_shuffle, i16x8_splat,
+    i16x8_sub, i32x4_add, i32x4_dot_i16x8, i32x4_extend_high_i16x8, i32x4_extend_low_i16x8,
+    i32x4_extract_lane, i32x4_max, i32x4_shl, i32x4_shr, i32x4_shuffle, i32x4_splat, i32x4_sub, u8x16_avgr,
+    u8x16_shr, u8x16_splat, v128, v128_and, v128_any_true, v128_load, v128_load16_splat, v128_load32_splat,
+    v128_not, v128_store, v128_xor,
 };
 
-/// Repeats a block for the numbers from 0 that are below a constant of at most 8. Written out instead of looped over: sums have
-/// to stay in locals, and the compiler gives up unrolling at 4. Nested blocks multiply, so that the list is short.
+/// Repeats a block for the numbers from 0 that are below a constant, which is at most the first argument. Written out instead of
+/// looped over: sums have to stay in locals, and the compiler gives up unrolling at 4. Nested blocks multiply.
 macro_rules! repeated {
-    ($i:ident < $n:expr, $body:block) => {
-        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
+    (2: $i:ident < $n:expr, $body:block) => { repeated!(@ $i, $n, $body, 0 1) };
+    (4: $i:ident < $n:expr, $body:block) => { repeated!(@ $i, $n, $body, 0 1 2 3) };
+    (8: $i:ident < $n:expr, $body:block) => { repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7) };
+    (16: $i:ident < $n:expr, $body:block) => {
+        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (32: $i:ident < $n:expr, $body:block) => {
+        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
     };
     (@ $i:ident, $n:expr, $body:block, $($number:literal)*) => {
         $(if $number < $n {
             let $i: usize = $number;
             $body
         })*
-    };
-}
-
-/// The same for a constant of at most 32, for blocks that are not nested.
-macro_rules! repeated_32 {
-    ($i:ident < $n:expr, $body:block) => {
-        repeated!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
     };
 }
 
@@ -129,6 +129,12 @@ impl Lanes for F32x4 {
     }
 
     #[inline(always)]
+    fn or_larger_magnitude(self, other: Self) -> Self {
+        // Bits of floats that are not negative are ordered as the floats, with infinity and NaN on top.
+        Self(i32x4_max(self.0, v128_and(other.0, i32x4_splat(0x7fff_ffff))))
+    }
+
+    #[inline(always)]
     fn any_at_least(self, other: Self) -> bool {
         v128_any_true(f32x4_ge(self.0, other.0))
     }
@@ -184,7 +190,7 @@ unsafe fn products_of<const N: usize, const FIRST: bool>(
     products: &mut [i32],
 ) {
     let mut x = [i32x4_splat(0); N];
-    repeated_32!(p < N, {
+    repeated!(32: p < N, {
         // SAFETY: as the caller promises.
         x[p] = unsafe { v128_load32_splat(query.as_ptr().add(2 * p).cast()) };
     });
@@ -195,7 +201,7 @@ unsafe fn products_of<const N: usize, const FIRST: bool>(
             // SAFETY: `products` is four sums; a group of four keys has eight bytes per pair.
             unsafe {
                 let mut sum = if FIRST { i32x4_splat(0) } else { v128_load(at) };
-                repeated_32!(p < N, {
+                repeated!(32: p < N, {
                     let keys = i16x8_load_extend_i8x8(group.add(8 * p));
                     sum = i32x4_add(sum, i32x4_dot_i16x8(keys, x[p]));
                 });
@@ -213,7 +219,7 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
     let mut block = values.as_ptr();
     for weights in weights.chunks_exact(CACHE_BLOCK) {
         let mut w = [i32x4_splat(0); PAIRS];
-        repeated!(p < PAIRS, {
+        repeated!(8: p < PAIRS, {
             // SAFETY: `weights` has as many pairs.
             w[p] = unsafe { v128_load32_splat(weights.as_ptr().add(2 * p).cast()) };
         });
@@ -223,7 +229,7 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
             // SAFETY: `sums` is four sums; `Backend::value_sums` has checked that all blocks are there.
             unsafe {
                 let mut sum = v128_load(at);
-                repeated!(p < PAIRS, {
+                repeated!(8: p < PAIRS, {
                     sum = i32x4_add(sum, i32x4_dot_i16x8(i16x8_load_extend_i8x8(values.add(8 * p)), w[p]));
                 });
                 v128_store(at, sum);
@@ -234,177 +240,231 @@ pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &m
     }
 }
 
-/// See [`super::Backend::block_sums`].
-pub(super) fn block_sums(
-    pairs: &[i16],
+/// See [`super::Backend::block_tables`].
+pub(super) fn block_tables(
+    words: &[i16],
     dimension: usize,
     input: &[i16],
-    sums: &mut [[i32; CODEBOOK_ENTRIES]],
-    centers: &mut [i32],
-) -> BlockRange {
-    match dimension {
-        4 => block_sums_of::<2>(pairs, input, sums, centers),
-        _ => block_sums_of::<4>(pairs, input, sums, centers),
-    }
-}
-
-/// `P` pairs of columns: two for vectors of four weights, four for vectors of eight.
-fn block_sums_of<const P: usize>(
-    pairs: &[i16],
-    input: &[i16],
-    sums: &mut [[i32; CODEBOOK_ENTRIES]],
-    centers: &mut [i32],
-) -> BlockRange {
-    let codebooks = pairs.len() / (2 * P * CODEBOOK_ENTRIES);
-    let mut ranges = i32x4_splat(0);
-    let mut total = i64x2_splat(0);
-    let groups = sums.chunks_exact_mut(codebooks).zip(centers.chunks_exact_mut(codebooks));
-    for (input, (sums, centers)) in input.chunks_exact(2 * P).zip(groups) {
-        let mut x = [i32x4_splat(0); P];
-        repeated!(p < P, {
-            // SAFETY: `input` holds `P` pairs of int16.
-            x[p] = unsafe { v128_load32_splat(input.as_ptr().add(2 * p).cast()) };
-        });
-        let mut codebook = pairs.as_ptr().cast::<v128>();
-        for (sums, center) in sums.iter_mut().zip(centers) {
-            let mut quarters = [i32x4_splat(0); 4];
-            repeated!(q < 4, {
-                repeated!(p < P, {
-                    // SAFETY: a codebook has four vectors for each of its `P` pairs of columns.
-                    let product = i32x4_dot_i16x8(unsafe { v128_load(codebook.add(4 * p + q)) }, x[p]);
-                    quarters[q] = if p == 0 { product } else { i32x4_add(quarters[q], product) };
-                });
-                // SAFETY: a table's sums are four vectors.
-                unsafe { v128_store(sums.as_mut_ptr().cast::<v128>().add(q), quarters[q]) };
-            });
-            let [a, b, c, d] = quarters;
-            let low = i32x4_min(i32x4_min(a, b), i32x4_min(c, d));
-            // The largest as the smallest of their negatives, beside the smallest.
-            let high = i32x4_neg(i32x4_max(i32x4_max(a, b), i32x4_max(c, d)));
-            let both =
-                i32x4_min(i32x4_shuffle::<0, 4, 1, 5>(low, high), i32x4_shuffle::<2, 6, 3, 7>(low, high));
-            let both = i32x4_min(both, i32x4_shuffle::<2, 3, 0, 1>(both, both));
-            let swapped = i32x4_shuffle::<1, 0, 3, 2>(both, both);
-            ranges = i32x4_min(ranges, i32x4_add(both, swapped));
-            let middle = i32x4_shr(i32x4_sub(both, swapped), 1);
-            total = i64x2_add(total, i64x2_extend_low_i32x4(middle));
-            // SAFETY: `center` is one lane.
-            unsafe { v128_store32_lane::<0>(middle, std::ptr::from_mut(center).cast()) };
-            codebook = codebook.wrapping_add(4 * P);
-        }
-    }
-    // A table is as wide on one side of its center as its range, halved and rounded up.
-    BlockRange { widest: (1 - i32x4_extract_lane::<0>(ranges)) >> 1, centers: i64x2_extract_lane::<0>(total) }
-}
-
-/// See [`super::Backend::quantize_tables`].
-pub(super) fn quantize_tables(
-    sums: &[[i32; CODEBOOK_ENTRIES]],
-    centers: &[i32],
-    inverse_step: f32,
+    scratch: &mut BlockScratch,
     entries: &mut [[u8; CODEBOOK_ENTRIES]],
     stride: usize,
-) {
-    let inverse = f32x4_splat(inverse_step);
-    let (rounding, bits) = (f32x4_splat(ROUNDING), i32x4_splat(ROUNDING.to_bits() as i32 - ENTRY_ZERO));
-    // Pointers instead of slices: their distances go into the loads.
-    let mut table = entries.as_mut_ptr().cast::<v128>();
+) -> BlockRange {
+    let codebooks = words.len() / (CODEBOOK_ENTRIES * dimension);
+    let BlockScratch { sums, centers } = scratch;
+    let range = match dimension {
+        4 => block_sums::<4>(words, codebooks, input, sums, centers),
+        _ => block_sums::<8>(words, codebooks, input, sums, centers),
+    };
+    let inverse = i16x8_splat(range.inverse);
+    let zero = u8x16_splat(ENTRY_ZERO as u8);
     let (mut sum, mut center) = (sums.as_ptr().cast::<v128>(), centers.as_ptr());
-    for _ in 0..sums.len() {
-        // SAFETY: the sums of a table are four vectors; `Backend::quantize_tables` has checked that there are a center and a table
-        // for each.
-        unsafe {
-            let middle = v128_load32_splat(center.cast());
-            let quarter = |i: usize| {
-                let v = i32x4_sub(v128_load(sum.add(i)), middle);
-                i32x4_sub(f32x4_add(f32x4_mul(f32x4_convert_i32x4(v), inverse), rounding), bits)
-            };
-            let halves =
-                [i16x8_narrow_i32x4(quarter(0), quarter(1)), i16x8_narrow_i32x4(quarter(2), quarter(3))];
-            v128_store(table, u8x16_narrow_i16x8(halves[0], halves[1]));
+    let per_group = stride * codebooks;
+    let mut left = entries.len().div_ceil(per_group);
+    let mut first = entries.as_mut_ptr().cast::<v128>();
+    while left > 0 {
+        // Of the last four groups some may not be there: what stands for them is written to the first, and over at once.
+        let mut tables = [first; GROUPS_AT_ONCE];
+        repeated!(4: g < GROUPS_AT_ONCE, {
+            tables[g] = if g < left { first.wrapping_add(g * per_group) } else { first };
+        });
+        for _ in 0..codebooks {
+            // SAFETY: `block_sums` has left two vectors of sums and a center for each table, groups by fours and in them by
+            // codebook; `Backend::block_tables` has checked that there are entries for each.
+            unsafe {
+                repeated!(4: i < GROUPS_AT_ONCE, {
+                    let g = GROUPS_AT_ONCE - 1 - i;
+                    let middle = v128_load16_splat(center.add(g).cast());
+                    let scaled =
+                        |i: usize| i16x8_q15mulr_sat(i16x8_sub(v128_load(sum.add(2 * g + i)), middle), inverse);
+                    v128_store(tables[g], v128_xor(i8x16_narrow_i16x8(scaled(0), scaled(1)), zero));
+                    tables[g] = tables[g].wrapping_add(stride);
+                });
+            }
+            (sum, center) = (sum.wrapping_add(2 * GROUPS_AT_ONCE), center.wrapping_add(GROUPS_AT_ONCE));
         }
-        (sum, center) = (sum.wrapping_add(4), center.wrapping_add(1));
-        table = table.wrapping_add(stride);
+        first = first.wrapping_add(GROUPS_AT_ONCE * per_group);
+        left -= left.min(GROUPS_AT_ONCE);
     }
+    range
+}
+
+/// Sums of the entries and centers of the tables of a block, `[groups / 4][M][4]`; codewords have `D` columns.
+fn block_sums<const D: usize>(
+    words: &[i16],
+    codebooks: usize,
+    input: &[i16],
+    sums: &mut [[i16; CODEBOOK_ENTRIES]],
+    centers: &mut [i32],
+) -> BlockRange {
+    // A pair's difference, more one, and its sum, less one, when the second is the complement of a lowest entry.
+    let (plus, minus) = (i16x8_splat(1), i32x4_splat(-0xffff));
+    let (mut ranges, mut total) = (i32x4_splat(-2), i32x4_splat(0));
+    let (mut sum, mut center) = (sums.as_mut_ptr().cast::<v128>(), centers.as_mut_ptr().cast::<v128>());
+    for input in input.chunks_exact(GROUPS_AT_ONCE * D) {
+        let mut x = [[i16x8_splat(0); D]; GROUPS_AT_ONCE];
+        repeated!(4: g < 4, {
+            repeated!(8: j < D, {
+                // SAFETY: `input` holds so many int16.
+                x[g][j] = unsafe { v128_load16_splat(input.as_ptr().add(g * D + j).cast()) };
+            });
+        });
+        let mut word = words.as_ptr().cast::<v128>();
+        for _ in 0..codebooks {
+            let mut s = [[i16x8_splat(0); 2]; GROUPS_AT_ONCE];
+            repeated!(8: j < D, {
+                // SAFETY: a codebook has two vectors for each of its `D` columns.
+                let words = unsafe { [v128_load(word.add(2 * j)), v128_load(word.add(2 * j + 1))] };
+                repeated!(4: g < 4, {
+                    let products = words.map(|words| i16x8_q15mulr_sat(words, x[g][j]));
+                    s[g] = if j == 0 {
+                        products
+                    } else {
+                        [i16x8_add(s[g][0], products[0]), i16x8_add(s[g][1], products[1])]
+                    };
+                });
+            });
+            // Highest entries and the complements of the lowest: both are largest.
+            let mut ends = [i16x8_splat(0); GROUPS_AT_ONCE];
+            repeated!(4: g < 4, {
+                let [a, b] = s[g];
+                // SAFETY: a table's sums are two vectors.
+                unsafe {
+                    v128_store(sum.add(2 * g), a);
+                    v128_store(sum.add(2 * g + 1), b);
+                }
+                let (high, low) = (i16x8_max(a, b), v128_not(i16x8_min(a, b)));
+                ends[g] = i16x8_max(
+                    i16x8_shuffle::<0, 1, 2, 3, 8, 9, 10, 11>(high, low),
+                    i16x8_shuffle::<4, 5, 6, 7, 12, 13, 14, 15>(high, low),
+                );
+            });
+            let of_two = |a, b| {
+                i16x8_max(
+                    i16x8_shuffle::<0, 1, 4, 5, 8, 9, 12, 13>(a, b),
+                    i16x8_shuffle::<2, 3, 6, 7, 10, 11, 14, 15>(a, b),
+                )
+            };
+            let (a, b) = (of_two(ends[0], ends[1]), of_two(ends[2], ends[3]));
+            // The highest entry and the complement of the lowest of each of four tables.
+            let four = i16x8_max(
+                i16x8_shuffle::<0, 2, 4, 6, 8, 10, 12, 14>(a, b),
+                i16x8_shuffle::<1, 3, 5, 7, 9, 11, 13, 15>(a, b),
+            );
+            ranges = i32x4_max(ranges, i32x4_dot_i16x8(four, plus));
+            let middle = i32x4_shr(i32x4_dot_i16x8(four, minus), 1);
+            total = i32x4_add(total, middle);
+            // SAFETY: four centers are one vector.
+            unsafe { v128_store(center, middle) };
+            word = word.wrapping_add(2 * D);
+            sum = sum.wrapping_add(2 * GROUPS_AT_ONCE);
+            center = center.wrapping_add(1);
+        }
+    }
+    let lanes = |v| {
+        [
+            i32x4_extract_lane::<0>(v),
+            i32x4_extract_lane::<1>(v),
+            i32x4_extract_lane::<2>(v),
+            i32x4_extract_lane::<3>(v),
+        ]
+    };
+    let range = lanes(ranges).into_iter().fold(-2, i32::max);
+    BlockRange::new((range + 2) >> 1, lanes(total).iter().sum())
 }
 
 /// See [`super::Backend::tile`].
 pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
     // One copy of the loop for each extent: all sums have to stay in locals.
     macro_rules! extents {
-        ($fold:literal: $($vectors:literal)*) => {
+        ($fold:literal $packed:literal: $($vectors:literal)*) => {
             match (shape.vectors, shape.positions) {
-                $(($vectors, 1) => tile_of::<$fold, $vectors, 1>(shape, codes, tables, steps, sums),
-                ($vectors, 4) => tile_of::<$fold, $vectors, 4>(shape, codes, tables, steps, sums),
-                ($vectors, 8) => tile_of::<$fold, $vectors, 8>(shape, codes, tables, steps, sums),)*
+                $(($vectors, 1) => tile_of::<$fold, $packed, $vectors, 1>(shape, codes, tables, steps, sums),
+                ($vectors, 8) => tile_of::<$fold, $packed, $vectors, 8>(shape, codes, tables, steps, sums),)*
                 _ => scalar::tile(shape, codes, tables, steps, sums),
             }
         };
     }
-    match shape.fold.entries() {
-        8 => extents!(8: 1 2 3 4),
-        4 => extents!(4: 1 2 3 4),
-        2 => extents!(2: 1 2 3 4),
-        _ => extents!(1: 1 2 3 4),
+    match (shape.packing, shape.fold.entries()) {
+        (Packing::Nibbles, 8) => extents!(8 true: 1 2 3 4),
+        (Packing::Nibbles, 4) => extents!(4 true: 1 2 3 4),
+        (Packing::Nibbles, 2) => extents!(2 true: 1 2 3 4),
+        (Packing::Nibbles, _) => extents!(1 true: 1 2 3 4),
+        (Packing::Bytes, 8) => extents!(8 false: 1 2 8),
+        (Packing::Bytes, 4) => extents!(4 false: 1 2 8),
+        (Packing::Bytes, 2) => extents!(2 false: 1 2 8),
+        (Packing::Bytes, _) => extents!(1 false: 1 2 8),
     }
 }
+
+/// Tables whose entries are looked up at a time.
+const AT_ONCE: usize = 16;
 
 /// Sums in 16 bits of `R` vectors of 32 rows for `P` inputs.
 type Wide<const R: usize, const P: usize> = [[[v128; 4]; R]; P];
 
-/// Looks up 16 rows at a time, averages `F` entries, widens to 16 bits, and goes to floats at the end of each block.
-fn tile_of<const F: usize, const R: usize, const P: usize>(
+/// Looks up 16 rows at a time, averages `F` entries, widens to 16 bits, and goes to floats at the end of each block. `N` says
+/// that codes are packed as nibbles.
+fn tile_of<const F: usize, const N: bool, const R: usize, const P: usize>(
     shape: TileShape,
     codes: &[u8],
     tables: &[u8],
     steps: &[f32],
     sums: &mut [f32],
 ) {
-    let TileShape { block_tables, .. } = shape;
-    let mask = u8x16_splat(15);
-    let block_codes = codes.chunks(block_tables * R * 16);
-    let blocks = block_codes.zip(tables.chunks(block_tables * P * CODEBOOK_ENTRIES));
+    let TileShape { block_tables, packing, .. } = shape;
+    let group = R * packing.vector_bytes();
+    let blocks = codes.chunks(block_tables * group).zip(tables.chunks(block_tables * P * CODEBOOK_ENTRIES));
     for (block, ((codes, tables), steps)) in blocks.zip(steps.chunks_exact(P)).enumerate() {
-        let count = codes.len() / (R * 16);
+        let count = codes.len() / group;
         let mut code = codes.as_ptr();
         let mut table = tables.as_ptr();
         let mut wide: Wide<R, P> = [[[i16x8_splat((count / F) as i16 * -(ENTRY_ZERO as i16)); 4]; R]; P];
-        for _ in 0..count / F {
-            // SAFETY: the loops visit `count` tables of each input and as many groups of `R` code vectors, which
-            // `Backend::tile` has checked to be there; the pointers end at most one past their slices.
-            unsafe {
-                look_up::<F, R, P>(&mut wide, table, code, mask);
-                code = code.add(F * R * 16);
-                table = table.add(F * P * CODEBOOK_ENTRIES);
+        // The loops visit `count` tables of each input and as many groups of `R` code vectors, which `Backend::tile` has checked to
+        // be there; the pointers end at most one past their slices.
+        macro_rules! look_up {
+            ($fold:expr, $tables:expr) => {
+                // SAFETY: as said above.
+                unsafe {
+                    look_up::<$fold, $tables, N, R, P>(&mut wide, table, code);
+                    code = code.add($tables * group);
+                    table = table.add($tables * P * CODEBOOK_ENTRIES);
+                }
+            };
+        }
+        // The more tables at a time, the fewer instructions each takes to be widened; where that counts most.
+        let mut left = count;
+        if !N && (P == 1 || F == 8) {
+            for _ in 0..count / AT_ONCE {
+                look_up!(F, AT_ONCE);
             }
+            left %= AT_ONCE;
+        }
+        for _ in 0..left / F {
+            look_up!(F, F);
         }
         // Units of as many entries as are averaged, unless some are left over: powers of two change no float's digits.
         let units = if count.is_multiple_of(F) { F as f32 } else { 1.0 };
         if !count.is_multiple_of(F) {
             let left = (count % F) as i16 * -(ENTRY_ZERO as i16);
-            repeated!(p < P, {
-                repeated!(r < R, {
-                    repeated!(i < 4, {
+            repeated!(8: p < P, {
+                repeated!(8: r < R, {
+                    repeated!(4: i < 4, {
                         let whole = i16x8_shl(wide[p][r][i], F.ilog2());
                         wide[p][r][i] = i16x8_add(whole, i16x8_splat(left));
                     });
                 });
             });
             for _ in 0..count % F {
-                // SAFETY: as above.
-                unsafe {
-                    look_up::<1, R, P>(&mut wide, table, code, mask);
-                    code = code.add(R * 16);
-                    table = table.add(P * CODEBOOK_ENTRIES);
-                }
+                look_up!(1, 1);
             }
         }
-        repeated!(p < P, {
-            let step = f32x4_splat(units * steps[p]);
-            let sums = sums[p * R * VECTOR_ROWS..][..R * VECTOR_ROWS].as_mut_ptr().cast::<v128>();
-            repeated!(r < R, {
-                repeated!(i < 4, {
-                    let value = wide[p][r][i];
+        // One copy of this code for all inputs: of several, sums are in memory from here on.
+        let wide = wide;
+        for ((wide, step), sums) in wide.iter().zip(steps).zip(sums.chunks_exact_mut(R * VECTOR_ROWS)) {
+            let (step, sums) = (f32x4_splat(units * step), sums.as_mut_ptr().cast::<v128>());
+            repeated!(8: r < R, {
+                repeated!(4: i < 4, {
+                    let value = wide[r][i];
                     // SAFETY: `sums` has `R · 32` floats, of which a vector of 16-bit sums is eight.
                     unsafe {
                         let [low, high] = [sums.add(r * 8 + i * 2), sums.add(r * 8 + i * 2 + 1)];
@@ -421,60 +481,89 @@ fn tile_of<const F: usize, const R: usize, const P: usize>(
                     }
                 });
             });
-        });
+        }
     }
 }
 
-/// Adds the averages of the entries of `F` tables for `R` vectors of 32 rows and `P` inputs.
+/// Adds the entries of `S` tables, averages of `F` of them, for `R` vectors of 32 rows and `P` inputs.
 ///
 /// # Safety
-/// `table` must point to `F · P · 16` entries and `code` to `F · R · 16` bytes.
+/// `table` must point to `S · P · 16` entries and `code` to the codes of `S · R` vectors.
 #[inline(always)]
-unsafe fn look_up<const F: usize, const R: usize, const P: usize>(
+unsafe fn look_up<const F: usize, const S: usize, const N: bool, const R: usize, const P: usize>(
     wide: &mut Wide<R, P>,
     table: *const u8,
     code: *const u8,
-    mask: v128,
 ) {
-    let zero = u8x16_splat(0);
-    let mut low = [[zero; F]; R];
-    let mut high = [[zero; F]; R];
-    repeated!(r < R, {
-        repeated!(f < F, {
-            // SAFETY: as the caller promises.
-            let byte = unsafe { v128_load(code.add((f * R + r) * 16).cast()) };
-            low[r][f] = v128_and(byte, mask);
-            high[r][f] = u8x16_shr(byte, 4);
-        });
+    let mut codes = [[[u8x16_splat(0); S]; 2]; R];
+    repeated!(8: r < R, {
+        // SAFETY: as the caller promises.
+        codes[r] = unsafe { codes_of::<S, N, R>(code, r) };
     });
-    repeated!(p < P, {
-        let mut entries = [zero; F];
-        repeated!(f < F, {
+    repeated!(8: p < P, {
+        let mut tables = [u8x16_splat(0); S];
+        repeated!(16: s < S, {
             // SAFETY: as the caller promises.
-            entries[f] = unsafe { v128_load(table.add((f * P + p) * CODEBOOK_ENTRIES).cast()) };
+            tables[s] = unsafe { v128_load(table.add((s * P + p) * CODEBOOK_ENTRIES).cast()) };
         });
-        repeated!(r < R, {
-            let wide = &mut wide[p][r];
-            let low = average(entries, low[r]);
-            wide[0] = i16x8_add(wide[0], i16x8_extend_low_u8x16(low));
-            wide[1] = i16x8_add(wide[1], i16x8_extend_high_u8x16(low));
-            let high = average(entries, high[r]);
-            wide[2] = i16x8_add(wide[2], i16x8_extend_low_u8x16(high));
-            wide[3] = i16x8_add(wide[3], i16x8_extend_high_u8x16(high));
+        repeated!(8: r < R, {
+            repeated!(2: half < 2, {
+                let sums = &mut wide[p][r];
+                [sums[2 * half], sums[2 * half + 1]] =
+                    added::<F, S>([sums[2 * half], sums[2 * half + 1]], &tables, &codes[r][half]);
+            });
         });
     });
 }
 
-/// The entries of `F` tables at one code of each, averaged in pairs.
+/// Codes of the first and of the last 16 rows of vector `r` of `R` for `S` tables.
+///
+/// # Safety
+/// `code` must point to the codes of `S · R` vectors.
 #[inline(always)]
-fn average<const F: usize>(tables: [v128; F], codes: [v128; F]) -> v128 {
+unsafe fn codes_of<const S: usize, const N: bool, const R: usize>(
+    code: *const u8,
+    r: usize,
+) -> [[v128; S]; 2] {
+    let mut codes = [[u8x16_splat(0); S]; 2];
+    repeated!(16: s < S, {
+        let vector = s * R + r;
+        // SAFETY: as the caller promises.
+        unsafe {
+            if N {
+                let byte = v128_load(code.add(vector * 16).cast());
+                codes[0][s] = v128_and(byte, u8x16_splat(15));
+                codes[1][s] = u8x16_shr(byte, 4);
+            } else {
+                codes[0][s] = v128_load(code.add(vector * VECTOR_ROWS).cast());
+                codes[1][s] = v128_load(code.add(vector * VECTOR_ROWS + 16).cast());
+            }
+        }
+    });
+    codes
+}
+
+/// Sums of 16 rows with the entries of `S` tables at their codes, averages of `F` of them.
+#[inline(always)]
+fn added<const F: usize, const S: usize>(
+    sums: [v128; 2],
+    tables: &[v128; S],
+    codes: &[v128; S],
+) -> [v128; 2] {
     let entry = |i: usize| i8x16_swizzle(tables[i], codes[i]);
     let two = |i: usize| u8x16_avgr(entry(i), entry(i + 1));
     let four = |i: usize| u8x16_avgr(two(i), two(i + 2));
-    match F {
-        8 => u8x16_avgr(four(0), four(4)),
-        4 => four(0),
-        2 => two(0),
-        _ => entry(0),
-    }
+    let [mut low, mut high] = sums;
+    repeated!(16: group < S / F, {
+        let first = group * F;
+        let average = match F {
+            8 => u8x16_avgr(four(first), four(first + 4)),
+            4 => four(first),
+            2 => two(first),
+            _ => entry(first),
+        };
+        low = i16x8_add(low, i16x8_extend_low_u8x16(average));
+        high = i16x8_add(high, i16x8_extend_high_u8x16(average));
+    });
+    [low, high]
 }

@@ -1,7 +1,7 @@
 //! Keys and values of the positions seen so far.
 
 use super::{Config, ModelError};
-use crate::kernel::{Attention, Backend, CACHE_BLOCK, quantize_i8, quantize_i16};
+use crate::kernel::{Attention, Backend, CACHE_BLOCK, quantize_i8};
 use std::collections::TryReserveError;
 use std::ops::Range;
 
@@ -275,7 +275,7 @@ impl KvCache {
 
         quantized.clear();
         quantized.resize(width, 0);
-        let scale = quantize_i16(query, &mut quantized[..query.len()]) * self.scale;
+        let scale = backend.quantize(query, i16::MAX, &mut quantized[..query.len()]) * self.scale;
         products.resize(blocks.len() * CACHE_BLOCK, 0);
         backend.key_products(quantized, &layer.keys[first * width..], stride * width, products);
         let skipped = blocks.start * CACHE_BLOCK;
