@@ -262,6 +262,17 @@ fn hostile_manifests_are_refused_by_field() {
 }
 
 #[test]
+fn a_fold_is_a_number_of_entries_that_kernels_average() {
+    let (manifest, _) = artifact(config(), 1);
+    for fold in [0, 3, 16] {
+        let mut set = json_of(&manifest)["codebooks"][0].clone();
+        set["fold"] = json!(fold);
+        let error = parse_with(&manifest, "/codebooks/0", set).unwrap_err().to_string();
+        assert!(error.contains("codebooks[0]") && error.contains("1, 2, 4 or 8"), "{error}");
+    }
+}
+
+#[test]
 fn models_that_lack_or_misshape_a_tensor_are_refused() {
     let (manifest, shards) = artifact(config(), 1);
     let load = |manifest| {

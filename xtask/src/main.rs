@@ -69,6 +69,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Whether a draft model would save instructions: how often it proposes what the target draws, and what verifying costs.
+    Speculation {
+        /// What `bench chain --json` wrote, a text, the target's artifact and those of drafts.
+        #[arg(trailing_var_arg = true)]
+        args: Vec<String>,
+    },
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
     /// Queries per second of the model repository on the local network.
@@ -102,6 +108,7 @@ fn main() -> anyhow::Result<()> {
             command.args(["run", "--quiet", "--package", "ohms-tests", "--example", "chain", "--"]);
             run(command.args(args))
         }
+        Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;

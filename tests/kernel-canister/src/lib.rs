@@ -10,7 +10,7 @@ use ic_cdk::update;
 use novaq_engine::codec::{
     AqMatrix, Codebooks, CodecError, Fp8Matrix, Input, Int4Matrix, Int8Matrix, Matrix,
 };
-use novaq_engine::kernel::{Backend, Fold};
+use novaq_engine::kernel::{Backend, Fold, Packing};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -65,7 +65,9 @@ impl Random {
             (0..rows * set.groups(columns) * count).map(|_| (self.0.next_u32() >> 28) as u8).collect();
         let scales = self.units(rows);
         let means = (self.between(0, 1) == 1).then(|| self.units(rows));
-        AqMatrix::from_codes(rows, columns, set, &codes, &scales, means.as_deref()).map(Matrix::Aq)
+        let packing = Packing::ALL[self.between(0, 1)];
+        AqMatrix::from_codes(rows, columns, set, &codes, &scales, means.as_deref())
+            .map(|matrix| Matrix::Aq(matrix.packed(packing)))
     }
 }
 
