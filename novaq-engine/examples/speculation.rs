@@ -110,7 +110,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let work = model.work_per_token(256) as f64;
     writeln!(
         out,
-        "\\n| draft | temperature | its cost per token | same token | proposed | tokens per round | cost per token |"
+        "\n| draft | temperature | its cost per token | same token | proposed | tokens per round | cost per token |"
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|")?;
     for temperature in [0.0, 0.8] {
