@@ -6,6 +6,7 @@ use shared_types::model::{
     RolePage,
 };
 
+use crate::repository::Repository;
 use crate::state;
 
 /// A page of the roles.
@@ -33,5 +34,5 @@ pub fn get_proposal(id: u64) -> Result<Proposal, ModelError> {
 
 /// The rules, and who is there to follow them.
 pub fn governance() -> ProposalSummary {
-    state::read(|repository| repository.governance())
+    state::read(Repository::governance)
 }

@@ -5,6 +5,7 @@ use shared_types::model::{AuditLogArgs, AuditPage, ModelCanisterStatus};
 
 use super::proof;
 use crate::http::{self, HttpRequest, HttpResponse};
+use crate::repository::Repository;
 use crate::state;
 
 const WASM_PAGE_BYTES: u64 = 65_536;
@@ -24,7 +25,7 @@ pub fn status() -> ModelCanisterStatus {
         stable_bytes: stable_size() * WASM_PAGE_BYTES,
         heap_bytes: heap_bytes(),
         cycles: canister_cycle_balance(),
-        ..state::read(|repository| repository.status())
+        ..state::read(Repository::status)
     }
 }
 
