@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use novaq_engine::artifact::{LoadedModel, Manifest};
 use novaq_engine::chat::{ChatError, Message};
-use novaq_engine::generate::{FinishReason, GenerationError, Request};
+use novaq_engine::generate::{ContextPolicy, FinishReason, GenerationError, Request};
 use novaq_engine::model::ModelError;
 use novaq_engine::sampler::SamplingParams;
 use novaq_engine::text::{StopStrings, TextError, TextGeneration};
@@ -58,6 +58,12 @@ pub struct Options {
     /// Seed of the draw.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+
+    /// When the context is full, keep its first N tokens, drop the older half of the others, and go on; without it the text
+    /// ends.
+    #[arg(long, value_name = "N")]
+    #[serde(default)]
+    pub keep: Option<usize>,
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
@@ -119,6 +125,7 @@ impl Options {
             max_tokens: self.max_tokens,
             sampling: self.sampling(),
             stop_tokens: Vec::new(),
+            when_full: self.keep.map_or(ContextPolicy::Stop, |keep| ContextPolicy::Shift { keep }),
         };
         let text = TextGeneration::resume(loaded, request, &self.stop, generated);
         let too_long =

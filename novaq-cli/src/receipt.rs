@@ -7,9 +7,7 @@ use anyhow::Context;
 use candid::Principal;
 use novaq_engine::artifact::LoadedModel;
 use novaq_engine::chat::Message;
-use novaq_engine::generate::Request;
 use novaq_engine::model::Budget;
-use novaq_engine::sampler::SamplingParams;
 use novaq_engine::text::{TextEvent, TextGeneration};
 use serde::{Deserialize, Serialize};
 use shared_types::Digest;
@@ -192,14 +190,8 @@ impl ReceiptFile {
             Outcome::Done { reason } if reason.is_deterministic() => Some(*reason),
             _ => None,
         };
-        let request = Request {
-            prompt,
-            max_tokens: receipt.params.max_tokens as usize,
-            sampling: SamplingParams::from(&receipt.params),
-            stop_tokens: Vec::new(),
-        };
         let stop = receipt.params.stop.clone().unwrap_or_default();
-        let mut text = TextGeneration::new(loaded, request, &stop)?;
+        let mut text = TextGeneration::new(loaded, receipt.params.request(prompt), &stop)?;
         let mut position = 0;
         loop {
             // What was cut short is compared as far as it goes.

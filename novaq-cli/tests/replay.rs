@@ -11,9 +11,7 @@ use candid::Principal;
 use novaq_cli::artifact_dir::ArtifactDir;
 use novaq_cli::receipt::{ReceiptFile, Replay};
 use novaq_engine::artifact::LoadedModel;
-use novaq_engine::generate::Request;
 use novaq_engine::model::Budget;
-use novaq_engine::sampler::SamplingParams;
 use novaq_engine::text::TextGeneration;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -36,13 +34,7 @@ fn receipt_file(folder: &Path, outcome: Outcome) -> (ReceiptFile, LoadedModel) {
         ..GenerationParams::default()
     };
     let prompt = loaded.tokenizer.encode_prompt(PROMPT, loaded.model.config().bos_token_id).unwrap();
-    let request = Request {
-        prompt: prompt.clone(),
-        max_tokens: 12,
-        sampling: SamplingParams::from(&params),
-        stop_tokens: Vec::new(),
-    };
-    let mut generation = TextGeneration::new(&loaded, request, &[]).unwrap();
+    let mut generation = TextGeneration::new(&loaded, params.request(prompt.clone()), &[]).unwrap();
     while generation.finished().is_none() {
         generation.advance(&loaded, &mut Budget::unlimited()).unwrap();
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards};
-use novaq_engine::generate::{Event, Generation, PREFILL_CHUNK, Request};
+use novaq_engine::generate::{ContextPolicy, Event, Generation, PREFILL_CHUNK, Request};
 use novaq_engine::model::{Budget, CachePrecision, Model};
 use novaq_engine::sampler::{Sampler, SamplingParams};
 
@@ -122,6 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 max_tokens: WRITTEN,
                 sampling: sampling.clone(),
                 stop_tokens: Vec::new(),
+                when_full: ContextPolicy::Stop,
             };
             let mut generation = Generation::new(&model, request)?;
             while let Event::Token(_) | Event::Paused =

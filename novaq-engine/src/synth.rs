@@ -6,7 +6,10 @@ use crate::artifact::{
 };
 use crate::codec::{AqMatrix, Codebooks, CodecError, Int8Matrix, LowRankMatrix, Matrix};
 use crate::kernel::Fold;
-use crate::model::{CachePrecision, Config, KvCache, Model, ModelError, RopeScaling, TensorSource, Variant};
+use crate::model::{
+    Architecture, BertConfig, CachePrecision, Config, KvCache, Model, ModelError, Pooling, RopeScaling,
+    TensorSource, Variant,
+};
 use crate::tokenizer::{Tokenizer, TokenizerError, byte_level};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -136,8 +139,7 @@ pub fn tokenizer(vocab_size: usize) -> Result<Tokenizer, TokenizerError> {
 /// Random tensors of a [`Synthetic`] model, in whatever order they are asked for: each name has its own stream of numbers.
 struct Random<'a> {
     of: &'a Synthetic,
-    /// By the input that their matrices share.
-    sets: BTreeMap<String, Arc<Codebooks>>,
+    matrices: RandomMatrices,
     /// Estimated instructions of the products of the matrices made so far.
     work: u64,
     heap_bytes: u64,
@@ -180,7 +182,18 @@ impl Stream {
     }
 }
 
-impl Random<'_> {
+/// Random matrices that share codebooks where they share inputs.
+struct RandomMatrices {
+    seed: u64,
+    /// By the input that their matrices share.
+    sets: BTreeMap<String, Arc<Codebooks>>,
+}
+
+impl RandomMatrices {
+    fn new(seed: u64) -> Self {
+        Self { seed, sets: BTreeMap::new() }
+    }
+
     fn set(
         &mut self,
         key: &str,
@@ -191,7 +204,7 @@ impl Random<'_> {
         if let Some(set) = self.sets.get(key) {
             return Ok(Arc::clone(set));
         }
-        let mut stream = Stream::new(self.of.seed, key);
+        let mut stream = Stream::new(self.seed, key);
         let codewords: Vec<f32> = (0..codebooks * 16 * dimension).map(|_| stream.uniform()).collect();
         let set = Arc::new(Codebooks::quantize(codebooks, dimension, &codewords)?.with_fold(fold));
         self.sets.insert(key.to_owned(), Arc::clone(&set));
@@ -199,12 +212,16 @@ impl Random<'_> {
     }
 
     /// A matrix whose products keep the size of their inputs.
-    fn random(&mut self, name: &str, [rows, columns]: [usize; 2]) -> Result<Matrix, CodecError> {
-        let embedding = !name.starts_with("model.layers.");
-        let mut stream = Stream::new(self.of.seed, name);
+    fn matrix(
+        &mut self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        format: Format,
+    ) -> Result<Matrix, CodecError> {
+        let mut stream = Stream::new(self.seed, name);
         // The variance of a uniform number in -1..1 is 1/3, that of a sign 1.
         let scale = (3.0 / columns as f32).sqrt();
-        match if embedding { self.of.embedding } else { self.of.body } {
+        match format {
             Format::Aq { codebooks, dimension, fold } => {
                 let set = self.set(&input_of(name), codebooks, dimension, fold)?;
                 stream.codes([rows, columns], &set, scale / (codebooks as f32).sqrt()).map(Matrix::Aq)
@@ -232,6 +249,7 @@ fn input_of(name: &str) -> String {
     let input = match matrix {
         "q_proj" | "k_proj" | "v_proj" => "qkv",
         "gate_proj" | "up_proj" => "gate_up",
+        "query" | "key" | "value" => "self",
         other => other,
     };
     format!("{prefix}.{input}")
@@ -240,7 +258,8 @@ fn input_of(name: &str) -> String {
 impl TensorSource for Random<'_> {
     fn matrix(&mut self, name: &str) -> Result<Option<Matrix>, ModelError> {
         let Some(shape) = self.of.shape(name) else { return Ok(None) };
-        let matrix = self.random(name, shape);
+        let format = if name.starts_with("model.layers.") { self.of.body } else { self.of.embedding };
+        let matrix = self.matrices.matrix(name, shape, format);
         let matrix = matrix.map_err(|source| ModelError::Tensor { name: name.into(), source })?;
         self.heap_bytes += matrix.heap_bytes() as u64;
         // A look-up of one embedding row costs next to nothing; a tied head is a product all the same.
@@ -311,7 +330,7 @@ impl Synthetic {
     }
 
     fn random(&self) -> Random<'_> {
-        Random { of: self, sets: BTreeMap::new(), work: 0, heap_bytes: 0 }
+        Random { of: self, matrices: RandomMatrices::new(self.seed), work: 0, heap_bytes: 0 }
     }
 
     /// The model, without an artifact.
@@ -355,24 +374,130 @@ impl Synthetic {
             }
         }
         let Random { work, heap_bytes, .. } = random;
+        let estimates = Estimates {
+            heap_bytes,
+            cache_bytes_per_token: KvCache::bytes_per_position(config, CachePrecision::Int8) as u64,
+            instructions_per_token: work + config.attention_work(Estimates::CONTEXT),
+        };
         writer.finish(ManifestDraft {
-            name: "synthetic".into(),
-            version: "1.0.0".into(),
-            license: "CC0-1.0".into(),
-            origin: Origin { repository: "random weights".into(), revision: None, files: Vec::new() },
-            architecture: config.clone().into(),
-            tokenizer_sha256: [0; 32],
             chat_template: chat_template.map(str::to_owned),
-            seed: self.seed,
-            calibration: "none".into(),
-            verification: None,
-            similarity: None,
-            estimates: Estimates {
-                heap_bytes,
-                cache_bytes_per_token: KvCache::bytes_per_position(config, CachePrecision::Int8) as u64,
-                instructions_per_token: work + config.attention_work(Estimates::CONTEXT),
-            },
-            tags: vec!["synthetic".into()],
+            ..draft(config.clone(), estimates, self.seed)
         })
+    }
+}
+
+/// What manifests of random weights have in common.
+fn draft(architecture: impl Into<Architecture>, estimates: Estimates, seed: u64) -> ManifestDraft {
+    ManifestDraft {
+        name: "synthetic".into(),
+        version: "1.0.0".into(),
+        license: "CC0-1.0".into(),
+        origin: Origin { repository: "random weights".into(), revision: None, files: Vec::new() },
+        architecture: architecture.into(),
+        tokenizer_sha256: [0; 32],
+        chat_template: None,
+        seed,
+        calibration: "none".into(),
+        verification: None,
+        similarity: None,
+        estimates,
+        tags: vec!["synthetic".into()],
+    }
+}
+
+/// An encoder to make.
+#[derive(Clone, Debug)]
+pub struct SyntheticEncoder {
+    /// Hyper-parameters.
+    pub config: BertConfig,
+    /// Form of the layers' matrices.
+    pub body: Format,
+    /// Form of the embeddings.
+    pub embedding: Format,
+    /// Seed of all random numbers.
+    pub seed: u64,
+    /// Compact form of a tokenizer for `config.vocab_size` entries.
+    pub tokenizer: Vec<u8>,
+}
+
+impl SyntheticEncoder {
+    /// Hyper-parameters of all-MiniLM-L6-v2 (its `config.json` and `sentence_bert_config.json`).
+    pub fn minilm() -> BertConfig {
+        BertConfig {
+            vocab_size: 30_522,
+            hidden_size: 384,
+            intermediate_size: 1_536,
+            num_hidden_layers: 6,
+            num_attention_heads: 12,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            max_seq_length: 256,
+            pooling: Pooling::Mean,
+            normalize: true,
+        }
+    }
+
+    /// Writes the artifact's shards to `sink` and returns its manifest.
+    ///
+    /// # Errors
+    /// If the configuration or a format is invalid, or a shard can't be stored.
+    pub fn write(&self, sink: &mut dyn ShardSink) -> Result<Manifest, ArtifactError> {
+        let config = &self.config;
+        config.validate()?;
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let mut writer = Writer::new(sink);
+        writer.tokenizer(&self.tokenizer)?;
+        let mut matrices = RandomMatrices::new(self.seed);
+        let (mut heap_bytes, mut work) = (0, 0);
+        let mut matrix = |writer: &mut Writer, name: &str, shape, format| -> Result<(), ArtifactError> {
+            let name = format!("{name}.weight");
+            let matrix = matrices.matrix(&name, shape, format);
+            let matrix = matrix.map_err(|source| ModelError::Tensor { name: name.clone(), source })?;
+            heap_bytes += matrix.heap_bytes() as u64;
+            work += if name.starts_with("encoder.layer.") { matrix.work() } else { 0 };
+            writer.matrix(&name, &matrix)
+        };
+        let vector = |writer: &mut Writer, name: String, length: usize| {
+            let mean = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+            let mut stream = Stream::new(self.seed, &name);
+            let values: Vec<f32> = (0..length).map(|_| mean + 0.3 * stream.uniform()).collect();
+            writer.vector(&name, &values, VectorPrecision::F16)
+        };
+        let norm = |writer: &mut Writer, name: &str| {
+            vector(writer, format!("{name}.LayerNorm.weight"), hidden)?;
+            vector(writer, format!("{name}.LayerNorm.bias"), hidden)
+        };
+        let embeddings = [
+            ("word", config.vocab_size),
+            ("position", config.max_position_embeddings),
+            ("token_type", config.type_vocab_size),
+        ];
+        for (name, rows) in embeddings {
+            matrix(&mut writer, &format!("embeddings.{name}_embeddings"), [rows, hidden], self.embedding)?;
+        }
+        norm(&mut writer, "embeddings")?;
+        for layer in 0..config.num_hidden_layers {
+            let prefix = format!("encoder.layer.{layer}");
+            let attention = format!("{prefix}.attention");
+            let linears = [
+                (format!("{attention}.self.query"), [hidden, hidden]),
+                (format!("{attention}.self.key"), [hidden, hidden]),
+                (format!("{attention}.self.value"), [hidden, hidden]),
+                (format!("{attention}.output.dense"), [hidden, hidden]),
+                (format!("{prefix}.intermediate.dense"), [inner, hidden]),
+                (format!("{prefix}.output.dense"), [hidden, inner]),
+            ];
+            for (name, shape) in linears {
+                matrix(&mut writer, &name, shape, self.body)?;
+                vector(&mut writer, format!("{name}.bias"), shape[0])?;
+            }
+            norm(&mut writer, &format!("{attention}.output"))?;
+            norm(&mut writer, &format!("{prefix}.output"))?;
+        }
+        let attention = config.attention_work(Estimates::CONTEXT) * config.num_hidden_layers as u64;
+        let estimates =
+            Estimates { heap_bytes, cache_bytes_per_token: 0, instructions_per_token: work + attention };
+        writer.finish(draft(config.clone(), estimates, self.seed))
     }
 }

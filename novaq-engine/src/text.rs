@@ -1,7 +1,7 @@
 //! Text generation: tokens, the text that they make, and strings that end it.
 
 use crate::artifact::LoadedModel;
-use crate::generate::{Event, FinishReason, Generation, GenerationError, Request};
+use crate::generate::{Batch, Event, FinishReason, Generation, GenerationError, Passed, Request};
 use crate::model::Budget;
 use crate::tokenizer::{DecodeStream, Tokenizer, TokenizerError};
 
@@ -97,7 +97,7 @@ impl StopStrings {
 pub enum TextEvent {
     /// The next token, and the text that is certain since: that of the last token includes all that was held back.
     Token(u32, String),
-    /// The budget is used up; nothing is lost.
+    /// The budget is used up, or a layer is not in memory; nothing is lost.
     Paused,
     /// There will be no more tokens.
     Finished(FinishReason),
@@ -156,9 +156,9 @@ impl TextGeneration {
     /// As [`Generation::reuse`].
     ///
     /// # Errors
-    /// If there is no memory for the rest of the text.
-    pub fn reuse(&mut self, previous: Self) -> Result<(), TextError> {
-        Ok(self.generation.reuse(previous.generation)?)
+    /// If there is no memory for the copy.
+    pub fn reuse(&mut self, previous: &Self) -> Result<usize, TextError> {
+        Ok(self.generation.reuse(&previous.generation)?)
     }
 
     /// The generation of the tokens.
@@ -220,6 +220,52 @@ impl TextGeneration {
         }
         self.text.push_str(&piece);
         Ok(piece)
+    }
+}
+
+/// As a [`Batch`], of texts.
+#[derive(Debug, Default)]
+pub struct TextBatch(Batch);
+
+/// What a pass brought to one of its texts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassedText {
+    /// Positions that were worked on for it.
+    pub positions: usize,
+    /// Its next token with the text that is certain since, if its prompt is through. After an error it can't go on.
+    pub token: Result<Option<(u32, String)>, TextError>,
+}
+
+impl TextBatch {
+    /// As [`Batch::next_layer`].
+    pub fn next_layer(&self) -> usize {
+        self.0.next_layer()
+    }
+
+    /// As [`Batch::abandon`].
+    pub fn abandon(&mut self) {
+        self.0.abandon();
+    }
+
+    /// As [`Batch::advance`]. None of `texts` may have ended.
+    pub fn advance(
+        &mut self,
+        loaded: &LoadedModel,
+        texts: &mut [&mut TextGeneration],
+        budget: &mut Budget,
+    ) -> Option<Vec<PassedText>> {
+        let mut generations: Vec<&mut Generation> =
+            texts.iter_mut().map(|text| &mut text.generation).collect();
+        let passed = self.0.advance(&loaded.model, &mut generations, budget)?;
+        let passed = texts.iter_mut().zip(passed).map(|(text, Passed { positions, token })| {
+            let token = token.map_err(TextError::from).and_then(|token| {
+                let Some(token) = token else { return Ok(None) };
+                let reason = text.generation.finished();
+                Ok(Some((token, text.add(&loaded.tokenizer, token, reason)?)))
+            });
+            PassedText { positions, token }
+        });
+        Some(passed.collect())
     }
 }
 

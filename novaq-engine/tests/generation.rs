@@ -2,22 +2,31 @@
 
 mod common;
 
-use common::{config, configs, model};
+use common::{artifact, config, configs, model};
+use novaq_engine::artifact::{Loader, Shards};
 use novaq_engine::codec::{DenseMatrix, Matrix};
-use novaq_engine::generate::{Event, FinishReason, Generation, GenerationError, Request};
+use novaq_engine::generate::{
+    Batch, ContextPolicy, Event, FinishReason, Generation, GenerationError, Request,
+};
 use novaq_engine::kernel::Backend;
 use novaq_engine::model::{
     Budget, CachePrecision, Config, KvCache, LayerType, LogitsFor, Model, ModelError, Pass, Progress,
     TensorSource, Variant,
 };
-use novaq_engine::sampler::SamplingParams;
+use novaq_engine::sampler::{Sampler, SamplingParams};
 use novaq_engine::text::{TextError, TextEvent, TextGeneration};
 use proptest::prelude::*;
 
 fn request(prompt: &[u32], max_tokens: usize, seed: u64) -> Request {
     let sampling =
         SamplingParams { temperature: 1.0, top_k: 40, top_p: 0.95, seed, ..SamplingParams::default() };
-    Request { prompt: prompt.to_vec(), max_tokens, sampling, stop_tokens: Vec::new() }
+    Request {
+        prompt: prompt.to_vec(),
+        max_tokens,
+        sampling,
+        stop_tokens: Vec::new(),
+        when_full: ContextPolicy::Stop,
+    }
 }
 
 /// Runs to the end with budgets of `limit`, dropping and resuming the generation when `interrupt` says so.
@@ -327,7 +336,8 @@ proptest! {
         let held = previous.cached();
         let expected = run(&model, &request(&second, 12), u64::MAX, || false);
         let mut generation = Generation::new(&model, request(&second, 12)).unwrap();
-        generation.reuse(previous).unwrap();
+        let copied = generation.reuse(&previous).unwrap();
+        prop_assert_eq!((copied, previous.cached()), (generation.cached(), held));
         prop_assert!(generation.cached() >= held.min(common.len()).min(common.len() + second.len() - 1));
         let reason = loop {
             if let Event::Finished(reason) = generation.advance(&model, &mut Budget::unlimited()).unwrap() {
@@ -335,6 +345,195 @@ proptest! {
             }
         };
         prop_assert_eq!((generation.generated().to_vec(), reason), expected);
+    }
+}
+
+/// Runs `requests` in one batch, in budgets of `limits`, to their ends. `leaves` says when one of them, by turns, is taken out and
+/// taken up again from its tokens.
+fn run_together(
+    model: &Model,
+    requests: &[Request],
+    mut limits: impl FnMut() -> u64,
+    mut leaves: impl FnMut() -> bool,
+) -> Vec<(Vec<u32>, FinishReason)> {
+    let mut generations: Vec<Generation> =
+        requests.iter().map(|request| Generation::new(model, request.clone()).unwrap()).collect();
+    let mut batch = Batch::default();
+    let mut turn = 0;
+    while generations.iter().any(|generation| generation.finished().is_none()) {
+        let mut members: Vec<&mut Generation> = generations.iter_mut().collect();
+        let before: Vec<usize> = members.iter().map(|member| member.generated().len()).collect();
+        if let Some(passed) = batch.advance(model, &mut members, &mut Budget::new(limits())) {
+            assert!(passed.iter().map(|passed| passed.positions).sum::<usize>() <= 16.max(requests.len()));
+            for ((passed, member), before) in passed.into_iter().zip(&members).zip(before) {
+                let new = member.generated()[before..].first().copied();
+                assert_eq!(passed.token, Ok(new));
+            }
+        }
+        if leaves() {
+            batch.abandon();
+            turn = (turn + 1) % requests.len();
+            let tokens = generations[turn].generated().to_vec();
+            generations[turn] = Generation::resume(model, requests[turn].clone(), &tokens).unwrap();
+        }
+    }
+    let ends = generations.iter().map(|it| (it.generated().to_vec(), it.finished().unwrap()));
+    ends.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Generations that share passes have the tokens that they have alone, whoever is beside them.
+    #[test]
+    fn a_batch_changes_no_token(
+        config in configs(),
+        prompts in prop::collection::vec((prop::collection::vec(0u32..256, 1..40), 1usize..24, any::<u64>()), 1..19),
+        limits in prop::collection::vec(prop_oneof![Just(1u64), Just(u64::MAX), 1..2_000_000u64], 1..8),
+        leaves in prop::collection::vec(prop::bool::weighted(0.02), 400),
+    ) {
+        let model = model(config, 4).model;
+        let requests: Vec<Request> =
+            prompts.iter().map(|(prompt, most, seed)| request(prompt, *most, *seed)).collect();
+        let expected: Vec<_> = requests.iter().map(|request| run(&model, request, u64::MAX, || false)).collect();
+        for backend in Backend::available() {
+            let model = model.clone().with_backend(backend);
+            let (mut limits, mut leaves) = (limits.iter().cycle(), leaves.iter());
+            let together = run_together(
+                &model,
+                &requests,
+                || *limits.next().unwrap(),
+                || leaves.next() == Some(&true),
+            );
+            prop_assert_eq!(&together, &expected, "{:?}", backend);
+        }
+    }
+
+    /// A context that moves on is the one that its definition gives, and cuts, interruptions and company change nothing.
+    #[test]
+    fn a_shifted_context_follows_from_the_tokens(
+        config in configs(),
+        prompt in prop::collection::vec(0u32..256, 1..30),
+        keep in 0usize..30,
+        seed: u64,
+        interruptions in prop::collection::vec(0u32..40, 200),
+    ) {
+        let context = 32;
+        let config = Config { max_position_embeddings: context, eos_token_ids: vec![], ..config };
+        let model = model(config, 4).model;
+        let when_full = ContextPolicy::Shift { keep };
+        let request = Request { when_full, ..request(&prompt, 90, seed) };
+        let expected = run(&model, &request, u64::MAX, || false);
+        prop_assert_eq!((expected.0.len(), expected.1), (90, FinishReason::Length));
+        let mut interrupted = interruptions.iter().map(|&n| n == 0);
+        prop_assert_eq!(&run(&model, &request, 1, || interrupted.next() == Some(true)), &expected);
+        let others = [request.clone(), common_request(&prompt), request.clone()];
+        let together = run_together(&model, &others, || u64::MAX, || false);
+        prop_assert_eq!((&together[0], &together[2]), (&expected, &expected));
+
+        // The definition: a list of tokens of which the older half behind those kept goes when it is full.
+        let mut window = prompt.clone();
+        let mut sampler = Sampler::new(request.sampling.clone()).unwrap();
+        let mut tokens = prompt.clone();
+        for token in &expected.0 {
+            if window.len() == context {
+                window.drain(keep..keep + (context - keep).div_ceil(2));
+            }
+            let logits = model.forward(&window, CachePrecision::Int8, 7, None).unwrap();
+            let computed = sampler.sample(&logits[logits.len() - 257..], &tokens).unwrap();
+            prop_assert_eq!(computed, *token);
+            window.push(computed);
+            tokens.push(computed);
+        }
+    }
+}
+
+/// Another text beside those of a test.
+fn common_request(prompt: &[u32]) -> Request {
+    request(&prompt[..1], 20, 1)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Layers that come when their turn is and leave at any time change no token.
+    #[test]
+    fn layers_that_come_and_go_change_nothing(
+        config in configs(),
+        prompt in prop::collection::vec(0u32..256, 1..40),
+        stays in prop::collection::vec(any::<bool>(), 1..40),
+    ) {
+        let config = Config { num_hidden_layers: 4, variant: Variant { layer_types: vec![], ..config.variant }, ..config };
+        let (manifest, shards) = artifact(config, 6);
+        let (manifest, shards) = (std::sync::Arc::new(manifest), Shards(shards));
+        let whole = Loader::load(std::sync::Arc::clone(&manifest), &shards).unwrap();
+        let request = request(&prompt, 12, 8);
+        let expected = run(&whole.model, &request, u64::MAX, || false);
+
+        let mut loader = Loader::without_layers(manifest);
+        while loader.step(&shards).unwrap().is_some() {}
+        let mut loaded = loader.finish(&shards).unwrap();
+        let outside = loaded.model.heap_bytes();
+        let mut generation = Generation::new(&loaded.model, request).unwrap();
+        let mut batch = Batch::default();
+        let mut stays = stays.iter().cycle();
+        while generation.finished().is_none() {
+            let layer = batch.next_layer();
+            if layer < 4 && !loaded.model.has_layer(layer) {
+                let waits = batch.advance(&loaded.model, &mut [&mut generation], &mut Budget::unlimited());
+                prop_assert!(waits.is_none());
+                loaded.model.put_layer(layer, loader.layer(layer, &shards).unwrap());
+            }
+            batch.advance(&loaded.model, &mut [&mut generation], &mut Budget::new(1));
+            if !stays.next().unwrap() {
+                loaded.model.take_layer(layer);
+            }
+        }
+        prop_assert_eq!((generation.generated().to_vec(), generation.finished().unwrap()), expected);
+        for layer in 0..4 {
+            loaded.model.take_layer(layer);
+        }
+        prop_assert_eq!(loaded.model.heap_bytes(), outside);
+        prop_assert!(loader.layer(4, &shards).is_err());
+    }
+}
+
+/// The engine starts no thread; those of its callers may share a model.
+#[test]
+fn any_number_of_threads_gives_the_same_tokens() {
+    let model = &model(config(), 5).model;
+    let requests: Vec<Request> = (0..6u32).map(|i| request(&[i, 7, 3 * i], 12, u64::from(i))).collect();
+    let expected: Vec<_> = requests.iter().map(|request| run(model, request, u64::MAX, || false)).collect();
+    for threads in [1, 2, 3, 6] {
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let share = |requests| {
+                move || -> Vec<_> {
+                    let requests: &[Request] = requests;
+                    requests.iter().map(|request| run(model, request, 1, || false)).collect()
+                }
+            };
+            let running: Vec<_> =
+                requests.chunks(6 / threads).map(|requests| scope.spawn(share(requests))).collect();
+            running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(results, expected, "{threads} threads");
+    }
+}
+
+/// Memory follows the context that is used, whatever is allowed.
+#[test]
+fn a_cache_takes_memory_for_what_is_used() {
+    let config = Config { max_position_embeddings: 8_192, ..config() };
+    let model = model(config.clone(), 5).model;
+    let per_position = KvCache::bytes_per_position(&config, CachePrecision::Int8);
+    let mut generation = Generation::new(&model, request(&[1; 40], 8_000, 0)).unwrap();
+    assert_eq!(generation.cache_bytes(), 0);
+    for tokens in 1..=200 {
+        generation.advance(&model, &mut Budget::unlimited()).unwrap();
+        let used = generation.cached();
+        assert_eq!(used, 39 + tokens);
+        let room = used.next_multiple_of(64).max(64);
+        assert!(generation.cache_bytes() <= 2 * room * per_position, "{used}: {}", generation.cache_bytes());
     }
 }
 
@@ -347,6 +546,11 @@ fn requests_that_make_no_sense_are_refused() {
     let token = GenerationError::Model(ModelError::Token { token: 257, vocab_size: 257 });
     assert_eq!(refused(request(&[257], 1, 0)), token);
     assert!(matches!(refused(request(&[1; 96], 1, 0)), GenerationError::Model(ModelError::Context { .. })));
+    let shift = |keep| Request { when_full: ContextPolicy::Shift { keep }, ..request(&[1], 1, 0) };
+    Generation::new(&model, shift(94)).unwrap();
+    for keep in [95, 96, usize::MAX] {
+        assert_eq!(refused(shift(keep)), GenerationError::Keep { keep, context: 96 });
+    }
     let hot = SamplingParams { temperature: f32::NAN, ..request(&[1], 1, 0).sampling };
     let biased = SamplingParams { logit_bias: vec![(257, 1.0)], ..SamplingParams::default() };
     let refusal = refused(Request { sampling: biased, ..request(&[1], 1, 0) });

@@ -61,6 +61,26 @@ pub const MAX_CACHE_SECONDS: u64 = 30 * 24 * 60 * 60;
 /// [`MAX_SLICE_INSTRUCTIONS`].
 pub const DRAFT_INSTRUCTIONS: u64 = 4_500_000_000;
 
+/// Bytes of the heap that an agent uses for weights and caches if its configuration does not say: of the 4 GiB that a heap has
+/// and the 3 GiB that a canister may use unless its settings say otherwise, the rest is for what a message works with.
+pub const DEFAULT_HEAP_BYTES: u64 = 2 << 30;
+
+/// Fewest bytes of the heap that an agent may be given for weights and caches. The embedding, the head and one layer are in
+/// the heap in any case.
+pub const MIN_HEAP_BYTES: u64 = 1 << 20;
+
+/// Jobs that share a pass over the weights if the configuration does not say.
+pub const DEFAULT_BATCH_WIDTH: u32 = 8;
+
+/// Most jobs that may share a pass over the weights.
+pub const MAX_BATCH_WIDTH: u32 = 16;
+
+/// Most texts that one call of `embed` may bring.
+pub const MAX_EMBED_TEXTS: usize = 64;
+
+/// Longest text to embed in bytes. What is beyond the encoder's longest text in tokens is not read.
+pub const MAX_EMBED_BYTES: usize = 16_384;
+
 /// Most jobs kept; the oldest finished one makes room for a new one.
 pub const MAX_STORED_JOBS: u64 = 256;
 
@@ -100,11 +120,26 @@ pub struct AgentConfig {
     /// every request is computed.
     #[serde(default)]
     pub cache_seconds: Option<u64>,
+    /// Bytes of the heap for the model's weights and the jobs' caches, at least [`MIN_HEAP_BYTES`]; absent:
+    /// [`DEFAULT_HEAP_BYTES`]. Layers for which there is no room come from stable memory each time. The agent lowers it by
+    /// itself when memory gets short.
+    #[serde(default)]
+    pub heap_bytes: Option<u64>,
+    /// Jobs of class [`Priority::Batch`] that share a pass over the weights, 1 to [`MAX_BATCH_WIDTH`]; absent:
+    /// [`DEFAULT_BATCH_WIDTH`].
+    #[serde(default)]
+    pub batch_width: Option<u32>,
 }
 
 impl Default for AgentConfig {
     fn default() -> Self {
-        Self { slice_instructions: 2_000_000_000, load_window: 4, cache_seconds: None }
+        Self {
+            slice_instructions: 2_000_000_000,
+            load_window: 4,
+            cache_seconds: None,
+            heap_bytes: None,
+            batch_width: None,
+        }
     }
 }
 
@@ -114,7 +149,7 @@ impl AgentConfig {
     /// # Errors
     /// Names the field that is out of range.
     pub fn validate(&self) -> Result<(), FieldError> {
-        let Self { slice_instructions, load_window, cache_seconds } = *self;
+        let Self { slice_instructions, load_window, cache_seconds, heap_bytes, batch_width } = *self;
         if !(MIN_SLICE_INSTRUCTIONS..=MAX_SLICE_INSTRUCTIONS).contains(&slice_instructions) {
             return Err(FieldError::new(
                 "slice_instructions",
@@ -132,8 +167,30 @@ impl AgentConfig {
                 format!("is {seconds}, at most {MAX_CACHE_SECONDS} are allowed"),
             ));
         }
+        if let Some(bytes) = heap_bytes.filter(|bytes| *bytes < MIN_HEAP_BYTES) {
+            return Err(FieldError::new("heap_bytes", format!("is {bytes}, the least is {MIN_HEAP_BYTES}")));
+        }
+        if let Some(width) = batch_width.filter(|width| !(1..=MAX_BATCH_WIDTH).contains(width)) {
+            let reason = format!("is {width}, not within 1..={MAX_BATCH_WIDTH}");
+            return Err(FieldError::new("batch_width", reason));
+        }
         Ok(())
     }
+}
+
+/// What happens when the context window is full.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContextPolicy {
+    /// The job ends with [`FinishReason::ContextFull`].
+    #[default]
+    Stop,
+    /// The first `keep` tokens stay, the older half of the others (rounded up) leaves the context, and what is left moves
+    /// up and is computed again. Which tokens are in the context follows from their number alone, so that a
+    /// replay has the same. Repetition penalties look at all tokens.
+    Shift {
+        /// Tokens that stay, prompt first; at least two places less than the context window has.
+        keep: u32,
+    },
 }
 
 /// How to choose tokens.
@@ -161,6 +218,9 @@ pub struct GenerationParams {
     /// The text ends before the first of these strings, at most [`MAX_STOP_STRINGS`] of 1 to
     /// [`MAX_STOP_STRING_BYTES`] bytes. The tokens that spell it stay in the record.
     pub stop: Option<Vec<String>>,
+    /// What happens when the context window is full; absent: [`ContextPolicy::Stop`]. The prompt must fit in any case.
+    #[serde(default)]
+    pub when_full: Option<ContextPolicy>,
 }
 
 /// A change to the logit of one token.
@@ -185,6 +245,7 @@ impl Default for GenerationParams {
             repetition_window: None,
             logit_bias: None,
             stop: None,
+            when_full: None,
         }
     }
 }
@@ -206,6 +267,7 @@ impl GenerationParams {
             repetition_window,
             ref logit_bias,
             ref stop,
+            when_full: _,
         } = *self;
         if !(1..=MAX_TOKENS).contains(&max_tokens) {
             return Err(FieldError::new(
@@ -462,6 +524,9 @@ pub enum JobFailure {
         /// Why.
         reason: String,
     },
+    /// The agent's model is an encoder, which embeds texts and does not go on with them.
+    #[error("the agent's model is an encoder: it embeds texts and does not go on with them")]
+    NoDecoder,
     /// The engine refused the job.
     #[error("the engine refused the job: {reason}")]
     Engine {
@@ -502,6 +567,12 @@ pub enum LoadError {
         /// Why.
         reason: String,
     },
+    /// The heap has no room even for embedding, head and a single layer.
+    #[error("no room in the heap: {reason}")]
+    OutOfHeap {
+        /// What there was no memory for.
+        reason: String,
+    },
     /// Stable memory can't grow.
     #[error("no room for the model's {bytes} bytes")]
     OutOfStorage {
@@ -517,12 +588,17 @@ pub struct JobCounts {
     pub prompt_tokens: u32,
     /// Tokens generated.
     pub generated_tokens: u32,
-    /// Instructions of all slices of the job, those that built the model in the heap not included.
+    /// Instructions of all slices of the job, those that built the model in the heap not included; of slices that it shared
+    /// with other jobs its share, by the positions that were worked on.
     pub instructions: u64,
     /// Slices: messages that worked on the job.
     pub messages: u32,
     /// Slices that trapped and were repeated.
     pub trapped_slices: u32,
+    /// Tokens that were not computed because an earlier job of the same caller began with them, of all times that the job was
+    /// taken up.
+    #[serde(default)]
+    pub reused_tokens: Option<u32>,
 }
 
 /// A job without its tokens.
@@ -628,6 +704,48 @@ pub struct Draft {
     pub instructions: u64,
 }
 
+/// Argument of `embed` and `embed_draft`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct EmbedArgs {
+    /// 1 to [`MAX_EMBED_TEXTS`] texts of 1 to [`MAX_EMBED_BYTES`] bytes.
+    pub texts: Vec<String>,
+}
+
+impl EmbedArgs {
+    /// Checks the texts.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        let texts = self.texts.len();
+        if !(1..=MAX_EMBED_TEXTS).contains(&texts) {
+            return Err(FieldError::new("texts", format!("are {texts}, not within 1..={MAX_EMBED_TEXTS}")));
+        }
+        let mut texts = self.texts.iter().enumerate();
+        texts.try_for_each(|(i, text)| FieldError::check_text(&format!("texts[{i}]"), text, MAX_EMBED_BYTES))
+    }
+}
+
+/// Result of `embed` and `embed_draft`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// The model.
+    pub model_id: ModelId,
+    /// Those of the first texts, in their order: as many as fit a message, at least one.
+    pub embeddings: Vec<Embedding>,
+    /// Instructions used, those that built the model in the heap not included.
+    pub instructions: u64,
+}
+
+/// The embedding of a text.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// A vector of length one, if the model normalises.
+    pub vector: Vec<f32>,
+    /// Tokens that were read; those of a text that is too long end early.
+    pub tokens: u32,
+}
+
 /// Page request of `list_jobs`.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ListJobsArgs {
@@ -685,6 +803,29 @@ pub struct LoadCounts {
     pub build_messages: u32,
 }
 
+/// What the heap is used for.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapUse {
+    /// Bytes that weights and caches may take now: [`AgentConfig::heap_bytes`], or less after memory was short.
+    pub budget_bytes: u64,
+    /// How often memory was short.
+    pub shortages: u32,
+    /// Layers of the model.
+    pub layers: u32,
+    /// Layers in the heap.
+    pub layers_in_heap: u32,
+    /// Bytes of the weights in the heap.
+    pub weight_bytes: u64,
+    /// Layers brought from stable memory since the model was built.
+    pub layers_brought: u64,
+    /// Bytes of the caches of the jobs under way.
+    pub cache_bytes: u64,
+    /// Caches that are kept for the time when their job goes on, or another of the same caller begins alike.
+    pub kept_caches: u32,
+    /// Their bytes.
+    pub kept_bytes: u64,
+}
+
 /// Result of `status`.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct AgentStatus {
@@ -714,6 +855,8 @@ pub struct AgentStatus {
     pub out_of_cycles: Option<CyclesShortage>,
     /// Bytes of the heap.
     pub heap_bytes: u64,
+    /// What it is used for.
+    pub heap: Option<HeapUse>,
     /// Bytes of stable memory.
     pub stable_bytes: u64,
     /// Cycles balance.
@@ -784,6 +927,23 @@ pub enum AgentError {
     /// A draft needs the model in the heap, and it is not built there yet.
     #[error("the model is not built in the heap yet: a slice has to run first")]
     NotInHeap,
+    /// The agent's model is no encoder.
+    #[error("the agent's model is no encoder: it can't embed")]
+    NoEncoder,
+    /// The model is not there yet; it is being loaded, so that the call succeeds when it is repeated a while later.
+    #[error("the model is not loaded yet")]
+    NotLoaded {
+        /// How far it is.
+        load: LoadState,
+    },
+    /// A text does not fit a message. Those before it do: send them alone.
+    #[error("text {index} of {tokens} tokens takes more instructions than a message has")]
+    TextTooLong {
+        /// Its number, from 0.
+        index: u32,
+        /// Its tokens.
+        tokens: u32,
+    },
     /// The job can't be drafted: its next slice will fail with this reason.
     #[error("{0}")]
     Draft(JobFailure),
@@ -823,6 +983,7 @@ mod tests {
                 repetition_window,
                 logit_bias: logit_bias.clone(),
                 stop: stop.clone(),
+                when_full: None,
             };
             let ok = [
                 ("params.max_tokens", max_tokens > 0 && max_tokens <= MAX_TOKENS),

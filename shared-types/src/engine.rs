@@ -1,11 +1,11 @@
 //! The interface's words in the engine's: what is left out has the value that changes nothing.
 
 use novaq_engine::chat::{Message, Role};
-use novaq_engine::generate::FinishReason as EngineFinish;
+use novaq_engine::generate::{ContextPolicy as EnginePolicy, FinishReason as EngineFinish, Request};
 use novaq_engine::sampler::{self, SamplingParams};
 use novaq_engine::text;
 
-use crate::agent::{self, ChatMessage, ChatRole, FinishReason, GenerationParams, LogitBias};
+use crate::agent::{self, ChatMessage, ChatRole, ContextPolicy, FinishReason, GenerationParams, LogitBias};
 
 // What the interface promises is what the engine takes.
 const _: () = {
@@ -30,6 +30,28 @@ impl From<&GenerationParams> for SamplingParams {
             repetition_window: params.repetition_window.unwrap_or(none.repetition_window),
             logit_bias: biases.map(|&LogitBias { token, bias }| (token, bias)).collect(),
             seed: params.seed,
+        }
+    }
+}
+
+impl GenerationParams {
+    /// What is asked of the engine, behind the tokens of `prompt`. The stop strings are not part of it.
+    pub fn request(&self, prompt: Vec<u32>) -> Request {
+        Request {
+            prompt,
+            max_tokens: self.max_tokens as usize,
+            sampling: SamplingParams::from(self),
+            stop_tokens: Vec::new(),
+            when_full: self.when_full.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl From<ContextPolicy> for EnginePolicy {
+    fn from(policy: ContextPolicy) -> Self {
+        match policy {
+            ContextPolicy::Stop => Self::Stop,
+            ContextPolicy::Shift { keep } => Self::Shift { keep: keep as usize },
         }
     }
 }

@@ -187,7 +187,9 @@ fn a_slice_that_traps_is_repeated_and_then_fails_its_job_only() {
     let trapped =
         matches!(&job.job.state, JobState::Failed { reason: JobFailure::SliceTrapped { attempts: 3, .. } });
     assert!(trapped, "{:?}", job.job.state);
-    assert_eq!(job.job.counts.trapped_slices, 3);
+    // Those before them made do with less of the heap each, which does not count as an attempt at the same.
+    let (trapped, heap) = (job.job.counts.trapped_slices, agent.status().heap.unwrap());
+    assert!(trapped > 3 && trapped == heap.shortages, "{trapped} {heap:?}");
 
     limit_heap(&network, &agent, 3 << 30);
     let job = agent.wait(agent.submit(PROMPT, &params(2)));

@@ -1,9 +1,7 @@
 //! Conversations, and every parameter of a job: what the agent answers is what the engine answers natively.
 
 use novaq_engine::chat::Message;
-use novaq_engine::generate::Request;
 use novaq_engine::model::Budget;
-use novaq_engine::sampler::SamplingParams;
 use novaq_engine::text::TextGeneration;
 use ohms_tests::artifact::Artifact;
 use ohms_tests::network::Network;
@@ -29,12 +27,7 @@ fn native(artifact: &Artifact, job: &SubmitJobArgs) -> (Vec<u32>, String, Vec<u3
     let loaded = artifact.load();
     let messages: Vec<Message> = job.messages.clone().unwrap().into_iter().map(Message::from).collect();
     let prompt = loaded.encode_messages(&messages).unwrap();
-    let request = Request {
-        prompt: prompt.clone(),
-        max_tokens: job.params.max_tokens as usize,
-        sampling: SamplingParams::from(&job.params),
-        stop_tokens: Vec::new(),
-    };
+    let request = job.params.request(prompt.clone());
     let stop = job.params.stop.clone().unwrap_or_default();
     let mut text = TextGeneration::new(&loaded, request, &stop).unwrap();
     while text.finished().is_none() {

@@ -2,9 +2,11 @@
 
 mod agent;
 mod chat;
+mod embed;
 mod exchange_rate;
 mod factory;
 mod faults;
+mod heap;
 mod kernels;
 mod ledger;
 mod live;

@@ -9,7 +9,9 @@ use ohms_tests::network::{Network, owner, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
-use shared_types::agent::{AgentConfig, AgentError, DraftArgs, JobProgressArgs, ListJobsArgs, SubmitJobArgs};
+use shared_types::agent::{
+    AgentConfig, AgentError, DraftArgs, EmbedArgs, JobProgressArgs, ListJobsArgs, SubmitJobArgs,
+};
 use shared_types::factory::{
     BeginTemplateArgs, FactoryConfig, FactoryError, JournalArgs, ListAgentsArgs, ListTemplatesArgs,
     PutTemplateChunkArgs,
@@ -197,6 +199,8 @@ fn strangers_are_refused_by_the_agent() {
         case("return_cycles", (), refused),
         case("job_progress", (JobProgressArgs { job_id: 1, after_token: 0 },), refused),
         case("draft", (DraftArgs { job_id: 1, max_tokens: None },), refused),
+        case("embed", (EmbedArgs { texts: vec!["a".to_owned()] },), refused),
+        case("embed_draft", (EmbedArgs { texts: vec!["a".to_owned()] },), refused),
         case("get_prompt", (1u64,), refused),
         case("get_receipt", (ReceiptKey::Job(1),), refused),
         case("list_receipts", (ListReceiptsArgs { after: None, limit: 1 },), refused),

@@ -3,11 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use ed25519_dalek::SigningKey;
-use novaq_engine::artifact::{LoadedModel, Loader, Manifest, Shards, Signature};
-use novaq_engine::generate::{Event, Generation, Request};
-use novaq_engine::model::{Budget, Config, RopeScaling, Variant};
-use novaq_engine::sampler::SamplingParams;
-use novaq_engine::synth::{Format, Synthetic};
+use novaq_engine::artifact::{LoadedEncoder, LoadedModel, Loader, Manifest, Shards, Signature};
+use novaq_engine::generate::{Event, Generation};
+use novaq_engine::kernel::Fold;
+use novaq_engine::model::{BertConfig, Budget, Config, RopeScaling, Variant};
+use novaq_engine::synth::{self, Format, Synthetic, SyntheticEncoder, config_like};
 use novaq_engine::tokenizer::Tokenizer;
 use shared_types::ModelId;
 use shared_types::agent::GenerationParams;
@@ -67,6 +67,38 @@ impl Artifact {
         Loader::load(Arc::new(self.manifest.clone()), &shards).expect("a loadable artifact")
     }
 
+    /// An artifact of random weights in a shape that `config_like` knows, with `bits` per weight and 3 in the embedding, and
+    /// a token for each byte.
+    ///
+    /// # Panics
+    /// When there is no such shape, or the engine can't make it.
+    pub fn like(shape: &str, bits: f64) -> Self {
+        let config = config_like(shape).expect("a shape");
+        let tokenizer = synth::tokenizer(config.vocab_size).expect("a tokenizer").to_bytes();
+        let body = Format::of_bits(bits, Fold::of_bits(bits)).expect("a number of codebooks");
+        let embedding = Format::of_bits(3.0, Fold::of_head_bits(3.0)).expect("a number of codebooks");
+        let mut shards: Vec<Vec<u8>> = Vec::new();
+        let synthetic = Synthetic { config, body, embedding, seed: 1, tokenizer };
+        let manifest = synthetic.write(&mut shards).expect("a valid configuration");
+        Self::signed(manifest, shards, &signing_key())
+    }
+
+    /// An artifact of 2 MB in eight layers.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn layered() -> Self {
+        Self::with([128, 384, 8], 256, None)
+    }
+
+    /// An artifact of 16 MB in four layers, which make up most of it.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn large_layers() -> Self {
+        Self::with([512, 2_048, 4], 256, None)
+    }
+
     /// An artifact of half a MB with a context of 2,048 positions.
     ///
     /// # Panics
@@ -83,6 +115,50 @@ impl Artifact {
         Self::with([64, 256, 1], 256, Some(chat_template))
     }
 
+    /// An encoder of a quarter of a MB that reads texts of up to 32 tokens.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn encoder() -> Self {
+        let config = BertConfig {
+            vocab_size: tokenizer().vocab_size(),
+            hidden_size: 48,
+            intermediate_size: 96,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            max_position_embeddings: 64,
+            max_seq_length: 32,
+            ..SyntheticEncoder::minilm()
+        };
+        Self::of_encoder(config, Format::Aq { codebooks: 4, dimension: 8, fold: Fold::ONE })
+    }
+
+    /// An encoder of random weights in the shape of all-MiniLM-L6-v2, 3 bits per weight.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn minilm() -> Self {
+        let body = Format::Aq { codebooks: 6, dimension: 8, fold: Fold::ONE };
+        Self::of_encoder(SyntheticEncoder::minilm(), body)
+    }
+
+    fn of_encoder(config: BertConfig, body: Format) -> Self {
+        let tokenizer = tokenizer().to_bytes();
+        let synthetic = SyntheticEncoder { config, body, embedding: Format::Int8, seed: 1, tokenizer };
+        let mut shards: Vec<Vec<u8>> = Vec::new();
+        let manifest = synthetic.write(&mut shards).expect("a valid configuration");
+        Self::signed(manifest, shards, &signing_key())
+    }
+
+    /// The encoder loaded natively.
+    ///
+    /// # Panics
+    /// When the engine can't load it.
+    pub fn load_encoder(&self) -> LoadedEncoder {
+        let shards = Shards(self.shards.iter().map(Vec::as_slice).collect());
+        Loader::load_encoder(Arc::new(self.manifest.clone()), &shards).expect("a loadable artifact")
+    }
+
     fn synthetic(hidden_size: usize, intermediate_size: usize, num_hidden_layers: usize) -> Self {
         Self::with([hidden_size, intermediate_size, num_hidden_layers], 256, None)
     }
@@ -92,8 +168,7 @@ impl Artifact {
         max_position_embeddings: usize,
         chat_template: Option<&str>,
     ) -> Self {
-        let json = include_bytes!("../../models/ohms-tales-6m/tokenizer.json");
-        let tokenizer = Tokenizer::from_json(json).expect("the bundled tokenizer is readable");
+        let tokenizer = tokenizer();
         let config = Config {
             vocab_size: tokenizer.vocab_size(),
             hidden_size,
@@ -153,10 +228,7 @@ impl Artifact {
         let LoadedModel { model, tokenizer, .. } = self.load();
         let prompt =
             tokenizer.encode_prompt(prompt, model.config().bos_token_id).expect("an encodable prompt");
-        let sampling = SamplingParams::from(params);
-        let max_tokens = params.max_tokens as usize;
-        let request = Request { prompt, max_tokens, sampling, stop_tokens: Vec::new() };
-        let mut generation = Generation::new(&model, request).expect("a prompt that fits");
+        let mut generation = Generation::new(&model, params.request(prompt)).expect("a prompt that fits");
         let mut budget = Budget::unlimited();
         while !matches!(generation.advance(&model, &mut budget).expect("finite logits"), Event::Finished(_)) {
         }
@@ -164,4 +236,10 @@ impl Artifact {
         let text = tokenizer.decode(&tokens, true).expect("decodable tokens");
         (tokens, text)
     }
+}
+
+/// That of the bundled model.
+fn tokenizer() -> Tokenizer {
+    let json = include_bytes!("../../models/ohms-tales-6m/tokenizer.json");
+    Tokenizer::from_json(json).expect("the bundled tokenizer is readable")
 }

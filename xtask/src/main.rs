@@ -75,6 +75,8 @@ enum Bench {
         #[arg(trailing_var_arg = true)]
         args: Vec<String>,
     },
+    /// Instructions of an agent's jobs: shared passes, layers from stable memory, kept caches, embeddings.
+    Agent,
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
     /// Queries per second of the model repository on the local network.
@@ -101,14 +103,9 @@ fn main() -> anyhow::Result<()> {
             example("novaq-cli", "memory", &layers)
         }
         Task::Bench { what: Bench::Embeddings { args } } => example("novaq-cli", "embeddings", &args),
-        Task::Bench { what: Bench::Chain { args } } => {
-            cargo::build_all()?;
-            let mut command = cargo::cargo();
-            command.env("POCKET_IC_BIN", cargo::program("local-net"));
-            command.args(["run", "--quiet", "--package", "ohms-tests", "--example", "chain", "--"]);
-            run(command.args(args))
-        }
+        Task::Bench { what: Bench::Chain { args } } => on_the_network("chain", &args),
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
+        Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;
@@ -119,6 +116,14 @@ fn main() -> anyhow::Result<()> {
             example("local-net", "bench", &["reads".to_owned()])
         }
     }
+}
+
+/// Runs an example of the tests with everything that it needs to have a network.
+fn on_the_network(name: &str, args: &[String]) -> anyhow::Result<()> {
+    cargo::build_all()?;
+    let mut command = cargo::cargo();
+    command.env("POCKET_IC_BIN", cargo::program("local-net"));
+    run(command.args(["run", "--quiet", "--package", "ohms-tests", "--example", name, "--"]).args(args))
 }
 
 /// Runs an example of a package.

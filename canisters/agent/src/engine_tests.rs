@@ -14,7 +14,8 @@ use novaq_engine::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use shared_types::ModelId;
 use shared_types::agent::{
-    ChatMessage, ChatRole, GenerationParams, JobProgressArgs, LoadState, LogitBias, SubmitJobArgs,
+    ChatMessage, ChatRole, ContextPolicy, GenerationParams, JobProgressArgs, LoadState, LogitBias, Priority,
+    SubmitJobArgs,
 };
 use shared_types::lifecycle::{ModelOperation, ModelStatus};
 use shared_types::model::ModelError;
@@ -76,6 +77,7 @@ struct Agent {
     jobs: Jobs,
     store: ModelStore,
     engine: Engine,
+    limits: Limits,
 }
 
 impl Agent {
@@ -93,11 +95,17 @@ impl Agent {
             ),
             store: ModelStore::open(it.load, it.stored_shards, it.manifest, it.shards),
             engine: Engine::default(),
+            limits: Limits::new(None, None),
         }
     }
 
     fn upgraded(self) -> Self {
-        Self::open(self.memory)
+        Self { limits: self.limits, ..Self::open(self.memory) }
+    }
+
+    /// With so many bytes of the heap for weights and caches.
+    fn with_heap(self, heap_bytes: u64) -> Self {
+        Self { limits: Limits { heap_bytes, ..self.limits }, ..self }
     }
 
     fn loaded(artifact: &Artifact) -> Self {
@@ -115,12 +123,14 @@ impl Agent {
     fn slice(&mut self, budget: u64) {
         let Some(job_id) = self.jobs.head() else { return };
         self.jobs.begin_attempt(job_id);
-        self.engine.slice(&mut self.jobs, &mut self.store, job_id, budget, &meter(), 5).unwrap();
+        let Self { jobs, store, engine, limits, .. } = self;
+        engine.slice(jobs, store, job_id, *limits, budget, &meter(), 5).unwrap();
     }
 
     /// The draft of a query: what it does to the heap is discarded, here by beginning with a new one.
     fn draft(&mut self, job_id: JobId, max_tokens: usize, budget: u64) -> Result<Draft, AgentError> {
-        self.engine.draft(&self.jobs, job_id, max_tokens, budget, &meter())
+        let Self { jobs, store, engine, limits, .. } = self;
+        engine.draft(jobs, store, job_id, max_tokens, *limits, budget, &meter())
     }
 }
 
@@ -158,14 +168,9 @@ fn reference(
 ) -> (Vec<u32>, String, Option<FinishReason>) {
     let manifest = Arc::new(artifact.manifest.clone());
     let loaded = Loader::load(manifest, &Shards(artifact.shards.clone())).unwrap();
-    let request = Request {
-        prompt: loaded.tokenizer.encode_prompt(prompt, loaded.model.config().bos_token_id).unwrap(),
-        max_tokens: params.max_tokens as usize,
-        sampling: SamplingParams::from(params),
-        stop_tokens: vec![],
-    };
+    let prompt = loaded.tokenizer.encode_prompt(prompt, loaded.model.config().bos_token_id).unwrap();
     let stop = params.stop.clone().unwrap_or_default();
-    let mut generation = TextGeneration::new(&loaded, request, &stop).unwrap();
+    let mut generation = TextGeneration::new(&loaded, params.request(prompt), &stop).unwrap();
     while generation.finished().is_none() {
         generation.advance(&loaded, &mut Budget::unlimited()).unwrap();
     }
@@ -452,4 +457,241 @@ fn a_budget_of_instructions_ends_a_job_with_its_tokens() {
     let id = submit(&mut agent, u64::MAX);
     let (whole, tokens) = run(&mut agent, id);
     assert_eq!((whole.state, tokens), (JobState::Done { reason: FinishReason::MaxTokens }, expected));
+}
+
+/// Bytes of the model's weights in the heap: all, and the least that have to be there.
+fn weights(artifact: &Artifact) -> (u64, u64) {
+    let bytes = |heap_bytes| {
+        let mut agent = Agent::loaded(artifact).with_heap(heap_bytes);
+        submit(&mut agent, "A fox", &params(0.0, 1));
+        while agent.jobs.head().is_some() {
+            agent.slice(1_000_000);
+        }
+        agent.engine.heap_use(heap_bytes).weight_bytes
+    };
+    (bytes(u64::MAX), bytes(1))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+
+    /// Whatever room there is for the layers, however often memory gets short, whoever interrupts: the same tokens.
+    #[test]
+    fn a_small_heap_changes_no_token(
+        room in 0..6u64,
+        slices in prop::collection::vec((2u64..60, prop::bool::weighted(0.1), prop::bool::weighted(0.1)), 1..40),
+        temperature in prop_oneof![Just(0.0f32), Just(0.8)],
+        when_full in prop::option::of((0..8u32).prop_map(|keep| ContextPolicy::Shift { keep })),
+    ) {
+        let artifact = artifact();
+        let (all, least) = weights(&artifact);
+        // From less than a layer to more than everything.
+        let heap_bytes = if room == 5 { 2 * all } else { least + (all - least) * room / 3 };
+        let params = GenerationParams { when_full, ..params(temperature, 60) };
+        let prompts = ["Once upon a time a fox", "A crow said"];
+        let mut agent = Agent::loaded(&artifact).with_heap(heap_bytes);
+        let ids = prompts.map(|prompt| submit(&mut agent, prompt, &params));
+        let mut slices = slices.into_iter().cycle();
+        let mut urgent = 0;
+        while agent.jobs.head().is_some() {
+            let (steps, short, interrupted) = slices.next().unwrap();
+            agent.slice(steps * 1_000);
+            let heap = agent.engine.heap_use(heap_bytes);
+            let used = heap.weight_bytes + heap.kept_bytes + heap.cache_bytes;
+            prop_assert!(used <= heap.budget_bytes.max(least + heap.cache_bytes), "{heap:?} of {least}..{all}");
+            if short {
+                agent.engine.memory_was_short(&agent.store, heap_bytes);
+            }
+            if interrupted && urgent < 3 {
+                let args = SubmitJobArgs {
+                    prompt: "Help".to_owned(),
+                    priority: Some(Priority::RealTime),
+                    params: self::params(0.0, 1),
+                    ..SubmitJobArgs::default()
+                };
+                agent.jobs.submit(args, Principal::anonymous(), 0, 0).unwrap();
+                urgent += 1;
+            }
+        }
+        for (id, prompt) in ids.into_iter().zip(prompts) {
+            prop_assert_eq!(agent.jobs.tokens(id), reference(&artifact, prompt, &params).0);
+        }
+        let heap = agent.engine.heap_use(heap_bytes);
+        prop_assert_eq!(heap.layers, 3);
+        prop_assert!(room < 5 || heap.shortages > 0 || heap.layers_brought == 3, "{heap:?}");
+    }
+
+    /// Jobs of class batch that share passes have their own tokens, texts, ends and receipts.
+    #[test]
+    fn jobs_that_share_passes_have_their_own_tokens(
+        jobs in prop::collection::vec(("[a-z ]{1,40}", 1u32..20, any::<u64>()), 1..12),
+        batch_width in 1..9usize,
+        slices in prop::collection::vec((2u64..60, prop::bool::weighted(0.05)), 1..40),
+        interruptions in prop::collection::vec(0..30u8, 20),
+    ) {
+        let artifact = artifact();
+        let mut agent = Agent::loaded(&artifact);
+        agent.limits.batch_width = batch_width;
+        let jobs: Vec<(String, GenerationParams)> = jobs
+            .into_iter()
+            .map(|(prompt, max_tokens, seed)| (prompt, GenerationParams { seed, ..params(0.8, max_tokens) }))
+            .collect();
+        let of_class = |priority, (prompt, params): &(String, GenerationParams)| SubmitJobArgs {
+            prompt: prompt.clone(),
+            params: params.clone(),
+            priority: Some(priority),
+            ..SubmitJobArgs::default()
+        };
+        let batch: Vec<JobId> = jobs
+            .iter()
+            .map(|job| agent.jobs.submit(of_class(Priority::Batch, job), Principal::anonymous(), 0, 0).unwrap().job_id)
+            .collect();
+        let mut interruptions = interruptions.into_iter();
+        let mut slices = slices.into_iter().cycle();
+        let mut messages = 0;
+        while agent.jobs.head().is_some() {
+            let (steps, upgrade) = slices.next().unwrap();
+            agent.slice(steps * 1_000);
+            messages += 1;
+            match interruptions.next() {
+                Some(0) => {
+                    let urgent = of_class(Priority::Standard, &jobs[0]);
+                    agent.jobs.submit(urgent, Principal::anonymous(), 0, 0).unwrap();
+                }
+                Some(1) => {
+                    // Whose turn it is may be paused or not, or have ended.
+                    let _ = agent.jobs.pause(batch[0], 5);
+                }
+                Some(2) => {
+                    let _ = agent.jobs.resume(batch[0], 5);
+                }
+                _ => {}
+            }
+            if agent.jobs.head().is_none() {
+                let _ = agent.jobs.resume(batch[0], 5);
+            }
+            if upgrade && messages % 64 == 0 {
+                agent = agent.upgraded();
+            }
+        }
+        for (id, (prompt, params)) in batch.iter().zip(&jobs) {
+            let (tokens, text, reason) = reference(&artifact, prompt, params);
+            let progress = agent.jobs.progress(&JobProgressArgs { job_id: *id, after_token: 0 }).unwrap();
+            prop_assert_eq!((&progress.tokens, &progress.text), (&tokens, &text));
+            prop_assert_eq!(progress.job.state, JobState::Done { reason: reason.unwrap() });
+            prop_assert!(progress.job.counts.messages > 0 && progress.job.counts.prompt_tokens > 0);
+        }
+    }
+}
+
+#[test]
+fn instructions_of_shared_slices_are_shared_out() {
+    let artifact = artifact();
+    let run = |batch_width: usize| {
+        let mut agent = Agent::loaded(&artifact);
+        agent.limits.batch_width = batch_width;
+        agent.slice(1_000_000_000);
+        let ids = ["A fox", "A crow and a hare", "Once"].map(|prompt| {
+            let args = SubmitJobArgs {
+                prompt: prompt.to_owned(),
+                params: params(0.0, 6),
+                priority: Some(Priority::Batch),
+                ..SubmitJobArgs::default()
+            };
+            agent.jobs.submit(args, Principal::anonymous(), 0, 0).unwrap().job_id
+        });
+        while agent.jobs.head().is_some() {
+            agent.slice(50_000);
+        }
+        ids.map(|id| agent.jobs.get(id).unwrap().counts.instructions)
+    };
+    let (alone, together): ([u64; 3], [u64; 3]) = (run(1), run(3));
+    // A step is a layer of a pass here, however many share it.
+    assert!(together.iter().sum::<u64>() < alone.iter().sum::<u64>() * 2 / 3, "{together:?} {alone:?}");
+    assert!(together.iter().all(|instructions| *instructions > 0), "{together:?}");
+}
+
+/// Interrupted by a more urgent job, a job goes on from its cache; an ended one's serves others of its caller only.
+#[test]
+fn what_a_caller_has_computed_is_not_computed_again() {
+    let artifact = artifact();
+    let mut agent = Agent::loaded(&artifact);
+    let (mine, other) = (Principal::from_slice(&[7; 29]), Principal::from_slice(&[8; 29]));
+    let long = "Once upon a time there was a fox who had a house and a hare who had none";
+    let args = |prompt: &str, priority| SubmitJobArgs {
+        prompt: prompt.to_owned(),
+        params: params(0.8, 8),
+        priority: Some(priority),
+        ..SubmitJobArgs::default()
+    };
+    let run = |agent: &mut Agent, prompt: &str, caller| {
+        let id = agent.jobs.submit(args(prompt, Priority::Standard), caller, 0, 0).unwrap().job_id;
+        while agent.jobs.get_open(id).is_ok() {
+            agent.slice(9_000);
+        }
+        assert_eq!(agent.jobs.tokens(id), reference(&artifact, prompt, &params(0.8, 8)).0);
+        agent.jobs.get(id).unwrap().counts
+    };
+    let first = run(&mut agent, long, mine);
+    assert_eq!(first.reused_tokens, None);
+    let prompt_tokens = first.prompt_tokens;
+    // The same again: all but the last token of the prompt.
+    let again = run(&mut agent, long, mine);
+    assert_eq!(again.reused_tokens, Some(prompt_tokens - 1));
+    assert!(again.instructions < first.instructions, "{again:?} {first:?}");
+    // Another end of the same beginning.
+    let longer = run(&mut agent, &format!("{long} and a crow"), mine);
+    assert!(longer.reused_tokens.unwrap() >= prompt_tokens - 1, "{longer:?}");
+    // Somebody else pays for all of it, as if there had been nothing.
+    let theirs = run(&mut agent, long, other);
+    assert_eq!((theirs.reused_tokens, theirs.instructions), (None, first.instructions));
+    // An upgrade loses what was kept.
+    let mut agent = agent.upgraded();
+    assert_eq!(run(&mut agent, long, mine).reused_tokens, None);
+
+    // Interrupted in its prompt and in its text.
+    let slow =
+        agent.jobs.submit(args(&format!("A crow. {long}"), Priority::Batch), mine, 0, 0).unwrap().job_id;
+    let mut undisturbed = 0;
+    while agent.jobs.get_open(slow).is_ok() {
+        agent.slice(9_000);
+        undisturbed += 1;
+        if undisturbed % 2 == 0 && undisturbed < 12 {
+            run(&mut agent, "Help", other);
+        }
+    }
+    let prompt = format!("A crow. {long}");
+    assert_eq!(agent.jobs.tokens(slow), reference(&artifact, &prompt, &params(0.8, 8)).0);
+    let interrupted = agent.jobs.get(slow).unwrap().counts.instructions;
+    let slow = agent.jobs.submit(args(&prompt, Priority::Standard), other, 0, 0).unwrap().job_id;
+    while agent.jobs.get_open(slow).is_ok() {
+        agent.slice(9_000);
+    }
+    let alone = agent.jobs.get(slow).unwrap().counts.instructions;
+    // What an interruption costs is the pass that was under way: at most three layers.
+    assert!(interrupted <= alone + 6 * 4_000, "{interrupted} {alone}");
+}
+
+#[test]
+fn a_context_that_moves_on_ends_with_the_tokens_asked_for() {
+    let artifact = artifact();
+    let mut agent = Agent::loaded(&artifact);
+    let shift =
+        |keep| GenerationParams { when_full: Some(ContextPolicy::Shift { keep }), ..params(0.8, 150) };
+    let id = submit(&mut agent, "Once upon a time", &shift(4));
+    let impossible = submit(&mut agent, "Once upon a time", &shift(47));
+    while agent.jobs.head().is_some() {
+        agent.slice(40_000);
+    }
+    let expected = reference(&artifact, "Once upon a time", &shift(4));
+    assert_eq!((agent.jobs.tokens(id).len(), expected.2), (150, Some(FinishReason::MaxTokens)));
+    assert_eq!(agent.jobs.tokens(id), expected.0);
+    let (receipt, _) = agent.jobs.receipts().get(agent.jobs.receipt_of(id).unwrap()).unwrap();
+    assert_eq!(receipt.params.when_full, Some(ContextPolicy::Shift { keep: 4 }));
+    let JobState::Failed { reason: JobFailure::Engine { reason } } =
+        agent.jobs.get(impossible).unwrap().state
+    else {
+        panic!("47 of 48 can't stay")
+    };
+    assert_eq!(reason, "`keep`: 47 tokens can't stay in a context of 48, at most 46 can");
 }

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use shared_types::agent::{
     AgentError, ChatMessage, CyclesShortage, FinishReason, GenerationParams, JobCounts, JobFailure, JobId,
     JobPage, JobProgress, JobProgressArgs, JobPrompt, JobRecord, JobState, ListJobsArgs, MAX_OPEN_JOBS,
-    MAX_OPEN_JOBS_PER_CALLER, MAX_PROGRESS_TOKENS, MAX_STORED_JOBS, SubmitJobArgs,
+    MAX_OPEN_JOBS_PER_CALLER, MAX_PROGRESS_TOKENS, MAX_STORED_JOBS, Priority, SubmitJobArgs,
 };
 use shared_types::receipt::{Outcome, Receipt, hash_of, hash_prompt, hash_tokens};
 use shared_types::{Digest, FieldError, ModelId, paging};
@@ -20,6 +20,9 @@ use crate::receipts::{Issuer, Receipts};
 /// Attempts of one slice before the job fails.
 pub const MAX_ATTEMPTS: u32 = 3;
 
+/// Tokens of jobs that one message ends at most, unless a single job has more: a receipt reads all of its job's.
+pub const ENDED_TOKENS: u64 = 65_536;
+
 /// A job and what its next slice needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct JobEntry {
@@ -29,6 +32,9 @@ struct JobEntry {
     /// Hash of the prompt's tokens, once they are known.
     #[serde(default)]
     prompt_tokens_sha256: Option<Digest>,
+    /// When the answer that was given again was computed.
+    #[serde(default)]
+    computed_at_ns: Option<u64>,
 }
 
 /// What a job goes on from.
@@ -76,7 +82,8 @@ pub struct Jobs {
     tokens: StableBTreeMap<(JobId, u32), Cbor<TokenEntry>, Memory>,
     keys: StableBTreeMap<String, JobId, Memory>,
     last: StableCell<JobId, Memory>,
-    /// The last job with each request that is done; its tokens are the response cache.
+    /// The last job with each request that is done, computed or not; its tokens are the response cache. So an answer stays as
+    /// long as it is asked for, within its time, and what is asked for no more leaves first.
     answers: StableBTreeMap<[u8; 32], JobId, Memory>,
     queue: Queue,
     receipts: Receipts,
@@ -215,7 +222,8 @@ impl Jobs {
             }
         }
         self.queue.insert(job_id, caller, record.priority, record.deadline_ns);
-        self.entries.insert(job_id, Cbor(JobEntry { record, attempts: 0, prompt_tokens_sha256: None }));
+        let entry = JobEntry { record, attempts: 0, prompt_tokens_sha256: None, computed_at_ns: None };
+        self.entries.insert(job_id, Cbor(entry));
         if let Some(source) = answer {
             self.repeat(job_id, &source, now_ns);
         }
@@ -245,7 +253,7 @@ impl Jobs {
     /// The job whose answer may be given again.
     fn answer(&self, request: [u8; 32], cache_ns: u64, now_ns: u64) -> Option<JobEntry> {
         let Cbor(source) = self.entries.get(&self.answers.get(&request)?)?;
-        let age_ns = now_ns.saturating_sub(source.record.finished_at_ns?);
+        let age_ns = now_ns.saturating_sub(source.computed_at_ns.or(source.record.finished_at_ns)?);
         (age_ns < cache_ns).then_some(source)
     }
 
@@ -261,8 +269,9 @@ impl Jobs {
             let record = &mut entry.record;
             record.counts.prompt_tokens = source.record.counts.prompt_tokens;
             record.counts.generated_tokens = source.record.counts.generated_tokens;
-            record.repeats = source.record.receipt;
+            record.repeats = source.record.repeats.or(source.record.receipt);
             record.state = source.record.state.clone();
+            entry.computed_at_ns = source.computed_at_ns.or(source.record.finished_at_ns);
         });
     }
 
@@ -420,18 +429,57 @@ impl Jobs {
         });
     }
 
-    /// Fails every job that may run. A paused one meets its own fate when it goes on.
+    /// Fails every job that may run, as many now as one message ends; [`Self::end_due`] fails the others. A paused one meets its
+    /// own fate when it goes on.
     pub fn fail_all(&mut self, reason: &JobFailure, now_ns: u64) {
-        for job_id in self.queue.ready() {
-            self.set_state(job_id, &JobState::Failed { reason: reason.clone() }, now_ns);
-        }
+        self.queue.set_failing(Some((*self.last.get(), reason.clone())));
+        self.end_due(now_ns);
     }
 
-    /// Ends every job whose deadline has passed.
-    pub fn end_overdue(&mut self, now_ns: u64) {
-        for job_id in self.queue.overdue(now_ns) {
-            self.set_state(job_id, &JobState::Done { reason: FinishReason::Deadline }, now_ns);
+    /// Ends the jobs that fail and those whose deadline has passed, as many as one message ends. Returns whether there are
+    /// more.
+    pub fn end_due(&mut self, now_ns: u64) -> bool {
+        let mut left = ENDED_TOKENS;
+        if let Some((last, reason)) = self.queue.failing() {
+            let failing: Vec<JobId> =
+                self.queue.ready().into_iter().filter(|job_id| *job_id <= last).collect();
+            let state = JobState::Failed { reason };
+            if !self.end_within(&failing, &state, &mut left, now_ns) {
+                return true;
+            }
+            self.queue.set_failing(None);
         }
+        let state = JobState::Done { reason: FinishReason::Deadline };
+        !self.end_within(&self.queue.overdue(now_ns), &state, &mut left, now_ns)
+    }
+
+    /// Ends `jobs` until they have had `left` tokens; returns whether all have ended.
+    fn end_within(&mut self, jobs: &[JobId], state: &JobState, left: &mut u64, now_ns: u64) -> bool {
+        for &job_id in jobs {
+            let tokens = self.get(job_id).map_or(0, |record| u64::from(record.counts.generated_tokens));
+            if tokens > *left && *left < ENDED_TOKENS {
+                return false;
+            }
+            *left = left.saturating_sub(tokens);
+            self.set_state(job_id, state, now_ns);
+        }
+        true
+    }
+
+    /// The jobs that share passes with `job_id`, which comes first, at most `width` in all: those of class batch that may run
+    /// and have no budget of instructions, which only a job alone keeps to the step. After a trap a job is alone, so that
+    /// others don't fail it again.
+    pub fn together(&self, job_id: JobId, width: usize) -> Vec<JobId> {
+        let shares = |job_id: &JobId| {
+            let entry = self.entries.get(job_id).map(|entry| entry.0);
+            entry.is_some_and(|it| it.record.max_instructions.is_none() && it.attempts <= 1)
+        };
+        let batch = self.queue.ready_of(Priority::Batch);
+        if !batch.contains(&job_id) || !shares(&job_id) {
+            return vec![job_id];
+        }
+        let others = batch.into_iter().filter(|other| *other != job_id && shares(other));
+        std::iter::once(job_id).chain(others.take(width.saturating_sub(1))).collect()
     }
 
     /// Journals that the balance does not cover a slice of the job, or (`None`) that there are cycles again.
@@ -471,11 +519,15 @@ impl Jobs {
         self.change(job_id, 0, |entry| entry.attempts = 0);
     }
 
-    /// Journals that the slice trapped. After [`MAX_ATTEMPTS`] the job fails.
-    pub fn trapped(&mut self, job_id: JobId, message: &str, now_ns: u64) {
+    /// Journals that the slice trapped. After [`MAX_ATTEMPTS`] the job fails; an attempt after which the next one has other
+    /// conditions does not count.
+    pub fn trapped(&mut self, job_id: JobId, message: &str, counts: bool, now_ns: u64) {
         let mut attempts = 0;
         self.change(job_id, now_ns, |entry| {
             entry.record.counts.trapped_slices += 1;
+            if !counts {
+                entry.attempts = 0;
+            }
             attempts = entry.attempts;
         });
         if attempts >= MAX_ATTEMPTS {
@@ -484,10 +536,14 @@ impl Jobs {
         }
     }
 
-    /// Stores which tokens the job's prompt has.
-    pub fn prompt_encoded(&mut self, job_id: JobId, prompt: &[u32]) {
+    /// Stores which tokens the job's prompt has, and of how many tokens the cache was taken over.
+    pub fn taken_up(&mut self, job_id: JobId, prompt: &[u32], reused: usize) {
         self.change(job_id, 0, |entry| {
-            entry.record.counts.prompt_tokens = prompt.len() as u32;
+            let counts = &mut entry.record.counts;
+            counts.prompt_tokens = prompt.len() as u32;
+            if reused > 0 {
+                counts.reused_tokens = Some(counts.reused_tokens.unwrap_or(0) + reused as u32);
+            }
             entry.prompt_tokens_sha256 = Some(hash_tokens(prompt.iter().copied()));
         });
     }
@@ -526,7 +582,7 @@ impl Jobs {
         let input = self.input(job_id);
         entry.record.receipt = self.give_receipt(entry, input.hash(), now_ns);
         let lasting = matches!(&entry.record.state, JobState::Done { reason } if reason.is_deterministic());
-        if lasting && entry.record.repeats.is_none() {
+        if lasting {
             let request = self.request(entry.record.caller, &input, &entry.record.params);
             self.answers.insert(request, job_id);
         }

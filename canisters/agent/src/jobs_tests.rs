@@ -108,7 +108,7 @@ proptest! {
                 Step::Trap => if let Some(id) = head {
                     let job = reference.get_mut(&id).unwrap();
                     jobs.begin_attempt(id);
-                    jobs.trapped(id, "unreachable", 9);
+                    jobs.trapped(id, "unreachable", true, 9);
                     job.traps += 1;
                     job.ended = job.traps == MAX_ATTEMPTS;
                 },
@@ -181,12 +181,100 @@ fn a_failure_names_the_trap() {
     let id = submit(&mut jobs, args("p", None), 0).unwrap().job_id;
     for attempt in 1..=MAX_ATTEMPTS {
         assert_eq!(jobs.begin_attempt(id), attempt);
-        jobs.trapped(id, "heap out of bounds", 1);
+        jobs.trapped(id, "heap out of bounds", true, 1);
     }
     let reason =
         JobFailure::SliceTrapped { attempts: MAX_ATTEMPTS, message: "heap out of bounds".to_owned() };
     assert_eq!(jobs.get(id).unwrap().state, JobState::Failed { reason });
     assert_eq!(jobs.get(id).unwrap().counts.trapped_slices, MAX_ATTEMPTS);
+}
+
+/// An attempt after which there is less in the heap is no attempt at the same.
+#[test]
+fn attempts_under_other_conditions_do_not_count() {
+    let mut jobs = open(&DefaultMemoryImpl::default());
+    let id = submit(&mut jobs, args("p", None), 0).unwrap().job_id;
+    for _ in 0..2 * MAX_ATTEMPTS {
+        assert_eq!(jobs.begin_attempt(id), 1);
+        jobs.trapped(id, "no memory", false, 1);
+    }
+    let record = jobs.get(id).unwrap();
+    assert_eq!((record.state, record.counts.trapped_slices), (JobState::Queued, 2 * MAX_ATTEMPTS));
+}
+
+#[test]
+fn batch_jobs_share_passes_and_others_are_alone() {
+    let mut jobs = open(&DefaultMemoryImpl::default());
+    let of_class = |priority| SubmitJobArgs { priority: Some(priority), ..args("p", None) };
+    let submit = |jobs: &mut Jobs, args| jobs.submit(args, owner(), 0, 0).unwrap().job_id;
+    let batch: Vec<JobId> = (0..6).map(|_| submit(&mut jobs, of_class(Priority::Batch))).collect();
+    let standard = submit(&mut jobs, of_class(Priority::Standard));
+    let budget = SubmitJobArgs { max_instructions: Some(9), ..of_class(Priority::Batch) };
+    let budget = submit(&mut jobs, budget);
+    assert_eq!(jobs.together(batch[0], 1), [batch[0]]);
+    assert_eq!(jobs.together(batch[2], 4), [batch[2], batch[0], batch[1], batch[3]]);
+    assert_eq!(jobs.together(standard, 8), [standard]);
+    assert_eq!(jobs.together(budget, 8), [budget]);
+    assert_eq!(jobs.together(batch[0], 8).len(), 6);
+
+    jobs.pause(batch[1], 1).unwrap();
+    jobs.cancel(batch[2], 1).unwrap();
+    assert_eq!(jobs.together(batch[0], 8), [batch[0], batch[3], batch[4], batch[5]]);
+    // The first attempt is with the others, the next one alone.
+    jobs.begin_attempt(batch[0]);
+    assert_eq!(jobs.together(batch[0], 2), [batch[0], batch[3]]);
+    jobs.trapped(batch[0], "unreachable", true, 1);
+    jobs.begin_attempt(batch[0]);
+    assert_eq!(jobs.together(batch[0], 8), [batch[0]]);
+    assert_eq!(jobs.together(batch[3], 8), [batch[3], batch[4], batch[5]]);
+}
+
+/// Receipts read all tokens: what ends at once ends over several messages when there are many.
+#[test]
+fn one_message_ends_a_bounded_number_of_tokens() {
+    let memory = DefaultMemoryImpl::default();
+    let mut jobs = open(&memory);
+    let each = ENDED_TOKENS / 4 + 1;
+    let reason = JobFailure::Load(LoadError::UnknownModel);
+    for deadline in [false, true] {
+        let ids: Vec<JobId> = (0..8)
+            .map(|_| {
+                let args = SubmitJobArgs { deadline_ns: deadline.then_some(50), ..args("p", None) };
+                let id = submit(&mut jobs, args, 0).unwrap().job_id;
+                jobs.slice_done(id, (0..each as u32).map(|token| (token, String::new())).collect(), 1);
+                id
+            })
+            .collect();
+        let mut messages = 1;
+        if deadline {
+            while jobs.end_due(60) {
+                messages += 1;
+            }
+        } else {
+            jobs.fail_all(&reason, 9);
+            assert!(jobs.queue().failing().is_some());
+            // A job that comes now is tried, whatever became of those before.
+            let late = submit(&mut jobs, args("late", None), 10).unwrap().job_id;
+            jobs = open(&memory);
+            while jobs.end_due(11) {
+                messages += 1;
+            }
+            messages += 1;
+            assert_eq!((jobs.head(), jobs.queue().failing()), (Some(late), None));
+            jobs.cancel(late, 12).unwrap();
+        }
+        assert_eq!(messages, 3, "three jobs in a message");
+        for id in ids {
+            let record = jobs.get(id).unwrap();
+            let expected = if deadline {
+                JobState::Done { reason: FinishReason::Deadline }
+            } else {
+                JobState::Failed { reason: reason.clone() }
+            };
+            assert_eq!(record.state, expected);
+            assert_eq!(jobs.receipts().get(record.receipt.unwrap()).unwrap().0.tokens, each as u32);
+        }
+    }
 }
 
 #[test]
@@ -369,9 +457,9 @@ fn a_deadline_ends_a_job_with_its_tokens() {
     let args = SubmitJobArgs { deadline_ns: Some(10), ..args("a", None) };
     let id = submit(&mut jobs, args, 0).unwrap().job_id;
     jobs.slice_done(id, vec![(1, "x".to_owned())], 5);
-    jobs.end_overdue(9);
+    assert!(!jobs.end_due(9));
     assert_eq!(jobs.head(), Some(id));
-    jobs.end_overdue(10);
+    assert!(!jobs.end_due(10));
     assert_eq!(jobs.get(id).unwrap().state, JobState::Done { reason: FinishReason::Deadline });
     assert_eq!((jobs.head(), jobs.tokens(id)), (None, vec![1]));
 }
@@ -383,7 +471,7 @@ fn an_answer_is_given_again_until_it_is_too_old() {
     let done = JobState::Done { reason: FinishReason::MaxTokens };
     let answer = |jobs: &mut Jobs, prompt: &str, state: &JobState| {
         let id = submit(jobs, args(prompt, None), 0).unwrap().job_id;
-        jobs.prompt_encoded(id, &[3, 4]);
+        jobs.taken_up(id, &[3, 4], 0);
         jobs.slice_done(id, vec![(1, "x".to_owned()), (2, "y".to_owned())], 5);
         jobs.set_state(id, state, 100);
         id
@@ -421,6 +509,31 @@ fn an_answer_is_given_again_until_it_is_too_old() {
     assert_eq!(again(&mut jobs, "cut", 120).state, JobState::Queued);
     answer(&mut jobs, "cancelled", &JobState::Cancelled);
     assert_eq!(again(&mut jobs, "cancelled", 120).state, JobState::Queued);
+}
+
+/// What is asked for stays, what is asked for no more leaves first; the age is that of the computation.
+#[test]
+fn an_answer_stays_as_long_as_it_is_asked_for() {
+    let mut jobs = open(&DefaultMemoryImpl::default());
+    let cache_ns = 10_000;
+    let computed = |jobs: &mut Jobs, prompt: &str, now_ns| {
+        let id = jobs.submit(args(prompt, None), owner(), cache_ns, now_ns).unwrap().job_id;
+        jobs.slice_done(id, vec![(7, prompt.to_owned())], 5);
+        jobs.set_state(id, &JobState::Done { reason: FinishReason::EndOfText }, now_ns);
+        jobs.get(id).unwrap().receipt
+    };
+    let first = computed(&mut jobs, "asked for", 1);
+    computed(&mut jobs, "forgotten", 1);
+    for now_ns in 2..2 + 2 * MAX_STORED_JOBS {
+        let repeated = jobs.submit(args("asked for", None), owner(), cache_ns, now_ns).unwrap();
+        assert_eq!((repeated.repeats, repeated.state.is_final()), (first, true), "at {now_ns}");
+        computed(&mut jobs, &format!("{now_ns}"), now_ns);
+    }
+    let forgotten = jobs.submit(args("forgotten", None), owner(), cache_ns, 700).unwrap();
+    assert_eq!(forgotten.state, JobState::Queued);
+    let too_old = jobs.submit(args("asked for", None), owner(), cache_ns, 1 + cache_ns).unwrap();
+    assert_eq!((too_old.state, too_old.repeats), (JobState::Queued, None));
+    assert!(jobs.answers.len() <= MAX_STORED_JOBS);
 }
 
 #[test]

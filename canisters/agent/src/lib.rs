@@ -1,8 +1,8 @@
 //! The agent canister: one language model, one owner, a queue of jobs.
 //!
 //! Endpoints only; `shared_types::agent` and `shared_types::receipt` document them, `agent.did` is the interface. The
-//! rules are in [`jobs`], [`queue`], [`receipts`], [`store`], [`engine`] and [`pace`], which know nothing of `ic-cdk`; [`slices`] and
-//! [`loading`] are the messages that drive them.
+//! rules are in [`jobs`], [`queue`], [`receipts`], [`store`], [`engine`], [`decoder`], [`heap`], [`kept`] and [`pace`], which know nothing
+//! of `ic-cdk`; [`slices`] and [`loading`] are the messages that drive them.
 //!
 //! # What survives
 //! Jobs, tokens, receipts, manifest and shards are in stable memory. The model in the heap and its key-value cache are caches: an
@@ -11,9 +11,12 @@
 #![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
 
 pub mod cycles;
+pub mod decoder;
 pub mod engine;
 pub mod guards;
+pub mod heap;
 pub mod jobs;
+pub mod kept;
 pub mod lifecycle;
 pub mod loading;
 pub mod memory;
@@ -28,8 +31,8 @@ pub mod updates;
 
 use ic_cdk::{query, update};
 use shared_types::agent::{
-    AgentError, AgentStatus, Draft, DraftArgs, JobId, JobPage, JobProgress, JobProgressArgs, JobPrompt,
-    JobRecord, ListJobsArgs, LoadState, SubmitJobArgs,
+    AgentError, AgentStatus, Draft, DraftArgs, EmbedArgs, Embeddings, JobId, JobPage, JobProgress,
+    JobProgressArgs, JobPrompt, JobRecord, ListJobsArgs, LoadState, SubmitJobArgs,
 };
 use shared_types::receipt::{CertifiedReceipt, ListReceiptsArgs, ReceiptKey, ReceiptPage};
 
@@ -69,6 +72,11 @@ fn load_model() -> Result<LoadState, AgentError> {
 }
 
 #[update]
+fn embed(args: EmbedArgs) -> Result<Embeddings, AgentError> {
+    updates::model::embed(&args)
+}
+
+#[update]
 async fn return_cycles() -> Result<u128, AgentError> {
     updates::cycles::return_cycles().await
 }
@@ -87,6 +95,11 @@ fn job_progress(args: JobProgressArgs) -> Result<JobProgress, AgentError> {
 #[query]
 fn draft(args: DraftArgs) -> Result<Draft, AgentError> {
     queries::draft(&args)
+}
+
+#[query]
+fn embed_draft(args: EmbedArgs) -> Result<Embeddings, AgentError> {
+    queries::embed_draft(&args)
 }
 
 #[query]

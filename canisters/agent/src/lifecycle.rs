@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use candid::Principal;
 use ic_cdk::api::{CanisterStatusCode, canister_status};
-use ic_cdk::{init, post_upgrade, pre_upgrade};
+use ic_cdk::{init, on_low_wasm_memory, post_upgrade, pre_upgrade};
 use shared_types::agent::AgentInitArgs;
 
 use crate::{slices, state};
@@ -39,4 +39,10 @@ fn post_upgrade() {
     state::mutate(|_| ());
     // Timers don't survive an upgrade; the first one looks what there is to do.
     slices::schedule(Duration::ZERO);
+}
+
+/// Less than the setting `wasm_memory_threshold` is left of the heap: from now on the engine gets along with less.
+#[on_low_wasm_memory]
+fn on_low_wasm_memory() {
+    slices::memory_was_short();
 }

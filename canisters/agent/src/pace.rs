@@ -38,12 +38,17 @@ impl<'a> Pace<'a> {
         let now = (self.meter)();
         self.longest = self.longest.max(now.saturating_sub(self.last));
         self.last = now;
-        now.saturating_add(self.expected()) <= self.budget
+        self.fits(self.expected())
+    }
+
+    /// Whether a step of so many instructions fits.
+    pub fn fits(&self, instructions: u64) -> bool {
+        self.last.saturating_add(instructions) <= self.budget
     }
 
     /// Whether a first step fits.
     pub fn may_begin(&self) -> bool {
-        self.last.saturating_add(self.expected()) <= self.budget
+        self.fits(self.expected())
     }
 
     fn expected(&self) -> u64 {

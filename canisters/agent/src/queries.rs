@@ -4,8 +4,8 @@ use ic_cdk::api::{data_certificate, performance_counter};
 use serde_bytes::ByteBuf;
 use shared_types::FieldError;
 use shared_types::agent::{
-    AgentError, AgentStatus, DRAFT_INSTRUCTIONS, Draft, DraftArgs, JobId, JobPage, JobProgress,
-    JobProgressArgs, JobPrompt, JobRecord, ListJobsArgs,
+    AgentError, AgentStatus, DRAFT_INSTRUCTIONS, Draft, DraftArgs, EmbedArgs, Embeddings, JobId, JobPage,
+    JobProgress, JobProgressArgs, JobPrompt, JobRecord, ListJobsArgs,
 };
 use shared_types::receipt::{CertifiedReceipt, ListReceiptsArgs, ReceiptKey, ReceiptPage};
 
@@ -53,9 +53,31 @@ pub fn draft(args: &DraftArgs) -> Result<Draft, AgentError> {
     let meter = || performance_counter(0);
     state::read(|state| {
         state::with_engine(|engine| {
-            engine.draft(&state.jobs, args.job_id, max_tokens, DRAFT_INSTRUCTIONS, &meter)
+            let limits = state.limits();
+            engine.draft(
+                &state.jobs,
+                &state.store,
+                args.job_id,
+                max_tokens,
+                limits,
+                DRAFT_INSTRUCTIONS,
+                &meter,
+            )
         })
     })
+}
+
+/// The embeddings of texts, without consensus, if the encoder is in the heap.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], [`AgentError::InvalidField`], and see [`crate::engine::Engine::embed_now`].
+pub fn embed_draft(args: &EmbedArgs) -> Result<Embeddings, AgentError> {
+    require_owner()?;
+    args.validate().map_err(AgentError::InvalidField)?;
+    let meter = || performance_counter(0);
+    let embeddings = state::with_engine(|engine| engine.embed_now(&args.texts, DRAFT_INSTRUCTIONS, &meter))?;
+    let model_id = state::read(|state| state.settings().model_id);
+    Ok(Embeddings { model_id, embeddings, instructions: meter() })
 }
 
 /// What a job goes on from.
@@ -103,9 +125,10 @@ pub fn list_receipts(args: &ListReceiptsArgs) -> Result<ReceiptPage, AgentError>
 /// [`AgentError::Unauthorized`].
 pub fn status() -> Result<AgentStatus, AgentError> {
     require_owner().or_else(|_| require_controller())?;
-    let in_heap = state::with_engine(|engine| engine.is_ready());
     Ok(state::read(|state| {
         let settings = state.settings();
+        let (in_heap, heap) =
+            state::with_engine(|engine| (engine.is_ready(), engine.heap_use(state.limits().heap_bytes)));
         AgentStatus {
             version: VERSION.to_owned(),
             owner: settings.owner,
@@ -120,6 +143,7 @@ pub fn status() -> Result<AgentStatus, AgentError> {
             paused: state.jobs.queue().is_paused(),
             out_of_cycles: state.jobs.queue().shortage().map(|(_, shortage)| shortage),
             heap_bytes: heap_bytes(),
+            heap: Some(heap),
             stable_bytes: ic_cdk::api::stable_size() * WASM_PAGE_BYTES,
             cycles: ic_cdk::api::canister_cycle_balance(),
         }

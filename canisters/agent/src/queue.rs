@@ -14,7 +14,7 @@ use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::{StableBTreeMap, StableCell};
 use serde::{Deserialize, Serialize};
-use shared_types::agent::{CyclesShortage, JobId, Priority};
+use shared_types::agent::{CyclesShortage, JobFailure, JobId, Priority};
 
 use crate::memory::{Memory, QueueMemories};
 
@@ -55,6 +55,9 @@ struct QueueState {
     paused: bool,
     /// The balance did not cover a slice of this job.
     shortage: Option<(JobId, CyclesShortage)>,
+    /// The jobs up to this number fail: more than one message ends.
+    #[serde(default)]
+    failing: Option<(JobId, JobFailure)>,
 }
 
 /// The jobs that wait or run.
@@ -181,11 +184,30 @@ impl Queue {
 
     /// Jobs that may run, in the order of their numbers.
     pub fn ready(&self) -> Vec<JobId> {
+        self.ready_if(|_| true)
+    }
+
+    /// Jobs of a class that may run, in the order of their numbers.
+    pub fn ready_of(&self, priority: Priority) -> Vec<JobId> {
+        self.ready_if(|waiting| waiting.priority == priority)
+    }
+
+    fn ready_if(&self, wanted: impl Fn(&Waiting) -> bool) -> Vec<JobId> {
         if self.is_paused() {
             return Vec::new();
         }
-        let ready = self.waiting.iter().filter(|entry| !entry.value().0.paused);
-        ready.map(|entry| *entry.key()).collect()
+        let waiting = self.waiting.iter().map(|entry| (*entry.key(), entry.value().0));
+        waiting.filter(|(_, it)| !it.paused && wanted(it)).map(|(job_id, _)| job_id).collect()
+    }
+
+    /// The jobs up to this number that may run fail for this reason, as far as they have not yet.
+    pub fn failing(&self) -> Option<(JobId, JobFailure)> {
+        self.state.get().0.failing.clone()
+    }
+
+    /// Journals that the jobs up to a number fail, or that all of them have.
+    pub fn set_failing(&mut self, failing: Option<(JobId, JobFailure)>) {
+        self.update(|state| state.failing = failing);
     }
 
     /// Jobs whose deadline has passed.

@@ -14,6 +14,7 @@ use ic_cdk::call::{Call, CallFailed, CallRejected};
 use ic_cdk_timers::TimerId;
 use shared_types::agent::{JobFailure, JobId, JobState, LoadState};
 
+use crate::engine::Engine;
 use crate::{cycles, loading, state};
 
 /// While parts of the model are on their way, whether they still are is looked at this often.
@@ -75,12 +76,17 @@ pub fn fail_open_jobs() {
             state.jobs.fail_all(&JobFailure::Load(reason), time());
         }
     });
+    if state::read(|state| state.jobs.queue().failing().is_some()) {
+        schedule(Duration::ZERO);
+    }
 }
 
 /// Does the next thing there is to do.
 async fn take_turn() {
     TIMER.set(None);
-    state::mutate(|state| state.jobs.end_overdue(time()));
+    if state::mutate(|state| state.jobs.end_due(time())) {
+        return schedule(Duration::ZERO);
+    }
     let Some(job_id) = state::read(|state| state.jobs.head()) else {
         state::mutate(|state| state.jobs.set_shortage(None, time()));
         return load_on();
@@ -148,8 +154,25 @@ fn slice_failed(job_id: JobId, failed: &CallFailed) -> Duration {
 }
 
 fn trapped(job_id: JobId, rejected: &CallRejected) -> Duration {
-    state::mutate(|state| state.jobs.trapped(job_id, rejected.reject_message(), time()));
+    let message = rejected.reject_message();
+    // With less in the heap, the next attempt is another one.
+    let counts = !(is_about_memory(message) && memory_was_short());
+    state::mutate(|state| state.jobs.trapped(job_id, message, counts, time()));
     // What the slice found in the heap may be why it trapped.
-    state::with_engine(crate::engine::Engine::clear);
+    state::with_engine(Engine::clear);
     Duration::ZERO
+}
+
+/// Whether a trap tells of a heap that may not grow: the Internet Computer's words for the setting `wasm_memory_limit` and for
+/// a subnet without memory.
+fn is_about_memory(message: &str) -> bool {
+    message.contains("memory")
+}
+
+/// Has the engine get along with less memory, if it can; returns whether it can.
+pub fn memory_was_short() -> bool {
+    state::read(|state| {
+        let configured = state.limits().heap_bytes;
+        state::with_engine(|engine| engine.memory_was_short(&state.store, configured))
+    })
 }

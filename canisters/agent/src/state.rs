@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared_types::ModelId;
 use shared_types::agent::AgentInitArgs;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Limits};
 use crate::jobs::Jobs;
 use crate::memory::{Memories, Memory};
 use crate::receipts::Issuer;
@@ -53,6 +53,12 @@ impl State {
     /// Owner, model and limits.
     pub fn settings(&self) -> &AgentInitArgs {
         self.settings.get().0.0.as_ref().expect("`init` runs before any other method")
+    }
+
+    /// What the configuration allows the engine.
+    pub fn limits(&self) -> Limits {
+        let config = &self.settings().config;
+        Limits::new(config.heap_bytes, config.batch_width)
     }
 
     /// Whether `caller` is whom the agent obeys.

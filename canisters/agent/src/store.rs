@@ -10,7 +10,7 @@ use std::sync::Arc;
 use canister_common::cbor::Cbor;
 use canister_common::region::Region;
 use ic_stable_structures::{StableBTreeMap, StableCell};
-use novaq_engine::artifact::{Manifest, ShardSource, verify_shard};
+use novaq_engine::artifact::{Loader, Manifest, ShardSource, verify_shard};
 use serde::{Deserialize, Serialize};
 use shared_types::ModelId;
 use shared_types::agent::{LoadCounts, LoadError, LoadState};
@@ -122,6 +122,16 @@ impl ModelStore {
     pub fn loaded(&self) -> Option<Arc<Manifest>> {
         let parsed = self.parsed.as_ref().filter(|_| *self.state() == LoadState::Loaded);
         parsed.map(|parsed| Arc::clone(&parsed.manifest))
+    }
+
+    /// Bytes that a decoder's weights take, and those of them that have to be in the heap: all outside the layers, and the
+    /// largest layer. `None` unless the model is loaded and a decoder.
+    pub fn decoder_bytes(&self) -> Option<(u64, u64)> {
+        let manifest = self.loaded()?;
+        let all: u64 = manifest.tensors.iter().map(|tensor| tensor.section.length).sum();
+        let layers = Loader::new(manifest).layer_bytes().ok()?;
+        let largest = layers.iter().max().copied().unwrap_or(0);
+        Some((all, all.saturating_sub(layers.iter().sum()) + largest))
     }
 
     /// Begins loading, or begins again after a failure; what is there already is kept.

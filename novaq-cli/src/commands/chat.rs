@@ -229,7 +229,7 @@ fn answer(
     }
     let mut text = args.options.begin(loaded, prompt, &[])?;
     if let Some(last) = conversation.last.take() {
-        text.reuse(last)?;
+        text.reuse(&last)?;
     }
     // A layer at a time, so that Ctrl-C is heard in a long prompt too.
     while text.finished().is_none() && !answering.interrupted() {

@@ -7,7 +7,7 @@ use crate::codec::{
     finite, read_f16,
 };
 use crate::kernel::Packing;
-use crate::model::{Encoder, Model, ModelError, TensorSource};
+use crate::model::{DecoderLayer, Encoder, Model, ModelError, TensorSource};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,13 +68,24 @@ pub struct LoadedEncoder {
     pub tokenizer: Tokenizer,
 }
 
-/// Loads an artifact whose shards have been verified, in steps that a caller with a budget can spread out.
+/// Loads an artifact whose shards have been verified, in steps that a caller with a budget can spread out; of a decoder, all
+/// at once or layer by layer.
 pub struct Loader {
     manifest: Arc<Manifest>,
     codebooks: BTreeMap<String, Arc<Codebooks>>,
     tensors: Loaded,
     next: usize,
     packing: Packing,
+    /// Whether a decoder's layers are left to [`Loader::layer`].
+    without_layers: bool,
+}
+
+/// What the names of a decoder's layers begin with.
+const LAYERS: &str = "model.layers.";
+
+/// The number of the layer that a decoder's tensor belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
 }
 
 /// Bytes of weights up to which a loader gives each code a byte where that is faster: a heap of 3 GiB, which canisters have by
@@ -101,7 +112,8 @@ impl Loader {
     /// A loader that has loaded nothing yet.
     pub fn new(manifest: Arc<Manifest>) -> Self {
         let (codebooks, tensors) = (BTreeMap::new(), Loaded::default());
-        Self { manifest, codebooks, tensors, next: 0, packing: Packing::DEFAULT }.with_room(ROOM)
+        Self { manifest, codebooks, tensors, next: 0, packing: Packing::DEFAULT, without_layers: false }
+            .with_room(ROOM)
     }
 
     /// The same where all weights may take `bytes` on the heap: unless they can have twice their stored size, codes stay in
@@ -113,21 +125,68 @@ impl Loader {
         Self { packing, ..self }
     }
 
+    /// A loader whose model has empty places for a decoder's layers; [`Self::layer`] loads one.
+    pub fn without_layers(manifest: Arc<Manifest>) -> Self {
+        Self { without_layers: true, ..Self::new(manifest) }
+    }
+
+    /// Loads a layer of a decoder, as often as it is asked for.
+    ///
+    /// # Errors
+    /// If there is no such layer, a tensor is missing or misshapen, its section can't be read, or there is no memory.
+    pub fn layer(&mut self, index: usize, source: &dyn ShardSource) -> Result<DecoderLayer, ArtifactError> {
+        let manifest = Arc::clone(&self.manifest);
+        let config = manifest.decoder()?;
+        for entry in manifest.tensors.iter().filter(|entry| layer_of(&entry.name) == Some(index)) {
+            self.load_entry(entry, source)?;
+        }
+        Ok(DecoderLayer::load(&mut self.tensors, config, index)?)
+    }
+
+    /// Bytes that the sections of a decoder's layers take, in their order.
+    ///
+    /// # Errors
+    /// If the model is an encoder, or a layer has no tensor.
+    pub fn layer_bytes(&self) -> Result<Vec<u64>, ArtifactError> {
+        let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
+        for entry in &self.manifest.tensors {
+            if let Some(layer) = layer_of(&entry.name) {
+                *bytes.entry(layer).or_default() += entry.section.length;
+            }
+        }
+        let layers = self.manifest.decoder()?.num_hidden_layers;
+        match (0..layers).find(|layer| !bytes.contains_key(layer)) {
+            Some(layer) => Err(ModelError::MissingTensor(format!("{LAYERS}{layer}")).into()),
+            None => Ok(bytes.into_values().take(layers).collect()),
+        }
+    }
+
+    /// Whether the model is an encoder.
+    pub fn is_encoder(&self) -> bool {
+        self.manifest.encoder().is_ok()
+    }
+
     /// Tensors loaded and tensors in all.
     pub fn progress(&self) -> (usize, usize) {
         (self.next, self.manifest.tensors.len())
     }
 
-    /// Loads the next tensor and returns the bytes read for it, or `None` if all are loaded.
+    /// Loads the next tensor and returns the bytes read for it, or `None` if all are loaded that are to be.
     ///
     /// # Errors
     /// If its section can't be read or decoded.
     pub fn step(&mut self, source: &dyn ShardSource) -> Result<Option<u64>, ArtifactError> {
         let manifest = Arc::clone(&self.manifest);
-        let Some(entry) = manifest.tensors.get(self.next) else { return Ok(None) };
-        let read = self.load_entry(entry, source)?;
-        self.next += 1;
-        Ok(Some(read))
+        while let Some(entry) = manifest.tensors.get(self.next) {
+            if self.without_layers && layer_of(&entry.name).is_some() {
+                self.next += 1;
+                continue;
+            }
+            let read = self.load_entry(entry, source)?;
+            self.next += 1;
+            return Ok(Some(read));
+        }
+        Ok(None)
     }
 
     /// Reads tensor `index` of the manifest as floats, row-major: for exports. It counts as not loaded.
@@ -168,6 +227,8 @@ impl Loader {
     }
 
     fn load_tensor(&mut self, entry: &TensorEntry, source: &dyn ShardSource) -> Result<(), ArtifactError> {
+        // The bytes and what they become, which may be twice as much.
+        room_for(entry.section.length.saturating_mul(3))?;
         let bytes = read_section(&self.manifest, entry.section, source)?;
         let name = entry.name.clone();
         let fail = |e| tensor_error(&entry.name, e);
@@ -206,10 +267,16 @@ impl Loader {
     ///
     /// # Errors
     /// If the model is an encoder, a tensor is missing or misshapen, or the tokenizer does not decode.
-    pub fn finish(mut self, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
+    pub fn finish(&mut self, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
         let config = self.manifest.decoder()?.clone();
         let tokenizer = self.tokenizer(source)?;
-        let model = Model::load(config, &mut self.tensors)?;
+        let model = if self.without_layers {
+            // As many places as there are layers: not as many as a hostile configuration says.
+            self.layer_bytes()?;
+            Model::load_without_layers(config, &mut self.tensors)?
+        } else {
+            Model::load(config, &mut self.tensors)?
+        };
         let chat_template = self.manifest.chat_template.clone();
         Ok(LoadedModel { model, tokenizer, chat_template })
     }
@@ -218,7 +285,7 @@ impl Loader {
     ///
     /// # Errors
     /// If the model is a decoder, a tensor is missing or misshapen, or the tokenizer does not decode.
-    pub fn finish_encoder(mut self, source: &dyn ShardSource) -> Result<LoadedEncoder, ArtifactError> {
+    pub fn finish_encoder(&mut self, source: &dyn ShardSource) -> Result<LoadedEncoder, ArtifactError> {
         let config = self.manifest.encoder()?.clone();
         let tokenizer = self.tokenizer(source)?;
         let encoder = Encoder::load(config, &mut self.tensors)?;
@@ -273,6 +340,13 @@ pub(super) fn read_codebooks(
 
 pub(super) fn tensor_error(name: &str, source: CodecError) -> ArtifactError {
     ModelError::Tensor { name: name.to_string(), source }.into()
+}
+
+/// Looks whether there is memory for `bytes`, where an allocation that fails could only abort.
+fn room_for(bytes: u64) -> Result<(), ArtifactError> {
+    let mut room: Vec<u8> = Vec::new();
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    room.try_reserve_exact(length).map_err(|_| ArtifactError::OutOfMemory { bytes })
 }
 
 /// The bytes of `section`, which a valid manifest has inside its shards.

@@ -67,6 +67,12 @@ pub enum ArtifactError {
         /// What the storage said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is no memory for a section.
+    #[error("no memory for a section of {bytes} bytes")]
+    OutOfMemory {
+        /// Bytes of the section.
+        bytes: u64,
+    },
     /// The model is of another kind than what it is asked for.
     #[error("the model is {found}, and {needed} is needed")]
     Kind {

@@ -14,9 +14,12 @@ pub enum CachePrecision {
     F32,
 }
 
-/// The cache of one sequence: per layer by blocks of positions, so that the memory touched grows with the context used, not
-/// with the context allowed.
-#[derive(Clone, Debug)]
+/// Positions for which a cache takes room at first; after that it doubles.
+const FIRST_ROOM: usize = 64;
+
+/// The cache of one sequence: per layer by blocks of positions. Its memory grows with the context used, not with the
+/// context allowed.
+#[derive(Clone, Debug, Default)]
 pub struct KvCache {
     layers: Vec<Layer>,
     heads: usize,
@@ -40,7 +43,7 @@ enum Layer {
 }
 
 impl Layer {
-    /// Takes room for `positions` in all at once: growing step by step would copy what is there.
+    /// Takes room for `positions` in all.
     fn try_reserve(
         &mut self,
         positions: usize,
@@ -63,6 +66,45 @@ impl Layer {
                 reserve(keys, positions * heads * head_dim)?;
                 reserve(values, positions * heads * head_dim)
             }
+        }
+    }
+
+    /// Takes over the first `positions` of `other`, which is as precise; there must be room for them.
+    fn extend_from(&mut self, other: &Self, positions: usize, heads: usize, head_dim: usize) {
+        match (self, other) {
+            (Self::Int8(own), Self::Int8(other)) => {
+                let scales = positions.next_multiple_of(CACHE_BLOCK) * heads;
+                let width = head_dim.next_multiple_of(4);
+                own.keys.extend_from_slice(&other.keys[..scales * width]);
+                own.values.extend_from_slice(&other.values[..scales * width]);
+                own.key_scales.extend_from_slice(&other.key_scales[..scales]);
+                own.value_scales.extend_from_slice(&other.value_scales[..scales]);
+            }
+            (Self::F32 { keys, values }, Self::F32 { keys: other_keys, values: other_values }) => {
+                keys.extend_from_slice(&other_keys[..positions * heads * head_dim]);
+                values.extend_from_slice(&other_values[..positions * heads * head_dim]);
+            }
+            (Self::Int8(_), Self::F32 { .. }) | (Self::F32 { .. }, Self::Int8(_)) => {
+                unreachable!("a copy is as precise as what it is made of")
+            }
+        }
+    }
+
+    /// Positions for which there is room.
+    fn room(&self, heads: usize, head_dim: usize) -> usize {
+        match self {
+            Self::Int8(layer) => layer.value_scales.capacity() / heads,
+            Self::F32 { values, .. } => values.capacity() / (heads * head_dim),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Int8(layer) => {
+                let bytes = layer.keys.capacity() + layer.values.capacity();
+                bytes + 4 * (layer.key_scales.capacity() + layer.value_scales.capacity())
+            }
+            Self::F32 { keys, values } => 4 * (keys.capacity() + values.capacity()),
         }
     }
 }
@@ -103,10 +145,10 @@ impl Int8Layer {
 }
 
 impl KvCache {
-    /// An empty cache for up to `capacity` positions of `config`'s model.
+    /// An empty cache for up to `capacity` positions of `config`'s model. It takes memory for positions when they come.
     ///
     /// # Errors
-    /// If the capacity is above the model's context window, or there is no memory for it.
+    /// If the capacity is above the model's context window.
     pub fn new(config: &Config, precision: CachePrecision, capacity: usize) -> Result<Self, ModelError> {
         Self::of_layers(config, config.num_hidden_layers, precision, capacity)
     }
@@ -123,15 +165,11 @@ impl KvCache {
             return Err(ModelError::Context { positions: capacity, context });
         }
         let (heads, head_dim) = (config.num_key_value_heads, config.head_dim);
-        let layer = || {
-            let mut layer = match precision {
-                CachePrecision::Int8 => Layer::Int8(Int8Layer::default()),
-                CachePrecision::F32 => Layer::F32 { keys: Vec::new(), values: Vec::new() },
-            };
-            let reserved = layer.try_reserve(capacity, heads, head_dim);
-            reserved.map(|()| layer).map_err(|_| ModelError::OutOfMemory { positions: capacity })
+        let layer = || match precision {
+            CachePrecision::Int8 => Layer::Int8(Int8Layer::default()),
+            CachePrecision::F32 => Layer::F32 { keys: Vec::new(), values: Vec::new() },
         };
-        let layers = (0..layers).map(|_| layer()).collect::<Result<_, ModelError>>()?;
+        let layers = std::iter::repeat_with(layer).take(layers).collect();
         Ok(Self { layers, heads, head_dim, scale: config.attention_scale(), capacity, len: 0 })
     }
 
@@ -159,18 +197,52 @@ impl KvCache {
         2 * config.num_hidden_layers * config.num_key_value_heads * per_head
     }
 
-    /// Makes room for `capacity` positions in all, if there is less.
+    /// Takes memory for `positions` in all, if there is less: twice what there was, so that what is copied on the way is no
+    /// more than what is there in the end.
+    ///
+    /// # Errors
+    /// If there is no memory for them; what is held stays.
+    pub fn make_room(&mut self, positions: usize) -> Result<(), ModelError> {
+        // Layers take room in their order.
+        let room = self.layers.last().map_or(usize::MAX, |layer| layer.room(self.heads, self.head_dim));
+        if positions <= room {
+            return Ok(());
+        }
+        let room = (2 * room).max(FIRST_ROOM).min(self.capacity).max(positions);
+        self.reserve(room).or_else(|_| self.reserve(positions))
+    }
+
+    fn reserve(&mut self, room: usize) -> Result<(), ModelError> {
+        for layer in &mut self.layers {
+            layer
+                .try_reserve(room, self.heads, self.head_dim)
+                .map_err(|_| ModelError::OutOfMemory { positions: room })?;
+        }
+        Ok(())
+    }
+
+    /// A cache for up to `capacity` positions that holds a copy of the first `positions`, or of all if there are fewer.
     ///
     /// # Errors
     /// If there is no memory for them.
-    pub fn grow(&mut self, capacity: usize) -> Result<(), ModelError> {
-        for layer in &mut self.layers {
-            layer
-                .try_reserve(capacity, self.heads, self.head_dim)
-                .map_err(|_| ModelError::OutOfMemory { positions: capacity })?;
+    pub fn prefix(&self, positions: usize, capacity: usize) -> Result<Self, ModelError> {
+        let len = positions.min(self.len);
+        let emptied = |layer: &Layer| match layer {
+            Layer::Int8(_) => Layer::Int8(Int8Layer::default()),
+            Layer::F32 { .. } => Layer::F32 { keys: Vec::new(), values: Vec::new() },
+        };
+        let layers = self.layers.iter().map(emptied).collect();
+        let mut prefix = Self { layers, capacity: capacity.max(len), len, ..*self };
+        prefix.make_room(len)?;
+        for (copy, layer) in prefix.layers.iter_mut().zip(&self.layers) {
+            copy.extend_from(layer, len, self.heads, self.head_dim);
         }
-        self.capacity = self.capacity.max(capacity);
-        Ok(())
+        Ok(prefix)
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.layers.iter().map(Layer::heap_bytes).sum()
     }
 
     /// Forgets all positions from `positions` on.

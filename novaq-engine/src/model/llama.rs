@@ -95,7 +95,7 @@ pub(super) fn load_vector(
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
-struct Layer {
+pub struct DecoderLayer {
     /// Positions that its attention reads, if not all.
     window: Option<usize>,
     input_layernorm: Vec<f32>,
@@ -117,8 +117,12 @@ struct Layer {
     post_feedforward_norm: Option<Vec<f32>>,
 }
 
-impl Layer {
-    fn load(source: &mut dyn TensorSource, config: &Config, index: usize) -> Result<Self, ModelError> {
+impl DecoderLayer {
+    /// Takes the tensors of layer `index` of `config`'s model from `source`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn load(source: &mut dyn TensorSource, config: &Config, index: usize) -> Result<Self, ModelError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.query_width(), config.key_value_width());
         let variant = &config.variant;
@@ -165,6 +169,11 @@ impl Layer {
     fn linears(&self) -> [&Linear; 7] {
         let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
         [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    }
+
+    /// Bytes that the weights of its matrices hold on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.linears().iter().map(|linear| linear.weight.heap_bytes()).sum()
     }
 }
 
@@ -225,7 +234,7 @@ impl Budget {
 /// How far [`Model::advance`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The budget ended; call again to go on.
+    /// The budget ended, or the layer that comes next is not there ([`Model::put_layer`]); call again to go on.
     Paused,
     /// The pass is complete: its positions are in the cache, its logits can be read.
     Complete,
@@ -244,15 +253,25 @@ pub enum LogitsFor {
     All,
 }
 
+/// What a pass works on at once: a position of a sequence.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    /// Number of the sequence's cache.
+    cache: usize,
+    position: usize,
+    /// Where the position's angles are.
+    angles: usize,
+}
+
 /// A forward pass over a few consecutive positions of one or more sequences, which can stop and go on after any layer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pass {
-    /// Position of the first token.
-    start: usize,
-    /// Positions of each sequence.
-    positions: usize,
-    sequences: usize,
-    logits_for: LogitsFor,
+    /// Sequence after sequence.
+    rows: Vec<Row>,
+    /// Positions that each cache holds after the pass.
+    ends: Vec<usize>,
+    /// Rows whose logits are wanted, in ascending order.
+    wanted: Vec<usize>,
     /// Layers done.
     layer: usize,
     hidden: Vec<f32>,
@@ -283,6 +302,11 @@ impl Pass {
         &self.hidden
     }
 
+    /// The layer that comes next, counted among those of the model that the pass runs on; their number if none is left.
+    pub fn next_layer(&self) -> usize {
+        self.layer
+    }
+
     /// Counts what the pass and those that reuse it take from now on. A pass begins with none.
     pub fn set_profile(&mut self, profile: Profile) {
         self.profile = Some(profile);
@@ -311,7 +335,8 @@ pub struct Model {
     embed_tokens: Matrix,
     /// Number of the first of `layers`.
     first_layer: usize,
-    layers: Vec<Layer>,
+    /// Those that are not in memory are absent.
+    layers: Vec<Option<DecoderLayer>>,
     norm: Vec<f32>,
     /// `None` if tied to the embedding.
     lm_head: Option<Matrix>,
@@ -343,14 +368,34 @@ impl Model {
             let reason = format!("is {}, layers {range:?} were asked for", config.num_hidden_layers);
             return Err(ModelError::config("num_hidden_layers", reason));
         }
-        let shape = [config.vocab_size, config.hidden_size];
-        let embed_tokens = load_matrix(source, "model.embed_tokens.weight", shape)?;
+        let first_layer = range.start;
         // Not reserved ahead: a missing tensor ends the loop long before a hostile number of layers does.
         let mut layers = Vec::new();
-        let first_layer = range.start;
         for index in range {
-            layers.push(Layer::load(source, &config, index)?);
+            layers.push(Some(DecoderLayer::load(source, &config, index)?));
         }
+        Self::assemble(config, first_layer, layers, source)
+    }
+
+    /// As [`Self::load`] with a place for each layer, all of them empty: embedding, last norm and head alone.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_without_layers(config: Config, source: &mut dyn TensorSource) -> Result<Self, ModelError> {
+        config.validate()?;
+        let layers = vec![None; config.num_hidden_layers];
+        Self::assemble(config, 0, layers, source)
+    }
+
+    /// Puts embedding, last norm and head around `layers`.
+    fn assemble(
+        config: Config,
+        first_layer: usize,
+        layers: Vec<Option<DecoderLayer>>,
+        source: &mut dyn TensorSource,
+    ) -> Result<Self, ModelError> {
+        let shape = [config.vocab_size, config.hidden_size];
+        let embed_tokens = load_matrix(source, "model.embed_tokens.weight", shape)?;
         let norm = load_vector(source, "model.norm.weight", config.hidden_size)?;
         let lm_head = if config.tie_word_embeddings {
             None
@@ -371,6 +416,24 @@ impl Model {
             norm,
             lm_head,
         })
+    }
+
+    /// Whether the layer at `place` is there.
+    pub fn has_layer(&self, place: usize) -> bool {
+        self.layers.get(place).is_some_and(Option::is_some)
+    }
+
+    /// Puts a layer at its place; a pass that waits for it can go on.
+    ///
+    /// # Panics
+    /// If the model has no such place.
+    pub fn put_layer(&mut self, place: usize, layer: DecoderLayer) {
+        self.layers[place] = Some(layer);
+    }
+
+    /// Takes the layer at `place` out of memory, if it is there. A pass that comes to it waits.
+    pub fn take_layer(&mut self, place: usize) -> Option<DecoderLayer> {
+        self.layers.get_mut(place).and_then(Option::take)
     }
 
     /// The same model on other kernels; all give the same bits.
@@ -403,22 +466,23 @@ impl Model {
         KvCache::of_layers(&self.config, self.layers.len(), precision, capacity)
     }
 
-    /// Bytes that the weights hold on the heap.
+    /// Bytes that the weights in memory hold on the heap.
     pub fn heap_bytes(&self) -> usize {
-        let matrices = self.layers.iter().flat_map(Layer::linears).map(|l| &l.weight);
-        matrices.chain(self.lm_head.as_ref()).chain([&self.embed_tokens]).map(Matrix::heap_bytes).sum()
+        let layers: usize = self.layers.iter().flatten().map(DecoderLayer::heap_bytes).sum();
+        let vocabulary = self.lm_head.iter().chain([&self.embed_tokens]).map(Matrix::heap_bytes);
+        layers + vocabulary.sum::<usize>()
     }
 
     /// Work of one layer's matrices for one position.
-    fn layer_work(layer: &Layer) -> u64 {
+    fn layer_work(layer: &DecoderLayer) -> u64 {
         layer.linears().iter().map(|linear| linear.weight.work()).sum()
     }
 
-    /// Work of decoding one token with a context of `context` tokens, in estimated instructions.
+    /// Work of decoding one token with a context of `context` tokens, in estimated instructions, of the layers in memory.
     pub fn work_per_token(&self, context: usize) -> u64 {
-        let layers = (self.first_layer..)
-            .zip(&self.layers)
-            .map(|(index, layer)| Self::layer_work(layer) + self.config.layer_attention_work(index, context));
+        let layers = (self.first_layer..).zip(&self.layers).filter_map(|(index, layer)| {
+            Some(Self::layer_work(layer.as_ref()?) + self.config.layer_attention_work(index, context))
+        });
         layers.sum::<u64>() + self.head().work()
     }
 
@@ -448,15 +512,39 @@ impl Model {
         logits_for: LogitsFor,
         spare: Option<Pass>,
     ) -> Result<Pass, ModelError> {
-        let (vocab_size, hidden_size) = (self.config.vocab_size, self.config.hidden_size);
-        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
-            return Err(ModelError::Token { token, vocab_size });
+        let each = Self::alike(caches, tokens.len())?;
+        self.begin_rows(caches, &vec![(each, logits_for); caches.len()], Some(tokens), spare)
+    }
+
+    /// As [`Self::begin_batch`] for sequences that are not alike: of each, in order, the number of its next tokens and which
+    /// of them need logits. A sequence may have none.
+    ///
+    /// # Errors
+    /// As [`Self::begin`]; also if there are not as many counts as caches, or they are not those of `tokens`.
+    pub fn begin_ragged(
+        &self,
+        caches: &mut [KvCache],
+        tokens: &[u32],
+        counts: &[(usize, LogitsFor)],
+        spare: Option<Pass>,
+    ) -> Result<Pass, ModelError> {
+        let positions = counts.iter().map(|(count, _)| count).sum();
+        if counts.len() != caches.len() || positions != tokens.len() {
+            return Err(ModelError::Context { positions, context: tokens.len() });
         }
-        let mut pass = self.begin_empty(caches, tokens.len(), logits_for, spare)?;
-        for (&token, hidden) in tokens.iter().zip(pass.hidden.chunks_exact_mut(hidden_size)) {
-            embed(&self.config, &self.embed_tokens, token, hidden);
+        self.begin_rows(caches, counts, Some(tokens), spare)
+    }
+
+    /// Positions of each of several sequences with as many in their caches, of `rows` in all.
+    fn alike(caches: &[KvCache], rows: usize) -> Result<usize, ModelError> {
+        let start = caches.first().map_or(0, KvCache::len);
+        let each = rows / caches.len().max(1);
+        if caches.iter().all(|cache| cache.len() == start) && each * caches.len() == rows {
+            Ok(each)
+        } else {
+            let context = caches.iter().map(KvCache::capacity).min().unwrap_or(0);
+            Err(ModelError::Context { positions: start + each, context })
         }
-        Ok(pass)
     }
 
     /// As [`Self::begin`], from a residual stream `[positions, hidden_size]` in place of tokens: calibration runs
@@ -493,52 +581,74 @@ impl Model {
                 format!("{} values are no multiple", hidden.len()),
             ));
         }
-        let mut pass = self.begin_empty(caches, hidden.len() / width, logits_for, spare)?;
+        let each = Self::alike(caches, hidden.len() / width)?;
+        let mut pass = self.begin_rows(caches, &vec![(each, logits_for); caches.len()], None, spare)?;
         pass.hidden.copy_from_slice(hidden);
         Ok(pass)
     }
 
-    /// A pass over `rows` positions in all after those in `caches`, its residual stream yet to be filled in.
-    fn begin_empty(
+    /// A pass over `counts` positions of each sequence after those in its cache. Without tokens, its residual stream is
+    /// yet to be filled in.
+    fn begin_rows(
         &self,
         caches: &mut [KvCache],
-        rows: usize,
-        logits_for: LogitsFor,
+        counts: &[(usize, LogitsFor)],
+        tokens: Option<&[u32]>,
         spare: Option<Pass>,
     ) -> Result<Pass, ModelError> {
-        let sequences = caches.len();
-        let start = caches.first().map_or(0, KvCache::len);
-        let capacity = caches.iter().map(KvCache::capacity).min().unwrap_or(0);
-        let positions = rows / sequences.max(1);
-        let alike = caches.iter().all(|cache| cache.len() == start) && positions * sequences == rows;
-        if !alike || positions == 0 || start + positions > capacity {
-            return Err(ModelError::Context { positions: start + positions, context: capacity });
+        let (vocab_size, hidden_size) = (self.config.vocab_size, self.config.hidden_size);
+        if let Some(&token) = tokens.unwrap_or_default().iter().find(|&&t| t as usize >= vocab_size) {
+            return Err(ModelError::Token { token, vocab_size });
         }
-        // An abandoned pass may have left positions in the first layers.
-        for cache in caches {
-            cache.truncate(start);
+        if counts.iter().all(|(count, _)| *count == 0) {
+            return Err(ModelError::Context { positions: 0, context: self.config.max_position_embeddings });
         }
-        let mut pass = match spare {
-            Some(pass) => Pass { start, positions, sequences, logits_for, layer: 0, ..pass },
-            None => Pass {
-                start,
-                positions,
-                sequences,
-                logits_for,
-                layer: 0,
-                hidden: Vec::new(),
-                angles: Angles::default(),
-                local_angles: Angles::default(),
-                logits: Vec::new(),
-                buffers: Buffers::default(),
-                profile: None,
-            },
-        };
-        pass.logits.clear();
-        pass.hidden.resize(rows * self.config.hidden_size, 0.0);
-        pass.angles.set(&self.rope, start..start + positions);
-        if let Some(rope) = &self.local_rope {
-            pass.local_angles.set(rope, start..start + positions);
+        for (cache, (count, _)) in caches.iter_mut().zip(counts) {
+            let (end, capacity) = (cache.len() + count, cache.capacity());
+            if end > capacity {
+                return Err(ModelError::Context { positions: end, context: capacity });
+            }
+            cache.make_room(end)?;
+        }
+        let mut pass = spare.unwrap_or_default();
+        let Pass { rows, ends, wanted, layer, hidden, angles, local_angles, logits, .. } = &mut pass;
+        *layer = 0;
+        rows.clear();
+        ends.clear();
+        wanted.clear();
+        logits.clear();
+        angles.clear();
+        local_angles.clear();
+        // Sequences at the same positions share their angles.
+        let (mut shared, mut first_angles, mut next_angles) = (0..0, 0, 0);
+        for (index, (cache, &(count, logits_for))) in caches.iter_mut().zip(counts).enumerate() {
+            let positions = cache.len()..cache.len() + count;
+            // An abandoned pass may have left positions in the first layers.
+            cache.truncate(positions.start);
+            if positions != shared {
+                angles.extend(&self.rope, positions.clone());
+                if let Some(rope) = &self.local_rope {
+                    local_angles.extend(rope, positions.clone());
+                }
+                (first_angles, next_angles) = (next_angles, next_angles + count);
+                shared = positions.clone();
+            }
+            let logits_from = match logits_for {
+                LogitsFor::None => count,
+                LogitsFor::Last => count.saturating_sub(1),
+                LogitsFor::All => 0,
+            };
+            wanted.extend(rows.len() + logits_from..rows.len() + count);
+            ends.push(positions.end);
+            rows.extend(positions.zip(first_angles..).map(|(position, angles)| Row {
+                cache: index,
+                position,
+                angles,
+            }));
+        }
+        hidden.resize(rows.len() * hidden_size, 0.0);
+        for (&token, hidden) in tokens.unwrap_or_default().iter().zip(hidden.chunks_exact_mut(hidden_size)) {
+            embed(&self.config, &self.embed_tokens, token, hidden);
         }
         Ok(pass)
     }
@@ -565,45 +675,40 @@ impl Model {
         budget: &mut Budget,
         mut observer: Option<&mut dyn Observer>,
     ) -> Progress {
-        let rows = pass.positions * pass.sequences;
+        let rows = pass.rows.len();
         while let Some(layer) = self.layers.get(pass.layer) {
-            if budget.is_exhausted() {
+            let Some(layer) = layer.as_ref().filter(|_| !budget.is_exhausted()) else {
                 return Progress::Paused;
-            }
+            };
             if let Some(profile) = &mut pass.profile {
                 profile.start();
             }
             if self.layer(layer, pass, caches, &mut observer).is_break() {
                 return Progress::Stopped;
             }
-            let context = pass.start + pass.positions;
+            let context = pass.ends.iter().max().copied().unwrap_or(0);
             let attention = self.config.layer_attention_work(self.first_layer + pass.layer, context);
             budget.spent += (Self::layer_work(layer) + attention) * rows as u64;
             pass.layer += 1;
         }
         if pass.layer == self.layers.len() {
-            let positions = match pass.logits_for {
-                LogitsFor::None => 0,
-                LogitsFor::Last => 1,
-                LogitsFor::All => pass.positions,
-            };
-            if positions > 0 {
+            if !pass.wanted.is_empty() {
                 if budget.is_exhausted() {
                     return Progress::Paused;
                 }
                 if let Some(profile) = &mut pass.profile {
                     profile.start();
                 }
-                if self.logits(positions, pass, &mut observer).is_break() {
+                if self.logits(pass, &mut observer).is_break() {
                     return Progress::Stopped;
                 }
                 if let Some(profile) = &mut pass.profile {
                     profile.end(Part::Head);
                 }
-                budget.spent += self.head().work() * (positions * pass.sequences) as u64;
+                budget.spent += self.head().work() * pass.wanted.len() as u64;
             }
-            for cache in caches.iter_mut() {
-                cache.set_len(pass.start + pass.positions);
+            for (cache, end) in caches.iter_mut().zip(&pass.ends) {
+                cache.set_len(*end);
             }
             pass.layer += 1;
         }
@@ -613,13 +718,13 @@ impl Model {
     /// One layer on `pass.hidden`, `[positions, hidden_size]`.
     fn layer(
         &self,
-        layer: &Layer,
+        layer: &DecoderLayer,
         pass: &mut Pass,
         caches: &mut [KvCache],
         observer: &mut Option<&mut dyn Observer>,
     ) -> ControlFlow<()> {
-        let Pass { start, positions: each, sequences, layer: index, hidden, buffers, profile, .. } = pass;
-        let (index, each, positions) = (*index, *each, *each * *sequences);
+        let Pass { rows, layer: index, hidden, buffers, profile, .. } = pass;
+        let (index, positions) = (*index, rows.len());
         let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
         let is_local = self.local_rope.is_some() && layer.window.is_some();
@@ -647,8 +752,8 @@ impl Model {
         layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
         done(Part::Products);
-        let rows = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
-        for (row, ((q, k), v)) in rows.zip(v.chunks_exact(key_width)).enumerate() {
+        let qk = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
+        for (row, ((q, k), v)) in rows.iter().zip(qk.zip(v.chunks_exact(key_width))) {
             if let Some(norm) = &layer.q_norm {
                 self.rms_norm_in_place(q, norm);
             }
@@ -656,15 +761,15 @@ impl Model {
                 self.rms_norm_in_place(k, norm);
             }
             for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
-                angles.rotate(row % each, head);
+                angles.rotate(row.angles, head);
             }
             done(Part::Rest);
-            caches[row / each].push(index, *start + row % each, k, v, attention);
+            caches[row.cache].push(index, row.position, k, v, attention);
             done(Part::Attention);
         }
         let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
-        for (row, (q, attended)) in q.chunks_exact(query_width).zip(attended).enumerate() {
-            let (cache, end) = (&caches[row / each], *start + row % each + 1);
+        for (row, (q, attended)) in rows.iter().zip(q.chunks_exact(query_width).zip(attended)) {
+            let (cache, end) = (&caches[row.cache], row.position + 1);
             let heads = q.chunks_exact(head_dim).zip(attended.chunks_exact_mut(head_dim));
             let first = layer.window.map_or(0, |window| end.saturating_sub(window));
             for (head, (q, attended)) in heads.enumerate() {
@@ -707,28 +812,23 @@ impl Model {
         ControlFlow::Continue(())
     }
 
-    /// Logits of the last `positions` positions of every sequence.
-    fn logits(
-        &self,
-        positions: usize,
-        pass: &mut Pass,
-        observer: &mut Option<&mut dyn Observer>,
-    ) -> ControlFlow<()> {
+    /// Logits of the rows that want them.
+    fn logits(&self, pass: &mut Pass, observer: &mut Option<&mut dyn Observer>) -> ControlFlow<()> {
         let hidden_size = self.config.hidden_size;
-        let (each, kept) = (pass.positions * hidden_size, positions * hidden_size);
-        let last = || pass.hidden.chunks_exact(each).map(|hidden| &hidden[each - kept..]);
-        let rows = positions * pass.sequences;
-        let input = &mut pass.buffers.input;
-        for (hidden, normed) in last().zip(input.reset(rows, hidden_size).chunks_exact_mut(kept)) {
+        let Pass { hidden, wanted, logits, buffers, .. } = pass;
+        let of_rows = || wanted.iter().map(|row| &hidden[row * hidden_size..][..hidden_size]);
+        let rows = wanted.len();
+        let input = &mut buffers.input;
+        for (hidden, normed) in of_rows().zip(input.reset(rows, hidden_size).chunks_exact_mut(hidden_size)) {
             self.rms_norm(hidden, &self.norm, normed);
         }
         if let Some(observer) = observer {
-            let residual: Vec<f32> = last().flatten().copied().collect();
+            let residual: Vec<f32> = of_rows().flatten().copied().collect();
             let layer = self.config.num_hidden_layers;
             observer.linear_input(layer, LinearInput::Head, input.values(), &residual)?;
         }
-        pass.logits.resize(rows * self.config.vocab_size, 0.0);
-        self.head().multiply(self.backend, input, &mut pass.logits);
+        logits.resize(rows * self.config.vocab_size, 0.0);
+        self.head().multiply(self.backend, input, logits);
         ControlFlow::Continue(())
     }
 

@@ -10,7 +10,9 @@ mod rope;
 pub use bert::{BertBuffers, BertConfig, BertEmbeddings, BertLayer, Encoder, EncoderPass, Pooling};
 pub use config::{Activation, Config, LayerType, RopeScaling, Variant};
 pub use kv_cache::{CachePrecision, KvCache};
-pub use llama::{Budget, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource};
+pub use llama::{
+    Budget, DecoderLayer, Linear, LinearInput, LogitsFor, Model, Observer, Pass, Progress, TensorSource,
+};
 pub use profile::{Part, Profile};
 pub use rope::Rope;
 

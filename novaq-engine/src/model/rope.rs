@@ -48,7 +48,7 @@ impl Rope {
     }
 }
 
-/// Cosines and sines of consecutive positions, `[positions, head_dim / 2]` each.
+/// Cosines and sines of positions, `[positions, head_dim / 2]` each.
 #[derive(Debug, Default)]
 pub(super) struct Angles {
     cos: Vec<f32>,
@@ -56,10 +56,14 @@ pub(super) struct Angles {
 }
 
 impl Angles {
-    /// Takes those of `positions`.
-    pub(super) fn set(&mut self, rope: &Rope, positions: Range<usize>) {
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
         self.cos.clear();
         self.sin.clear();
+    }
+
+    /// Adds those of `positions`.
+    pub(super) fn extend(&mut self, rope: &Rope, positions: Range<usize>) {
         for position in positions {
             for &frequency in &rope.inverse_frequencies {
                 let (sin, cos) = libm::sincosf(position as f32 * frequency);
@@ -69,7 +73,7 @@ impl Angles {
         }
     }
 
-    /// Rotates one head of the position at `index`: `(x[i], x[i + half])` by the angle of frequency `i`.
+    /// Rotates one head by the angles at `index`: `(x[i], x[i + half])` by the angle of frequency `i`.
     pub(super) fn rotate(&self, index: usize, head: &mut [f32]) {
         let half = head.len() / 2;
         let (first, second) = head.split_at_mut(half);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ic_cdk::api::{performance_counter, time};
-use shared_types::agent::{AgentError, LoadState};
+use shared_types::agent::{AgentError, EmbedArgs, Embeddings, LoadState, MAX_SLICE_INSTRUCTIONS};
 
 use crate::guards::{require_owner, require_self};
 use crate::{slices, state};
@@ -22,6 +22,37 @@ pub fn load_model() -> Result<LoadState, AgentError> {
     Ok(load)
 }
 
+/// Embeds texts. A model that is not loaded yet begins to load; one that is not in the heap is built first.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], [`AgentError::InvalidField`], [`AgentError::NotLoaded`], and see
+/// [`crate::engine::Engine::embed`].
+pub fn embed(args: &EmbedArgs) -> Result<Embeddings, AgentError> {
+    require_owner()?;
+    args.validate().map_err(AgentError::InvalidField)?;
+    let before = state::read(|state| state.store.state().clone());
+    if state::read(|state| state.store.loaded().is_none()) {
+        let now = load_model()?;
+        // A failure is told once; the next attempt has begun.
+        let load = if matches!(before, LoadState::Failed { .. }) { before } else { now };
+        if state::read(|state| state.store.loaded().is_none()) {
+            return Err(AgentError::NotLoaded { load });
+        }
+    }
+    let meter = || performance_counter(0);
+    state::mutate(|state| {
+        let limits = state.limits();
+        let embedded = state::with_engine(|engine| {
+            engine.embed(&mut state.store, &args.texts, limits, MAX_SLICE_INSTRUCTIONS, &meter)
+        });
+        if let Err(AgentError::NotLoaded { load: LoadState::Failed { reason } }) = &embedded {
+            state.store.fail(reason.clone());
+        }
+        let model_id = state.settings().model_id;
+        embedded.map(|embeddings| Embeddings { model_id, embeddings, instructions: meter() })
+    })
+}
+
 /// Works on the job whose turn it is, within the slice's budget.
 ///
 /// # Errors
@@ -34,9 +65,10 @@ pub fn run_slice() -> Result<(), AgentError> {
         // is not met again.
         let halvings = state.jobs.attempt(job_id).saturating_sub(1);
         let budget = state.settings().config.slice_instructions >> halvings.min(32);
+        let limits = state.limits();
         let meter = || performance_counter(0);
         let worked = state::with_engine(|engine| {
-            engine.slice(&mut state.jobs, &mut state.store, job_id, budget, &meter, time())
+            engine.slice(&mut state.jobs, &mut state.store, job_id, limits, budget, &meter, time())
         });
         worked.inspect_err(|reason| state.store.fail(reason.clone()))
     });
