@@ -36,9 +36,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects with the identity in the PEM file `identity`.
-    pub async fn connect(network: &LocalNetwork, identity: &Path) -> anyhow::Result<Self> {
-        let identity = BasicIdentity::from_pem_file(identity).context("the identity can't be read")?;
+    /// Connects with the identity in the PEM file `path`.
+    pub async fn connect_with_pem(network: &LocalNetwork, path: &Path) -> anyhow::Result<Self> {
+        let identity = BasicIdentity::from_pem_file(path).context("the identity can't be read")?;
+        Self::connect(network, identity).await
+    }
+
+    /// Connects.
+    pub async fn connect(network: &LocalNetwork, identity: BasicIdentity) -> anyhow::Result<Self> {
         let agent = IcAgent::builder().with_url(&network.url).with_identity(identity).build()?;
         agent.set_root_key(hex::decode(&network.root_key).context("the root key is not hexadecimal")?);
         let principal = agent.get_principal().map_err(anyhow::Error::msg)?;
@@ -46,19 +51,30 @@ impl Client {
         Ok(Self { agent, principal, effective_canister_id: network.effective_canister_id })
     }
 
-    /// Installs the model repository; the caller is its admin, who may upload too.
-    pub async fn deploy_model(&self) -> anyhow::Result<Principal> {
-        let args = ModelInitArgs { admins: vec![self.principal], ..ModelInitArgs::default() };
+    /// Whom the canisters see.
+    pub fn principal(&self) -> Principal {
+        self.principal
+    }
+
+    /// The agent that makes the calls.
+    pub fn ic_agent(&self) -> &IcAgent {
+        &self.agent
+    }
+
+    /// Installs the model repository; the caller and `admin` are its admins, who may upload too.
+    pub async fn deploy_model(&self, admin: Principal) -> anyhow::Result<Principal> {
+        let args = ModelInitArgs { admins: vec![self.principal, admin], ..ModelInitArgs::default() };
         self.deploy("ohms_model", args).await
     }
 
-    /// Installs the agent factory; the caller is its admin.
-    pub async fn deploy_factory(&self) -> anyhow::Result<Principal> {
-        let args = FactoryInitArgs { admins: vec![self.principal], config: FactoryConfig::default() };
+    /// Installs the agent factory; the caller and `admin` are its admins.
+    pub async fn deploy_factory(&self, admin: Principal) -> anyhow::Result<Principal> {
+        let args = FactoryInitArgs { admins: vec![self.principal, admin], config: FactoryConfig::default() };
         self.deploy("ohms_agent_factory", args).await
     }
 
-    async fn deploy(&self, name: &str, args: impl CandidType) -> anyhow::Result<Principal> {
+    /// Installs the canister `name` on a new canister id.
+    pub async fn deploy(&self, name: &str, args: impl CandidType) -> anyhow::Result<Principal> {
         let management = ManagementCanister::create(&self.agent);
         let (id,) = management
             .create_canister()
@@ -113,7 +129,8 @@ impl Client {
         Ok(Agent { client: self, id })
     }
 
-    async fn update<T, E>(
+    /// Calls an update method.
+    pub async fn update<T, E>(
         &self,
         canister: Principal,
         method: &str,

@@ -4,6 +4,7 @@
 mod canisters;
 mod network;
 mod report;
+mod site;
 
 use anyhow::{Context, ensure};
 use canisters::{Agent, Client};
@@ -31,6 +32,12 @@ struct Args {
     /// Use this artifact instead of compressing the bundled model.
     #[arg(long, value_name = "DIR")]
     artifact: Option<PathBuf>,
+    /// The web app, built: publish it with the ui canister.
+    #[arg(long, value_name = "DIR", requires = "stand_in")]
+    site: Option<PathBuf>,
+    /// The stand-in for Internet Identity that the web app signs in with, built.
+    #[arg(long, value_name = "DIR", requires = "site")]
+    stand_in: Option<PathBuf>,
     /// Bits per weight of the layers.
     #[arg(long, default_value_t = 2.0)]
     bpw: f64,
@@ -66,14 +73,24 @@ async fn main() -> anyhow::Result<()> {
     let network = LocalNetwork::start()?;
     fact("url", &network.url);
     let identity = network::write_identity(folder.path())?;
-    let client = Client::connect(&network, &identity).await?;
+    let client = Client::connect_with_pem(&network, &identity).await?;
+    let admin = Client::connect(&network, network::local_identity(site::ADMIN)).await?;
 
     step("canisters");
-    let model_canister = client.deploy_model().await?;
+    let model_canister = client.deploy_model(admin.principal()).await?;
     fact("model", model_canister);
-    let factory = client.deploy_factory().await?;
+    let factory = client.deploy_factory(admin.principal()).await?;
     fact("agent-factory", factory);
     fact("agent template", client.upload_template(factory).await?);
+
+    let app = match args.site.as_deref().zip(args.stand_in.as_deref()) {
+        Some(folders) => {
+            step("web app");
+            let canisters = [("model", model_canister), ("agent-factory", factory)];
+            Some(site::publish(&network, &client, &admin, folders, &canisters).await?)
+        }
+        None => None,
+    };
 
     let artifact = match args.artifact {
         Some(artifact) => artifact,
@@ -151,7 +168,7 @@ async fn main() -> anyhow::Result<()> {
             .with_context(|| format!("`{}` can't be written", path.display()))?;
     }
     if args.keep {
-        keep(network, folder, &identity, model_canister.to_text(), &agent).await?;
+        keep(network, folder, &identity, model_canister.to_text(), &agent, app.as_deref()).await?;
     }
     ensure!(native_equal, "the canister's tokens differ from the native run's: a bug, please report it");
     Ok(())
@@ -214,6 +231,7 @@ async fn keep(
     identity: &Path,
     model_canister: String,
     agent: &Agent<'_>,
+    app: Option<&str>,
 ) -> anyhow::Result<()> {
     step("the network keeps running; Ctrl-C ends it");
     fact("url", &network.url);
@@ -227,6 +245,14 @@ async fn keep(
         network.url,
         identity.display()
     );
+    if let Some(app) = app {
+        fact("app", app);
+        println!(
+            "sign in: as `{}` or `{}`, in the window that the app opens; any other name is somebody new",
+            site::USER,
+            site::ADMIN
+        );
+    }
     tokio::signal::ctrl_c().await?;
     drop((network, folder));
     Ok(())

@@ -4,6 +4,8 @@ use anyhow::{Context, bail};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ic_agent::identity::BasicIdentity;
+use shared_types::Digest;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -66,6 +68,13 @@ impl Drop for LocalNetwork {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The identity of a name on local networks, known to everybody: what the stand-in for Internet Identity makes of the name
+/// (`frontend/stand-in/local-identity.ts`).
+pub fn local_identity(name: &str) -> BasicIdentity {
+    let seed = Digest::of(format!("ohms local identity: {name}").as_bytes());
+    BasicIdentity::from_raw_key(seed.as_bytes())
 }
 
 /// Writes a new identity to `folder` and returns its path.

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod model;
 pub mod paging;
 pub mod receipt;
+pub mod ui;
 
 pub use digest::{Digest, ModelId};
 pub use field::FieldError;

@@ -3,7 +3,7 @@
 use crate::cargo::workspace;
 use crate::run;
 use anyhow::{Context, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Where Debian puts Chromium.
@@ -11,28 +11,29 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// Installs what is missing; does nothing when all is there.
 pub fn set_up() -> anyhow::Result<()> {
-    install_packages()?;
+    install_packages(&workspace().join("local-net/clients"))?;
     install_chromium()
 }
 
-fn folder() -> PathBuf {
-    workspace().join("local-net/clients")
+/// Whether npm packages can be installed.
+pub fn has_npm() -> bool {
+    succeeds("node", &["--version"]) && succeeds("npm", &["--version"])
 }
 
-/// `npm ci`, when the lock file is another than at the last time.
-fn install_packages() -> anyhow::Result<()> {
+/// `npm ci` in `folder`, when the lock file is another than at the last time.
+pub fn install_packages(folder: &Path) -> anyhow::Result<()> {
     ensure!(
-        succeeds("node", &["--version"]) && succeeds("npm", &["--version"]),
-        "`node` and `npm` are needed for the JavaScript clients that check local-net; install Node.js 20 or later \
-         (Debian: nodejs, npm)"
+        has_npm(),
+        "`node` and `npm` are needed for the web app and for the JavaScript clients that check local-net; install \
+         Node.js 20 or later (Debian: nodejs, npm)"
     );
-    let lock = read(&folder().join("package-lock.json"))?;
-    let installed = folder().join("node_modules/.installed-lock.json");
+    let lock = read(&folder.join("package-lock.json"))?;
+    let installed = folder.join("node_modules/.installed-lock.json");
     if std::fs::read(&installed).is_ok_and(|installed| installed == lock) {
         return Ok(());
     }
-    eprintln!("installing: npm packages of {}", folder().display());
-    run(Command::new("npm").arg("ci").current_dir(folder()))?;
+    eprintln!("installing: npm packages of {}", folder.display());
+    run(Command::new("npm").arg("ci").current_dir(folder))?;
     std::fs::write(&installed, lock).with_context(|| format!("cannot write {}", installed.display()))
 }
 

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod clients;
+mod frontend;
 mod test;
 
 use anyhow::Context;
@@ -17,14 +18,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Compress the bundled model, put it on a local network, and have an agent canister write a tale.
+    /// Compress the bundled model, put it on a local network, and have an agent canister write a tale. With `--keep`, the
+    /// network stays, with the web app on it.
     Demo {
         /// Passed on: `--json FILE`, `--keep`, `--bpw B`, `--prompt TEXT`, … (`cargo xtask demo -- --help`).
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Check the format, build, test on the local network, and lint. Installs the clients that check local-net, if they are
-    /// missing: npm packages and Chromium.
+    /// Check the format, build, test on the local network and in Chromium, and lint. Installs npm packages and Chromium, if they
+    /// are missing.
     Test,
     /// Build the canisters' Wasm and the native programs.
     Build,
@@ -87,7 +89,16 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Task::Demo { args } => {
             cargo::build_all()?;
-            run(Command::new(cargo::program("ohms-demo")).args(args))
+            let mut demo = Command::new(cargo::program("ohms-demo"));
+            if args.iter().any(|arg| arg == "--keep") {
+                if clients::has_npm() {
+                    frontend::build()?;
+                    demo.args(frontend::demo_arguments());
+                } else {
+                    eprintln!("skipped: the web app, which Node.js 20 and npm build");
+                }
+            }
+            run(demo.args(args))
         }
         Task::Test => test::run_all(),
         Task::Build => cargo::build_all(),

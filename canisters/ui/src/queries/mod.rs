@@ -1,0 +1,4 @@
+//! Methods that read.
+
+pub mod pages;
+pub mod publishing;

@@ -1,0 +1,4 @@
+//! Methods that change the state.
+
+pub mod administration;
+pub mod publishing;

@@ -1,0 +1,2 @@
+export function canisters(): string[];
+export function writeBindings(outDir: string): Promise<void>;

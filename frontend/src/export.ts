@@ -1,0 +1,58 @@
+import { allPages, type factoryTypes, optional, unwrap } from "@ohms/client";
+import { hasEnded, readOutput } from "./queries.ts";
+import type { useCanisters } from "./session.tsx";
+
+type Canisters = ReturnType<typeof useCanisters>;
+
+/** All agents of the caller. */
+export function allAgents(canisters: Canisters): Promise<factoryTypes.AgentRecord[]> {
+  return allPages(async (after: [] | [string]) => {
+    const page = await canisters.factory.list_agents({ after, limit: 100 });
+    return { items: page.agents, next: page.next };
+  });
+}
+
+/** Everything that the caller's canisters keep for it. `onStep` hears how far it is. */
+export async function collect(canisters: Canisters, principal: string, onStep: (words: string) => void) {
+  const records = await allAgents(canisters);
+  const agents = [];
+  for (const record of records) {
+    const canister = optional(record.canister);
+    if (!canister || !("Running" in record.state)) {
+      agents.push({ record });
+      continue;
+    }
+    const agent = canisters.agent(canister);
+    const jobs = await allPages(async (after: [] | [bigint]) => {
+      const page = unwrap(await agent.list_jobs({ after, limit: 100 }));
+      return { items: page.jobs, next: page.next };
+    });
+    const receipts = await allPages(async (after: [] | [bigint]) => {
+      const page = unwrap(await agent.list_receipts({ after, limit: 100 }));
+      return { items: page.receipts, next: page.next };
+    });
+    const texts = [];
+    for (const job of jobs) {
+      onStep(`${record.key}: job ${texts.length + 1} of ${jobs.length}`);
+      const prompt = unwrap(await agent.get_prompt(job.job_id));
+      const output = hasEnded(job) ? await readOutput(agent, job.job_id) : undefined;
+      texts.push({ job, prompt, text: output?.text, tokens: output?.tokens });
+    }
+    agents.push({ record, jobs: texts, receipts });
+  }
+  return { exported_at: new Date().toISOString(), principal, agents };
+}
+
+/** Candid values as JSON that any program reads: whole numbers beyond 2^53 as text, blobs as hexadecimal digits. */
+export function readable(value: unknown): string {
+  return JSON.stringify(
+    value,
+    (_, it: unknown) => {
+      if (typeof it === "bigint") return it <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(it) : it.toString();
+      if (it instanceof Uint8Array) return Array.from(it, (byte) => byte.toString(16).padStart(2, "0")).join("");
+      if (it !== null && typeof it === "object" && "__principal__" in it) return it.__principal__;
+      return it;
+    },
+    2,
+  );
+}
