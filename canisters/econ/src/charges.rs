@@ -117,6 +117,7 @@ impl Economy {
         let Some(before) = self.stored_transfer(id).filter(|stored| !stored.transfer.is_final()) else {
             return;
         };
+        let answer = self.answer_for(before.purpose, before.transfer.order.ledger, answer, now_ns);
         self.record(now_ns, EventKind::StepAnswered { transfer: id, answer });
         let outcome = self.next_step(id, now_ns);
         match (before.purpose, outcome) {
@@ -132,6 +133,10 @@ impl Economy {
             (Purpose::Refund(invoice), Some(Next::Failed(reason))) => {
                 self.record(now_ns, EventKind::Refund { invoice, state: RefundState::Failed { reason } });
             }
+            (purpose, Some(Next::Done(block))) => {
+                self.wallet_transfer_done(purpose, before.transfer.order.amount, block, now_ns);
+            }
+            (purpose, Some(Next::Failed(reason))) => self.wallet_transfer_failed(purpose, reason, now_ns),
             _ => {}
         }
     }

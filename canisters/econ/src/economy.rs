@@ -18,6 +18,7 @@ use shared_types::econ::{
 
 use crate::events::{Event, EventKind, Purpose, TransferId};
 use crate::memory::{Memories, Memory};
+use crate::settlement::Settlement;
 use crate::transfers::Transfer;
 
 /// Ended periods of an account whose meters are kept beside the current one. Reservations live a day at most, a period is at least
@@ -237,6 +238,7 @@ pub struct Economy {
     pub(crate) account_invoices: StableBTreeMap<(Principal, InvoiceId), (), Memory>,
     pub(crate) transfers: StableBTreeMap<TransferId, Cbor<StoredTransfer>, Memory>,
     pub(crate) usage: crate::usage::History,
+    pub(crate) settlement: Settlement,
     pub(crate) events: StableLog<Cbor<Event>, Memory, Memory>,
 }
 
@@ -256,6 +258,7 @@ impl Economy {
             account_invoices: StableBTreeMap::init(memories.account_invoices),
             transfers: StableBTreeMap::init(memories.transfers),
             usage: crate::usage::History::open(memories.usage, memories.hours, memories.days),
+            settlement: Settlement::open(memories.settlement),
             events: StableLog::init(memories.events_index, memories.events_data),
         }
     }
@@ -268,6 +271,11 @@ impl Economy {
     /// An account; one that never did anything is as a new one.
     pub fn account(&self, principal: Principal) -> Account {
         self.accounts.get(&principal).map(|account| account.0).unwrap_or_default()
+    }
+
+    /// Wallets, escrows and withdrawals.
+    pub fn settlement(&self) -> &Settlement {
+        &self.settlement
     }
 
     /// Accounts.
@@ -437,8 +445,10 @@ impl Economy {
                     Purpose::Refund(invoice) => {
                         self.change_invoice(*invoice, |stored| stored.refund_transfer = Some(id));
                     }
+                    Purpose::Deposit(_) | Purpose::Withdrawal(_) => {}
                 }
             }
+            EventKind::Settlement(event) => self.settlement.apply(event, now_ns),
             EventKind::StepBegun { transfer, step } => {
                 self.change_transfer(*transfer, |transfer| transfer.begun(*step, now_ns));
             }

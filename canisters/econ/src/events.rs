@@ -7,11 +7,13 @@
 use candid::Principal;
 use serde::{Deserialize, Serialize};
 use shared_types::econ::payment::InvoiceId;
+use shared_types::econ::settlement::WalletId;
 use shared_types::econ::{
     EconConfig, Invoice, LedgerInfo, PaymentMethod, Quote, Rate, RefundState, ReservationId, Resource,
     ServiceGrant, Settlement, SubscriptionInput, TierVersion, UsageEnvelope,
 };
 
+use crate::settlement::SettlementEvent;
 use crate::transfers::{Answer, Order, Step};
 
 /// Number of a transfer, from 1.
@@ -24,6 +26,10 @@ pub enum Purpose {
     Charge(InvoiceId),
     /// Giving an invoice's payment back.
     Refund(InvoiceId),
+    /// Taking in what was sent to a wallet.
+    Deposit(WalletId),
+    /// Sending what leaves a wallet.
+    Withdrawal(u64),
 }
 
 /// A change of state.
@@ -174,6 +180,8 @@ pub enum EventKind {
         /// How far.
         state: RefundState,
     },
+    /// Something about wallets and escrows.
+    Settlement(SettlementEvent),
     /// A transfer is to be made; its number follows the last one's.
     TransferPlanned {
         /// What for.

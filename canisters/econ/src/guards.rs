@@ -1,7 +1,8 @@
 //! Who calls.
 
 use candid::Principal;
-use shared_types::econ::EconError;
+use ic_cdk::api::time;
+use shared_types::econ::{EconError, RateClass};
 
 use crate::state;
 
@@ -32,4 +33,13 @@ pub fn readable(account: Option<Principal>) -> Result<Principal, EconError> {
     let account = account.unwrap_or(caller);
     let may = account == caller || state::read(|economy| economy.is_admin(caller));
     if may { Ok(account) } else { Err(EconError::Unauthorized) }
+}
+
+/// Takes a call from the bucket of a principal.
+///
+/// # Errors
+/// [`EconError::RateLimited`] with the time to wait.
+pub fn limit_rate(principal: Principal, class: RateClass) -> Result<(), EconError> {
+    let taken = state::limit_rates(|limits| limits.take(principal, class, 1, time()));
+    taken.map_err(|retry_after_ns| EconError::RateLimited { retry_after_ns })
 }

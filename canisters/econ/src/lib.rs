@@ -26,7 +26,11 @@ pub mod queries;
 pub mod quotas;
 #[cfg(test)]
 mod quotas_tests;
+pub mod rate_limits;
 pub mod rules;
+pub mod settlement;
+#[cfg(test)]
+mod settlement_tests;
 pub mod state;
 pub mod timers;
 pub mod transfers;
@@ -34,6 +38,7 @@ pub mod updates;
 pub mod usage;
 #[cfg(test)]
 mod usage_tests;
+pub mod wallets;
 
 use candid::Principal;
 use ic_cdk::{query, update};
@@ -41,8 +46,12 @@ use icrc_ledger_types::icrc21::errors::Icrc21Error;
 use icrc_ledger_types::icrc21::requests::ConsentMessageRequest;
 use icrc_ledger_types::icrc21::responses::ConsentInfo;
 use queries::standards::SupportedStandard;
+use shared_types::econ::settlement::{
+    DisputeArgs, Escrow, EscrowId, EscrowPage, ListEscrowsArgs, OpenEscrowArgs, OpenWalletArgs,
+    SettlementTotals, Wallet, WalletId, WithdrawArgs, Withdrawal,
+};
 use shared_types::econ::{
-    AccountSummary, AnnounceTierArgs, ChangeTierArgs, EconConfig, EconError, EconStatus, EventsArgs,
+    Account, AccountSummary, AnnounceTierArgs, ChangeTierArgs, EconConfig, EconError, EconStatus, EventsArgs,
     EventsPage, ExportArgs, ExportPage, Invoice, InvoiceArgs, InvoicePage, LedgerArgs, LedgerInfo,
     ListInvoicesArgs, ListServicesArgs, PayArgs, PaymentMethod, Quote, QuoteArgs, RefundArgs, Reservation,
     ReservationId, ReserveArgs, ReturnAgentArgs, SeriesArgs, SeriesPage, ServiceGrant, ServicePage,
@@ -67,6 +76,71 @@ fn release(reservation: ReservationId) -> Result<(), EconError> {
 #[update]
 fn return_agent(args: ReturnAgentArgs) -> Result<(), EconError> {
     updates::quota::return_agent(args)
+}
+
+#[update]
+fn open_wallet(args: OpenWalletArgs) -> Result<Wallet, EconError> {
+    updates::settlement::open_wallet(&args)
+}
+
+#[update]
+async fn deposit(wallet: WalletId) -> Result<Wallet, EconError> {
+    updates::settlement::deposit(wallet).await
+}
+
+#[update]
+async fn withdraw(args: WithdrawArgs) -> Result<Withdrawal, EconError> {
+    updates::settlement::withdraw(args).await
+}
+
+#[update]
+fn open_escrow(args: OpenEscrowArgs) -> Result<Escrow, EconError> {
+    updates::settlement::open_escrow(&args)
+}
+
+#[update]
+fn release_escrow(escrow: EscrowId) -> Result<Escrow, EconError> {
+    updates::settlement::release_escrow(escrow)
+}
+
+#[update]
+fn refund_escrow(escrow: EscrowId) -> Result<Escrow, EconError> {
+    updates::settlement::refund_escrow(escrow)
+}
+
+#[update]
+fn dispute_escrow(args: DisputeArgs) -> Result<Escrow, EconError> {
+    updates::settlement::dispute_escrow(&args)
+}
+
+#[query]
+fn wallet(id: WalletId) -> Result<Wallet, EconError> {
+    queries::settlement::wallet(id)
+}
+
+#[query]
+fn deposit_account(holder: Principal) -> Account {
+    queries::settlement::deposit_account(holder)
+}
+
+#[query]
+fn escrow(id: EscrowId) -> Result<Escrow, EconError> {
+    queries::settlement::escrow(id)
+}
+
+#[query]
+fn escrows(args: ListEscrowsArgs) -> Result<EscrowPage, EconError> {
+    queries::settlement::escrows(&args)
+}
+
+#[query]
+fn withdrawal(id: u64) -> Result<Withdrawal, EconError> {
+    queries::settlement::withdrawal(id)
+}
+
+#[query]
+fn settlement_totals(ledger: Principal) -> SettlementTotals {
+    queries::settlement::settlement_totals(ledger)
 }
 
 #[update]

@@ -3,6 +3,8 @@
 use ic_stable_structures::DefaultMemoryImpl;
 use ic_stable_structures::memory_manager::{MemoryId, MemoryManager, VirtualMemory};
 
+use crate::settlement::SettlementMemories;
+
 /// A part of stable memory.
 pub type Memory = VirtualMemory<DefaultMemoryImpl>;
 
@@ -22,6 +24,13 @@ const HOURS: MemoryId = MemoryId::new(12);
 const DAYS: MemoryId = MemoryId::new(13);
 const EVENTS_INDEX: MemoryId = MemoryId::new(14);
 const EVENTS_DATA: MemoryId = MemoryId::new(15);
+const WALLETS: MemoryId = MemoryId::new(20);
+const ESCROWS: MemoryId = MemoryId::new(21);
+const WITHDRAWALS: MemoryId = MemoryId::new(22);
+const SETTLEMENT_KEYS: MemoryId = MemoryId::new(23);
+const SETTLEMENT_AGENDA: MemoryId = MemoryId::new(24);
+const SETTLEMENT_TOTALS: MemoryId = MemoryId::new(25);
+const SETTLEMENT_LAST: MemoryId = MemoryId::new(26);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -57,6 +66,8 @@ pub struct Memories {
     pub events_index: Memory,
     /// The events.
     pub events_data: Memory,
+    /// Wallets, escrows and withdrawals.
+    pub settlement: SettlementMemories,
 }
 
 impl Memories {
@@ -84,6 +95,15 @@ impl Memories {
             days: manager.get(DAYS),
             events_index: manager.get(EVENTS_INDEX),
             events_data: manager.get(EVENTS_DATA),
+            settlement: SettlementMemories {
+                wallets: manager.get(WALLETS),
+                escrows: manager.get(ESCROWS),
+                withdrawals: manager.get(WITHDRAWALS),
+                keys: manager.get(SETTLEMENT_KEYS),
+                agenda: manager.get(SETTLEMENT_AGENDA),
+                totals: manager.get(SETTLEMENT_TOTALS),
+                last: manager.get(SETTLEMENT_LAST),
+            },
         }
     }
 }

@@ -4,6 +4,7 @@ use candid::{CandidType, Nat, Principal};
 use ic_cdk::call::{Call, CallFailed, RejectCode};
 use ic_xrc_types::GetExchangeRateResult;
 use icrc_ledger_types::icrc::generic_value::ICRC3Value;
+use icrc_ledger_types::icrc1::account::Account;
 use icrc_ledger_types::icrc1::transfer::{Memo, TransferArg, TransferError};
 use icrc_ledger_types::icrc2::transfer_from::{TransferFromArgs, TransferFromError};
 use icrc_ledger_types::icrc3::blocks::{GetBlocksRequest, GetBlocksResult};
@@ -233,6 +234,17 @@ pub async fn describe(args: LedgerArgs) -> Result<LedgerInfo, EconError> {
     let fee = u128::try_from(&fee.0)
         .map_err(|_| EconError::LedgerUnavailable { ledger, reason: "its fee is too large".to_owned() })?;
     Ok(LedgerInfo { args, symbol, decimals, fee })
+}
+
+/// Asks a ledger what an account has.
+///
+/// # Errors
+/// [`EconError::LedgerUnavailable`].
+pub async fn balance_of(ledger: Principal, account: Account) -> Result<u128, EconError> {
+    let balance: Result<Nat, Failure> = call(ledger, "icrc1_balance_of", &account, 0).await;
+    let unavailable = |reason: String| EconError::LedgerUnavailable { ledger, reason };
+    let balance = balance.map_err(|failure| unavailable(failure.reason()))?;
+    u128::try_from(&balance.0).map_err(|_| unavailable("the balance is too large".to_owned()))
 }
 
 /// Asks the exchange-rate canister for dollars per token.

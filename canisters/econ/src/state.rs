@@ -8,9 +8,11 @@ use shared_types::econ::EconError;
 
 use crate::economy::{Economy, Task};
 use crate::memory::Memories;
+use crate::rate_limits::RateLimits;
 
 thread_local! {
     static ECONOMY: RefCell<Economy> = RefCell::new(Economy::open(Memories::of(DefaultMemoryImpl::default())));
+    static RATE_LIMITS: RefCell<RateLimits> = RefCell::default();
     static IN_PROGRESS: RefCell<BTreeSet<Task>> = const { RefCell::new(BTreeSet::new()) };
 }
 
@@ -22,6 +24,11 @@ pub fn read<R>(f: impl FnOnce(&Economy) -> R) -> R {
 /// Changes the state.
 pub fn mutate<R>(f: impl FnOnce(&mut Economy) -> R) -> R {
     ECONOMY.with_borrow_mut(f)
+}
+
+/// The token buckets.
+pub fn limit_rates<R>(f: impl FnOnce(&mut RateLimits) -> R) -> R {
+    RATE_LIMITS.with_borrow_mut(f)
 }
 
 /// Invoices and transfers that are being worked on.

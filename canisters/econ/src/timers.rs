@@ -25,6 +25,7 @@ pub fn start() {
 fn tick() {
     let now_ns = time();
     let tasks = state::read(|economy| economy.due(now_ns, TASKS_PER_TICK));
+    state::mutate(|economy| economy.sweep_settlement(now_ns, TASKS_PER_TICK));
     let mut payments = 0;
     for task in tasks {
         match task {

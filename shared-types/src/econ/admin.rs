@@ -41,6 +41,8 @@ pub struct EconConfig {
     pub quote_ns: u64,
     /// Most payments under way at the same time.
     pub max_concurrent: u32,
+    /// What the release of an escrow costs the payee, in hundredths of a percent.
+    pub escrow_fee_bp: u32,
 }
 
 impl Default for EconConfig {
@@ -55,6 +57,7 @@ impl Default for EconConfig {
             max_rate_deviation_bp: 200,
             quote_ns: 10 * 60 * super::SECOND_NS,
             max_concurrent: 50,
+            escrow_fee_bp: super::settlement::DEFAULT_FEE_BP,
         }
     }
 }
@@ -74,6 +77,7 @@ impl EconConfig {
             ("max_rate_deviation_bp", u64::from(self.max_rate_deviation_bp), 1, 10_000),
             ("quote_ns", self.quote_ns, minute, DAY_NS),
             ("max_concurrent", u64::from(self.max_concurrent), 1, 400),
+            ("escrow_fee_bp", u64::from(self.escrow_fee_bp), 0, u64::from(super::settlement::MAX_FEE_BP)),
         ];
         let pauses =
             self.retry_pauses_ns.iter().map(|pause| ("retry_pauses_ns", *pause, minute, 31 * DAY_NS));

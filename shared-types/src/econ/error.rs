@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::payment::InvoiceId;
 use super::quota::ReservationId;
+use super::settlement::EscrowId;
 use super::subscription::{SubscriptionRefusal, SubscriptionStatus};
 use crate::field::FieldError;
 
@@ -128,6 +129,50 @@ pub enum EconError {
     RateLimited {
         /// Nanoseconds to wait.
         retry_after_ns: u64,
+    },
+    /// Nobody has opened a wallet for this holder and token.
+    #[error("{holder} has no wallet of this token")]
+    UnknownWallet {
+        /// Whose.
+        holder: Principal,
+    },
+    /// No such escrow of the caller, or it is forgotten.
+    #[error("there is no escrow {escrow}")]
+    UnknownEscrow {
+        /// The number.
+        escrow: EscrowId,
+    },
+    /// The escrow is in no state for this.
+    #[error("escrow {escrow} is {state}")]
+    EscrowEnded {
+        /// The number.
+        escrow: EscrowId,
+        /// Where it stands.
+        state: String,
+    },
+    /// No such withdrawal of the caller, or it is forgotten.
+    #[error("there is no withdrawal {withdrawal}")]
+    UnknownWithdrawal {
+        /// The number.
+        withdrawal: u64,
+    },
+    /// The owner of the wallet does not allow it.
+    #[error("{requested} is more than the limit `{limit}` leaves: {available}")]
+    SpendingLimit {
+        /// `per_transfer` or `per_day`.
+        limit: String,
+        /// Asked for.
+        requested: u128,
+        /// Left.
+        available: u128,
+    },
+    /// The wallet has less.
+    #[error("the wallet has {balance}, {required} are needed")]
+    InsufficientBalance {
+        /// What it has.
+        balance: u128,
+        /// What it would pay.
+        required: u128,
     },
     /// Something that has a bound has reached it.
     #[error("no more than {most} {what} are kept")]

@@ -13,6 +13,8 @@ pub mod admin;
 pub mod error;
 pub mod payment;
 pub mod quota;
+pub mod rate_limit;
+pub mod settlement;
 pub mod subscription;
 pub mod tiers;
 pub mod usage;

@@ -2,4 +2,5 @@
 
 pub mod accounts;
 pub mod catalogue;
+pub mod settlement;
 pub mod standards;

@@ -3,3 +3,4 @@
 pub mod governance;
 pub mod payment;
 pub mod quota;
+pub mod settlement;

@@ -2,18 +2,26 @@
 
 use ic_cdk::api::time;
 use shared_types::econ::{
-    EconError, Reservation, ReservationId, ReserveArgs, ReturnAgentArgs, SettleArgs, Settlement,
+    EconError, RateClass, Reservation, ReservationId, ReserveArgs, ReturnAgentArgs, SettleArgs, Settlement,
 };
 
-use crate::guards::signed_caller;
+use crate::guards::{self, signed_caller};
 use crate::state;
 
-/// Reserves from an account's quota.
+/// Reserves from an account's quota, as often as the account's class allows.
 ///
 /// # Errors
-/// As [`crate::economy::Economy::reserve`].
+/// As [`crate::economy::Economy::reserve`]; [`EconError::RateLimited`].
 pub fn reserve(args: &ReserveArgs) -> Result<Reservation, EconError> {
     let caller = signed_caller()?;
+    let class = state::read(|economy| {
+        if !economy.may_reserve(caller, args.account) {
+            return Err(EconError::Unauthorized);
+        }
+        let period = economy.account(args.account).subscription.period;
+        Ok(period.map_or(RateClass::Standard, |period| period.terms.rate_class))
+    })?;
+    guards::limit_rate(args.account, class)?;
     state::mutate(|economy| economy.reserve(caller, args, time()))
 }
 
