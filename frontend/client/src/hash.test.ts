@@ -27,6 +27,7 @@ export const receipt: Receipt = {
     repetition_window: [],
     logit_bias: [],
     stop: [],
+    when_full: [],
   },
   tokens_sha256: hashTokens([5, 6, 7]),
   tokens: 3,

@@ -83,6 +83,7 @@ function Chat({ canister, conversational }: { canister: string; conversational: 
             repetition_penalty: [],
             repetition_window: [],
             logit_bias: [],
+            when_full: [],
           },
         }),
       );

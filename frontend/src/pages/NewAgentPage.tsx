@@ -38,7 +38,7 @@ export function NewAgentPage() {
           template: [],
           model_canister: Principal.fromText(id("model")),
           model_id: model.model_id,
-          config: [{ slice_instructions: slice, load_window: 4, cache_seconds: [] }],
+          config: [{ slice_instructions: slice, load_window: 4, cache_seconds: [], batch_width: [], heap_bytes: [] }],
         }),
       );
     },

@@ -13,6 +13,11 @@ import { IDL } from '@icp-sdk/core/candid';
  */
 export interface AgentConfig {
   /**
+   * Jobs of class [`Priority::Batch`] that share a pass over the weights, 1 to [`MAX_BATCH_WIDTH`]; absent:
+   * [`DEFAULT_BATCH_WIDTH`].
+   */
+  'batch_width' : [] | [number],
+  /**
    * How long the answer of a job is given again to the same request of the same caller (model, prompt and
    * parameters, seed included, are the same, so the tokens are too), at most [`MAX_CACHE_SECONDS`]. Absent or 0:
    * every request is computed.
@@ -22,6 +27,12 @@ export interface AgentConfig {
    * Shards requested from the repository at the same time, 1 to 16.
    */
   'load_window' : number,
+  /**
+   * Bytes of the heap for the model's weights and the jobs' caches, at least [`MIN_HEAP_BYTES`]; absent:
+   * [`DEFAULT_HEAP_BYTES`]. Layers for which there is no room come from stable memory each time. The agent lowers it by
+   * itself when memory gets short.
+   */
+  'heap_bytes' : [] | [bigint],
   /**
    * Instructions that a slice may use, from [`MIN_SLICE_INSTRUCTIONS`] to [`MAX_SLICE_INSTRUCTIONS`]. A round of
    * the Internet Computer executes 2 B: with that many, tokens appear every round; more is cheaper.
@@ -711,8 +722,10 @@ export const Template = IDL.Record({
 });
 export const Result_1 = IDL.Variant({ 'Ok' : Template, 'Err' : FactoryError });
 export const AgentConfig = IDL.Record({
+  'batch_width' : IDL.Opt(IDL.Nat32),
   'cache_seconds' : IDL.Opt(IDL.Nat64),
   'load_window' : IDL.Nat32,
+  'heap_bytes' : IDL.Opt(IDL.Nat64),
   'slice_instructions' : IDL.Nat64,
 });
 export const CreateAgentArgs = IDL.Record({
@@ -878,8 +891,10 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   });
   const Result_1 = IDL.Variant({ 'Ok' : Template, 'Err' : FactoryError });
   const AgentConfig = IDL.Record({
+    'batch_width' : IDL.Opt(IDL.Nat32),
     'cache_seconds' : IDL.Opt(IDL.Nat64),
     'load_window' : IDL.Nat32,
+    'heap_bytes' : IDL.Opt(IDL.Nat64),
     'slice_instructions' : IDL.Nat64,
   });
   const CreateAgentArgs = IDL.Record({

@@ -13,6 +13,11 @@ import { IDL } from '@icp-sdk/core/candid';
  */
 export interface AgentConfig {
   /**
+   * Jobs of class [`Priority::Batch`] that share a pass over the weights, 1 to [`MAX_BATCH_WIDTH`]; absent:
+   * [`DEFAULT_BATCH_WIDTH`].
+   */
+  'batch_width' : [] | [number],
+  /**
    * How long the answer of a job is given again to the same request of the same caller (model, prompt and
    * parameters, seed included, are the same, so the tokens are too), at most [`MAX_CACHE_SECONDS`]. Absent or 0:
    * every request is computed.
@@ -22,6 +27,12 @@ export interface AgentConfig {
    * Shards requested from the repository at the same time, 1 to 16.
    */
   'load_window' : number,
+  /**
+   * Bytes of the heap for the model's weights and the jobs' caches, at least [`MIN_HEAP_BYTES`]; absent:
+   * [`DEFAULT_HEAP_BYTES`]. Layers for which there is no room come from stable memory each time. The agent lowers it by
+   * itself when memory gets short.
+   */
+  'heap_bytes' : [] | [bigint],
   /**
    * Instructions that a slice may use, from [`MIN_SLICE_INSTRUCTIONS`] to [`MAX_SLICE_INSTRUCTIONS`]. A round of
    * the Internet Computer executes 2 B: with that many, tokens appear every round; more is cheaper.
@@ -51,6 +62,21 @@ export type AgentError = {
        * The job.
        */
       'job_id' : bigint,
+    }
+  } |
+  {
+    /**
+     * A text does not fit a message. Those before it do: send them alone.
+     */
+    'TextTooLong' : {
+      /**
+       * Its tokens.
+       */
+      'tokens' : number,
+      /**
+       * Its number, from 0.
+       */
+      'index' : number,
     }
   } |
   {
@@ -116,6 +142,23 @@ export type AgentError = {
      * The job can't be drafted: its next slice will fail with this reason.
      */
     'Draft' : JobFailure
+  } |
+  {
+    /**
+     * The model is not there yet; it is being loaded, so that the call succeeds when it is repeated a while later.
+     */
+    'NotLoaded' : {
+      /**
+       * How far it is.
+       */
+      'load' : LoadState,
+    }
+  } |
+  {
+    /**
+     * The agent's model is no encoder.
+     */
+    'NoEncoder' : null
   } |
   {
     /**
@@ -192,6 +235,10 @@ export interface AgentStatus {
    * What loading took.
    */
   'load_counts' : LoadCounts,
+  /**
+   * What it is used for.
+   */
+  'heap' : [] | [HeapUse],
   /**
    * Jobs kept.
    */
@@ -299,6 +346,28 @@ export type ChatRole = {
     'Assistant' : null
   };
 /**
+ * What happens when the context window is full.
+ */
+export type ContextPolicy = {
+    /**
+     * The first `keep` tokens stay, the older half of the others (rounded up) leaves the context, and what is left moves
+     * up and is computed again. Which tokens are in the context follows from their number alone, so that a
+     * replay has the same. Repetition penalties look at all tokens.
+     */
+    'Shift' : {
+      /**
+       * Tokens that stay, prompt first; at least two places less than the context window has.
+       */
+      'keep' : number,
+    }
+  } |
+  {
+    /**
+     * The job ends with [`FinishReason::ContextFull`].
+     */
+    'Stop' : null
+  };
+/**
  * The balance does not cover another slice.
  */
 export interface CyclesShortage {
@@ -355,6 +424,45 @@ export interface DraftArgs {
    * Most tokens to return, from 1; absent: as many as [`DRAFT_INSTRUCTIONS`] allow.
    */
   'max_tokens' : [] | [number],
+}
+/**
+ * Argument of `embed` and `embed_draft`.
+ */
+export interface EmbedArgs {
+  /**
+   * 1 to [`MAX_EMBED_TEXTS`] texts of 1 to [`MAX_EMBED_BYTES`] bytes.
+   */
+  'texts' : Array<string>,
+}
+/**
+ * The embedding of a text.
+ */
+export interface Embedding {
+  /**
+   * Tokens that were read; those of a text that is too long end early.
+   */
+  'tokens' : number,
+  /**
+   * A vector of length one, if the model normalises.
+   */
+  'vector' : Array<number>,
+}
+/**
+ * Result of `embed` and `embed_draft`.
+ */
+export interface Embeddings {
+  /**
+   * Instructions used, those that built the model in the heap not included.
+   */
+  'instructions' : bigint,
+  /**
+   * The model.
+   */
+  'model_id' : Uint8Array,
+  /**
+   * Those of the first texts, in their order: as many as fit a message, at least one.
+   */
+  'embeddings' : Array<Embedding>,
 }
 /**
  * A field of a request that breaks a rule.
@@ -446,6 +554,10 @@ export interface GenerationParams {
    */
   'max_tokens' : number,
   /**
+   * What happens when the context window is full; absent: [`ContextPolicy::Stop`]. The prompt must fit in any case.
+   */
+  'when_full' : [] | [ContextPolicy],
+  /**
    * Divides the positive logits of tokens that are in the text already and multiplies the negative ones: above 1
    * makes them less likely. Within [`REPETITION_PENALTIES`].
    */
@@ -454,6 +566,47 @@ export interface GenerationParams {
    * Added to the logits of single tokens, at most [`MAX_LOGIT_BIASES`], each token once.
    */
   'logit_bias' : [] | [Array<LogitBias>],
+}
+/**
+ * What the heap is used for.
+ */
+export interface HeapUse {
+  /**
+   * Caches that are kept for the time when their job goes on, or another of the same caller begins alike.
+   */
+  'kept_caches' : number,
+  /**
+   * Layers in the heap.
+   */
+  'layers_in_heap' : number,
+  /**
+   * Bytes that weights and caches may take now: [`AgentConfig::heap_bytes`], or less after memory was short.
+   */
+  'budget_bytes' : bigint,
+  /**
+   * Their bytes.
+   */
+  'kept_bytes' : bigint,
+  /**
+   * Layers of the model.
+   */
+  'layers' : number,
+  /**
+   * Bytes of the caches of the jobs under way.
+   */
+  'cache_bytes' : bigint,
+  /**
+   * How often memory was short.
+   */
+  'shortages' : number,
+  /**
+   * Layers brought from stable memory since the model was built.
+   */
+  'layers_brought' : bigint,
+  /**
+   * Bytes of the weights in the heap.
+   */
+  'weight_bytes' : bigint,
 }
 /**
  * What a job took.
@@ -468,13 +621,19 @@ export interface JobCounts {
    */
   'messages' : number,
   /**
-   * Instructions of all slices of the job, those that built the model in the heap not included.
+   * Instructions of all slices of the job, those that built the model in the heap not included; of slices that it shared
+   * with other jobs its share, by the positions that were worked on.
    */
   'instructions' : bigint,
   /**
    * Tokens of the prompt.
    */
   'prompt_tokens' : number,
+  /**
+   * Tokens that were not computed because an earlier job of the same caller began with them, of all times that the job was
+   * taken up.
+   */
+  'reused_tokens' : [] | [number],
   /**
    * Tokens generated.
    */
@@ -540,6 +699,12 @@ export type JobFailure = {
        */
       'reason' : string,
     }
+  } |
+  {
+    /**
+     * The agent's model is an encoder, which embeds texts and does not go on with them.
+     */
+    'NoDecoder' : null
   };
 /**
  * Page of `list_jobs`, oldest first.
@@ -831,6 +996,17 @@ export type LoadError = {
   } |
   {
     /**
+     * The heap has no room even for embedding, head and a single layer.
+     */
+    'OutOfHeap' : {
+      /**
+       * What there was no memory for.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
      * The repository's answer is not the model asked for.
      */
     'WrongContent' : {
@@ -1099,23 +1275,25 @@ export type Result = { 'Ok' : JobRecord } |
   { 'Err' : AgentError };
 export type Result_1 = { 'Ok' : Draft } |
   { 'Err' : AgentError };
-export type Result_10 = { 'Ok' : AgentStatus } |
+export type Result_10 = { 'Ok' : bigint } |
   { 'Err' : AgentError };
-export type Result_2 = { 'Ok' : JobPrompt } |
+export type Result_11 = { 'Ok' : AgentStatus } |
   { 'Err' : AgentError };
-export type Result_3 = { 'Ok' : CertifiedReceipt } |
+export type Result_2 = { 'Ok' : Embeddings } |
   { 'Err' : AgentError };
-export type Result_4 = { 'Ok' : JobProgress } |
+export type Result_3 = { 'Ok' : JobPrompt } |
   { 'Err' : AgentError };
-export type Result_5 = { 'Ok' : JobPage } |
+export type Result_4 = { 'Ok' : CertifiedReceipt } |
   { 'Err' : AgentError };
-export type Result_6 = { 'Ok' : ReceiptPage } |
+export type Result_5 = { 'Ok' : JobProgress } |
   { 'Err' : AgentError };
-export type Result_7 = { 'Ok' : LoadState } |
+export type Result_6 = { 'Ok' : JobPage } |
   { 'Err' : AgentError };
-export type Result_8 = { 'Ok' : null } |
+export type Result_7 = { 'Ok' : ReceiptPage } |
   { 'Err' : AgentError };
-export type Result_9 = { 'Ok' : bigint } |
+export type Result_8 = { 'Ok' : LoadState } |
+  { 'Err' : AgentError };
+export type Result_9 = { 'Ok' : null } |
   { 'Err' : AgentError };
 /**
  * Argument of `submit_job`: a text to continue, or a conversation to answer.
@@ -1155,24 +1333,28 @@ export interface SubmitJobArgs {
 export interface _SERVICE {
   'cancel_job' : ActorMethod<[bigint], Result>,
   'draft' : ActorMethod<[DraftArgs], Result_1>,
+  'embed' : ActorMethod<[EmbedArgs], Result_2>,
+  'embed_draft' : ActorMethod<[EmbedArgs], Result_2>,
   'get_job' : ActorMethod<[bigint], Result>,
-  'get_prompt' : ActorMethod<[bigint], Result_2>,
-  'get_receipt' : ActorMethod<[ReceiptKey], Result_3>,
-  'job_progress' : ActorMethod<[JobProgressArgs], Result_4>,
-  'list_jobs' : ActorMethod<[ListJobsArgs], Result_5>,
-  'list_receipts' : ActorMethod<[ListJobsArgs], Result_6>,
-  'load_model' : ActorMethod<[], Result_7>,
+  'get_prompt' : ActorMethod<[bigint], Result_3>,
+  'get_receipt' : ActorMethod<[ReceiptKey], Result_4>,
+  'job_progress' : ActorMethod<[JobProgressArgs], Result_5>,
+  'list_jobs' : ActorMethod<[ListJobsArgs], Result_6>,
+  'list_receipts' : ActorMethod<[ListJobsArgs], Result_7>,
+  'load_model' : ActorMethod<[], Result_8>,
   'pause_job' : ActorMethod<[bigint], Result>,
-  'pause_queue' : ActorMethod<[], Result_8>,
+  'pause_queue' : ActorMethod<[], Result_9>,
   'resume_job' : ActorMethod<[bigint], Result>,
-  'resume_queue' : ActorMethod<[], Result_8>,
-  'return_cycles' : ActorMethod<[], Result_9>,
-  'status' : ActorMethod<[], Result_10>,
+  'resume_queue' : ActorMethod<[], Result_9>,
+  'return_cycles' : ActorMethod<[], Result_10>,
+  'status' : ActorMethod<[], Result_11>,
   'submit_job' : ActorMethod<[SubmitJobArgs], Result>,
 }
 export const AgentConfig = IDL.Record({
+  'batch_width' : IDL.Opt(IDL.Nat32),
   'cache_seconds' : IDL.Opt(IDL.Nat64),
   'load_window' : IDL.Nat32,
+  'heap_bytes' : IDL.Opt(IDL.Nat64),
   'slice_instructions' : IDL.Nat64,
 });
 export const AgentInitArgs = IDL.Record({
@@ -1191,6 +1373,7 @@ export const LoadError = IDL.Variant({
   'OutOfStorage' : IDL.Record({ 'bytes' : IDL.Nat64 }),
   'Unsupported' : IDL.Record({ 'reason' : IDL.Text }),
   'NotServed' : IDL.Record({ 'status' : ModelStatus }),
+  'OutOfHeap' : IDL.Record({ 'reason' : IDL.Text }),
   'WrongContent' : IDL.Record({ 'reason' : IDL.Text }),
   'UnknownModel' : IDL.Null,
 });
@@ -1200,6 +1383,7 @@ export const JobFailure = IDL.Variant({
   'Engine' : IDL.Record({ 'reason' : IDL.Text }),
   'Load' : LoadError,
   'ChatTemplate' : IDL.Record({ 'reason' : IDL.Text }),
+  'NoDecoder' : IDL.Null,
 });
 export const CyclesShortage = IDL.Record({
   'balance' : IDL.Nat,
@@ -1233,7 +1417,12 @@ export const JobCounts = IDL.Record({
   'messages' : IDL.Nat32,
   'instructions' : IDL.Nat64,
   'prompt_tokens' : IDL.Nat32,
+  'reused_tokens' : IDL.Opt(IDL.Nat32),
   'generated_tokens' : IDL.Nat32,
+});
+export const ContextPolicy = IDL.Variant({
+  'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+  'Stop' : IDL.Null,
 });
 export const LogitBias = IDL.Record({
   'token' : IDL.Nat32,
@@ -1248,6 +1437,7 @@ export const GenerationParams = IDL.Record({
   'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
   'repetition_window' : IDL.Opt(IDL.Nat32),
   'max_tokens' : IDL.Nat32,
+  'when_full' : IDL.Opt(ContextPolicy),
   'repetition_penalty' : IDL.Opt(IDL.Float32),
   'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
 });
@@ -1271,9 +1461,16 @@ export const FieldError = IDL.Record({
   'field' : IDL.Text,
   'reason' : IDL.Text,
 });
+export const LoadState = IDL.Variant({
+  'Failed' : IDL.Record({ 'reason' : LoadError }),
+  'NotLoaded' : IDL.Null,
+  'Loaded' : IDL.Null,
+  'Loading' : IDL.Null,
+});
 export const AgentError = IDL.Variant({
   'JobOpen' : IDL.Record({ 'job_id' : IDL.Nat64 }),
   'NoReceipt' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+  'TextTooLong' : IDL.Record({ 'tokens' : IDL.Nat32, 'index' : IDL.Nat32 }),
   'KeyReused' : IDL.Record({
     'key' : IDL.Text,
     'field' : IDL.Text,
@@ -1284,6 +1481,8 @@ export const AgentError = IDL.Variant({
   'UnknownReceipt' : IDL.Record({ 'sequence' : IDL.Nat64 }),
   'UnknownJob' : IDL.Record({ 'job_id' : IDL.Nat64 }),
   'Draft' : JobFailure,
+  'NotLoaded' : IDL.Record({ 'load' : LoadState }),
+  'NoEncoder' : IDL.Null,
   'Unauthorized' : IDL.Null,
   'NotInHeap' : IDL.Null,
   'JobEnded' : IDL.Record({ 'job_id' : IDL.Nat64 }),
@@ -1304,6 +1503,17 @@ export const Draft = IDL.Record({
   'first_token' : IDL.Nat32,
 });
 export const Result_1 = IDL.Variant({ 'Ok' : Draft, 'Err' : AgentError });
+export const EmbedArgs = IDL.Record({ 'texts' : IDL.Vec(IDL.Text) });
+export const Embedding = IDL.Record({
+  'tokens' : IDL.Nat32,
+  'vector' : IDL.Vec(IDL.Float32),
+});
+export const Embeddings = IDL.Record({
+  'instructions' : IDL.Nat64,
+  'model_id' : IDL.Vec(IDL.Nat8),
+  'embeddings' : IDL.Vec(Embedding),
+});
+export const Result_2 = IDL.Variant({ 'Ok' : Embeddings, 'Err' : AgentError });
 export const ChatRole = IDL.Variant({
   'System' : IDL.Null,
   'Tool' : IDL.Null,
@@ -1319,7 +1529,7 @@ export const JobPrompt = IDL.Record({
   'job_id' : IDL.Nat64,
   'prompt' : IDL.Text,
 });
-export const Result_2 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
+export const Result_3 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
 export const ReceiptKey = IDL.Variant({
   'Job' : IDL.Nat64,
   'Sequence' : IDL.Nat64,
@@ -1357,7 +1567,7 @@ export const CertifiedReceipt = IDL.Record({
   'hash' : IDL.Vec(IDL.Nat8),
   'witness' : IDL.Vec(IDL.Nat8),
 });
-export const Result_3 = IDL.Variant({
+export const Result_4 = IDL.Variant({
   'Ok' : CertifiedReceipt,
   'Err' : AgentError,
 });
@@ -1371,7 +1581,7 @@ export const JobProgress = IDL.Record({
   'next_token' : IDL.Nat32,
   'tokens' : IDL.Vec(IDL.Nat32),
 });
-export const Result_4 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
+export const Result_5 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
 export const ListJobsArgs = IDL.Record({
   'after' : IDL.Opt(IDL.Nat64),
   'limit' : IDL.Nat32,
@@ -1380,7 +1590,7 @@ export const JobPage = IDL.Record({
   'jobs' : IDL.Vec(JobRecord),
   'next' : IDL.Opt(IDL.Nat64),
 });
-export const Result_5 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
+export const Result_6 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
 export const ReceiptHead = IDL.Record({
   'hash' : IDL.Vec(IDL.Nat8),
   'sequence' : IDL.Nat64,
@@ -1390,16 +1600,10 @@ export const ReceiptPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'receipts' : IDL.Vec(Receipt),
 });
-export const Result_6 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
-export const LoadState = IDL.Variant({
-  'Failed' : IDL.Record({ 'reason' : LoadError }),
-  'NotLoaded' : IDL.Null,
-  'Loaded' : IDL.Null,
-  'Loading' : IDL.Null,
-});
-export const Result_7 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
-export const Result_8 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
-export const Result_9 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
+export const Result_7 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
+export const Result_8 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
+export const Result_9 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
+export const Result_10 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
 export const LoadCounts = IDL.Record({
   'started_at_ns' : IDL.Opt(IDL.Nat64),
   'shards' : IDL.Nat32,
@@ -1411,11 +1615,23 @@ export const LoadCounts = IDL.Record({
   'bytes' : IDL.Nat64,
   'build_instructions' : IDL.Nat64,
 });
+export const HeapUse = IDL.Record({
+  'kept_caches' : IDL.Nat32,
+  'layers_in_heap' : IDL.Nat32,
+  'budget_bytes' : IDL.Nat64,
+  'kept_bytes' : IDL.Nat64,
+  'layers' : IDL.Nat32,
+  'cache_bytes' : IDL.Nat64,
+  'shortages' : IDL.Nat32,
+  'layers_brought' : IDL.Nat64,
+  'weight_bytes' : IDL.Nat64,
+});
 export const AgentStatus = IDL.Record({
   'in_heap' : IDL.Bool,
   'owner' : IDL.Principal,
   'out_of_cycles' : IDL.Opt(CyclesShortage),
   'load_counts' : LoadCounts,
+  'heap' : IDL.Opt(HeapUse),
   'jobs' : IDL.Nat64,
   'load' : LoadState,
   'version' : IDL.Text,
@@ -1428,7 +1644,7 @@ export const AgentStatus = IDL.Record({
   'heap_bytes' : IDL.Nat64,
   'paused' : IDL.Bool,
 });
-export const Result_10 = IDL.Variant({
+export const Result_11 = IDL.Variant({
   'Ok' : AgentStatus,
   'Err' : AgentError,
 });
@@ -1445,19 +1661,21 @@ export const SubmitJobArgs = IDL.Record({
 export const idlService: IDL.ServiceClass = IDL.Service({
   'cancel_job' : IDL.Func([IDL.Nat64], [Result], []),
   'draft' : IDL.Func([DraftArgs], [Result_1], ['query']),
+  'embed' : IDL.Func([EmbedArgs], [Result_2], []),
+  'embed_draft' : IDL.Func([EmbedArgs], [Result_2], ['query']),
   'get_job' : IDL.Func([IDL.Nat64], [Result], ['query']),
-  'get_prompt' : IDL.Func([IDL.Nat64], [Result_2], ['query']),
-  'get_receipt' : IDL.Func([ReceiptKey], [Result_3], ['query']),
-  'job_progress' : IDL.Func([JobProgressArgs], [Result_4], ['query']),
-  'list_jobs' : IDL.Func([ListJobsArgs], [Result_5], ['query']),
-  'list_receipts' : IDL.Func([ListJobsArgs], [Result_6], ['query']),
-  'load_model' : IDL.Func([], [Result_7], []),
+  'get_prompt' : IDL.Func([IDL.Nat64], [Result_3], ['query']),
+  'get_receipt' : IDL.Func([ReceiptKey], [Result_4], ['query']),
+  'job_progress' : IDL.Func([JobProgressArgs], [Result_5], ['query']),
+  'list_jobs' : IDL.Func([ListJobsArgs], [Result_6], ['query']),
+  'list_receipts' : IDL.Func([ListJobsArgs], [Result_7], ['query']),
+  'load_model' : IDL.Func([], [Result_8], []),
   'pause_job' : IDL.Func([IDL.Nat64], [Result], []),
-  'pause_queue' : IDL.Func([], [Result_8], []),
+  'pause_queue' : IDL.Func([], [Result_9], []),
   'resume_job' : IDL.Func([IDL.Nat64], [Result], []),
-  'resume_queue' : IDL.Func([], [Result_8], []),
-  'return_cycles' : IDL.Func([], [Result_9], []),
-  'status' : IDL.Func([], [Result_10], ['query']),
+  'resume_queue' : IDL.Func([], [Result_9], []),
+  'return_cycles' : IDL.Func([], [Result_10], []),
+  'status' : IDL.Func([], [Result_11], ['query']),
   'submit_job' : IDL.Func([SubmitJobArgs], [Result], []),
 });
 
@@ -1465,8 +1683,10 @@ export const idlInitArgs: IDL.Type[] = [AgentInitArgs];
 
 export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   const AgentConfig = IDL.Record({
+    'batch_width' : IDL.Opt(IDL.Nat32),
     'cache_seconds' : IDL.Opt(IDL.Nat64),
     'load_window' : IDL.Nat32,
+    'heap_bytes' : IDL.Opt(IDL.Nat64),
     'slice_instructions' : IDL.Nat64,
   });
   const AgentInitArgs = IDL.Record({
@@ -1485,6 +1705,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'OutOfStorage' : IDL.Record({ 'bytes' : IDL.Nat64 }),
     'Unsupported' : IDL.Record({ 'reason' : IDL.Text }),
     'NotServed' : IDL.Record({ 'status' : ModelStatus }),
+    'OutOfHeap' : IDL.Record({ 'reason' : IDL.Text }),
     'WrongContent' : IDL.Record({ 'reason' : IDL.Text }),
     'UnknownModel' : IDL.Null,
   });
@@ -1500,6 +1721,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'Engine' : IDL.Record({ 'reason' : IDL.Text }),
     'Load' : LoadError,
     'ChatTemplate' : IDL.Record({ 'reason' : IDL.Text }),
+    'NoDecoder' : IDL.Null,
   });
   const CyclesShortage = IDL.Record({
     'balance' : IDL.Nat,
@@ -1533,7 +1755,12 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'messages' : IDL.Nat32,
     'instructions' : IDL.Nat64,
     'prompt_tokens' : IDL.Nat32,
+    'reused_tokens' : IDL.Opt(IDL.Nat32),
     'generated_tokens' : IDL.Nat32,
+  });
+  const ContextPolicy = IDL.Variant({
+    'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+    'Stop' : IDL.Null,
   });
   const LogitBias = IDL.Record({ 'token' : IDL.Nat32, 'bias' : IDL.Float32 });
   const GenerationParams = IDL.Record({
@@ -1545,6 +1772,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
     'repetition_window' : IDL.Opt(IDL.Nat32),
     'max_tokens' : IDL.Nat32,
+    'when_full' : IDL.Opt(ContextPolicy),
     'repetition_penalty' : IDL.Opt(IDL.Float32),
     'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
   });
@@ -1565,9 +1793,16 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'params' : GenerationParams,
   });
   const FieldError = IDL.Record({ 'field' : IDL.Text, 'reason' : IDL.Text });
+  const LoadState = IDL.Variant({
+    'Failed' : IDL.Record({ 'reason' : LoadError }),
+    'NotLoaded' : IDL.Null,
+    'Loaded' : IDL.Null,
+    'Loading' : IDL.Null,
+  });
   const AgentError = IDL.Variant({
     'JobOpen' : IDL.Record({ 'job_id' : IDL.Nat64 }),
     'NoReceipt' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+    'TextTooLong' : IDL.Record({ 'tokens' : IDL.Nat32, 'index' : IDL.Nat32 }),
     'KeyReused' : IDL.Record({
       'key' : IDL.Text,
       'field' : IDL.Text,
@@ -1578,6 +1813,8 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'UnknownReceipt' : IDL.Record({ 'sequence' : IDL.Nat64 }),
     'UnknownJob' : IDL.Record({ 'job_id' : IDL.Nat64 }),
     'Draft' : JobFailure,
+    'NotLoaded' : IDL.Record({ 'load' : LoadState }),
+    'NoEncoder' : IDL.Null,
     'Unauthorized' : IDL.Null,
     'NotInHeap' : IDL.Null,
     'JobEnded' : IDL.Record({ 'job_id' : IDL.Nat64 }),
@@ -1598,6 +1835,17 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'first_token' : IDL.Nat32,
   });
   const Result_1 = IDL.Variant({ 'Ok' : Draft, 'Err' : AgentError });
+  const EmbedArgs = IDL.Record({ 'texts' : IDL.Vec(IDL.Text) });
+  const Embedding = IDL.Record({
+    'tokens' : IDL.Nat32,
+    'vector' : IDL.Vec(IDL.Float32),
+  });
+  const Embeddings = IDL.Record({
+    'instructions' : IDL.Nat64,
+    'model_id' : IDL.Vec(IDL.Nat8),
+    'embeddings' : IDL.Vec(Embedding),
+  });
+  const Result_2 = IDL.Variant({ 'Ok' : Embeddings, 'Err' : AgentError });
   const ChatRole = IDL.Variant({
     'System' : IDL.Null,
     'Tool' : IDL.Null,
@@ -1610,7 +1858,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'job_id' : IDL.Nat64,
     'prompt' : IDL.Text,
   });
-  const Result_2 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
+  const Result_3 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
   const ReceiptKey = IDL.Variant({ 'Job' : IDL.Nat64, 'Sequence' : IDL.Nat64 });
   const Outcome = IDL.Variant({
     'Failed' : IDL.Record({ 'reason' : JobFailure }),
@@ -1645,7 +1893,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'hash' : IDL.Vec(IDL.Nat8),
     'witness' : IDL.Vec(IDL.Nat8),
   });
-  const Result_3 = IDL.Variant({ 'Ok' : CertifiedReceipt, 'Err' : AgentError });
+  const Result_4 = IDL.Variant({ 'Ok' : CertifiedReceipt, 'Err' : AgentError });
   const JobProgressArgs = IDL.Record({
     'after_token' : IDL.Nat32,
     'job_id' : IDL.Nat64,
@@ -1656,7 +1904,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next_token' : IDL.Nat32,
     'tokens' : IDL.Vec(IDL.Nat32),
   });
-  const Result_4 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
+  const Result_5 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
   const ListJobsArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -1665,7 +1913,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'jobs' : IDL.Vec(JobRecord),
     'next' : IDL.Opt(IDL.Nat64),
   });
-  const Result_5 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
+  const Result_6 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
   const ReceiptHead = IDL.Record({
     'hash' : IDL.Vec(IDL.Nat8),
     'sequence' : IDL.Nat64,
@@ -1675,16 +1923,10 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'receipts' : IDL.Vec(Receipt),
   });
-  const Result_6 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
-  const LoadState = IDL.Variant({
-    'Failed' : IDL.Record({ 'reason' : LoadError }),
-    'NotLoaded' : IDL.Null,
-    'Loaded' : IDL.Null,
-    'Loading' : IDL.Null,
-  });
-  const Result_7 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
-  const Result_8 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
-  const Result_9 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
+  const Result_7 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
+  const Result_8 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
+  const Result_9 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
+  const Result_10 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
   const LoadCounts = IDL.Record({
     'started_at_ns' : IDL.Opt(IDL.Nat64),
     'shards' : IDL.Nat32,
@@ -1696,11 +1938,23 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'bytes' : IDL.Nat64,
     'build_instructions' : IDL.Nat64,
   });
+  const HeapUse = IDL.Record({
+    'kept_caches' : IDL.Nat32,
+    'layers_in_heap' : IDL.Nat32,
+    'budget_bytes' : IDL.Nat64,
+    'kept_bytes' : IDL.Nat64,
+    'layers' : IDL.Nat32,
+    'cache_bytes' : IDL.Nat64,
+    'shortages' : IDL.Nat32,
+    'layers_brought' : IDL.Nat64,
+    'weight_bytes' : IDL.Nat64,
+  });
   const AgentStatus = IDL.Record({
     'in_heap' : IDL.Bool,
     'owner' : IDL.Principal,
     'out_of_cycles' : IDL.Opt(CyclesShortage),
     'load_counts' : LoadCounts,
+    'heap' : IDL.Opt(HeapUse),
     'jobs' : IDL.Nat64,
     'load' : LoadState,
     'version' : IDL.Text,
@@ -1713,7 +1967,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'heap_bytes' : IDL.Nat64,
     'paused' : IDL.Bool,
   });
-  const Result_10 = IDL.Variant({ 'Ok' : AgentStatus, 'Err' : AgentError });
+  const Result_11 = IDL.Variant({ 'Ok' : AgentStatus, 'Err' : AgentError });
   const SubmitJobArgs = IDL.Record({
     'key' : IDL.Opt(IDL.Text),
     'messages' : IDL.Opt(IDL.Vec(ChatMessage)),
@@ -1727,27 +1981,31 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   return IDL.Service({
     'cancel_job' : IDL.Func([IDL.Nat64], [Result], []),
     'draft' : IDL.Func([DraftArgs], [Result_1], ['query']),
+    'embed' : IDL.Func([EmbedArgs], [Result_2], []),
+    'embed_draft' : IDL.Func([EmbedArgs], [Result_2], ['query']),
     'get_job' : IDL.Func([IDL.Nat64], [Result], ['query']),
-    'get_prompt' : IDL.Func([IDL.Nat64], [Result_2], ['query']),
-    'get_receipt' : IDL.Func([ReceiptKey], [Result_3], ['query']),
-    'job_progress' : IDL.Func([JobProgressArgs], [Result_4], ['query']),
-    'list_jobs' : IDL.Func([ListJobsArgs], [Result_5], ['query']),
-    'list_receipts' : IDL.Func([ListJobsArgs], [Result_6], ['query']),
-    'load_model' : IDL.Func([], [Result_7], []),
+    'get_prompt' : IDL.Func([IDL.Nat64], [Result_3], ['query']),
+    'get_receipt' : IDL.Func([ReceiptKey], [Result_4], ['query']),
+    'job_progress' : IDL.Func([JobProgressArgs], [Result_5], ['query']),
+    'list_jobs' : IDL.Func([ListJobsArgs], [Result_6], ['query']),
+    'list_receipts' : IDL.Func([ListJobsArgs], [Result_7], ['query']),
+    'load_model' : IDL.Func([], [Result_8], []),
     'pause_job' : IDL.Func([IDL.Nat64], [Result], []),
-    'pause_queue' : IDL.Func([], [Result_8], []),
+    'pause_queue' : IDL.Func([], [Result_9], []),
     'resume_job' : IDL.Func([IDL.Nat64], [Result], []),
-    'resume_queue' : IDL.Func([], [Result_8], []),
-    'return_cycles' : IDL.Func([], [Result_9], []),
-    'status' : IDL.Func([], [Result_10], ['query']),
+    'resume_queue' : IDL.Func([], [Result_9], []),
+    'return_cycles' : IDL.Func([], [Result_10], []),
+    'status' : IDL.Func([], [Result_11], ['query']),
     'submit_job' : IDL.Func([SubmitJobArgs], [Result], []),
   });
 };
 
 export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
   const AgentConfig = IDL.Record({
+    'batch_width' : IDL.Opt(IDL.Nat32),
     'cache_seconds' : IDL.Opt(IDL.Nat64),
     'load_window' : IDL.Nat32,
+    'heap_bytes' : IDL.Opt(IDL.Nat64),
     'slice_instructions' : IDL.Nat64,
   });
   const AgentInitArgs = IDL.Record({
