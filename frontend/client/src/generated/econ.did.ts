@@ -151,8 +151,41 @@ export type Currency = {
       'symbol' : string,
     }
   };
+/**
+ * How far a deposit is.
+ */
+export type DepositState = {
+    /**
+     * They are still on the subaccount; `deposit` tries again.
+     */
+    'Failed' : {
+      /**
+       * As the ledger said.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * The tokens go from the wallet's subaccount to where all wallets' tokens are.
+     */
+    'Pending' : null
+  };
 export type DisplayMessageType = { 'GenericDisplay' : null } |
   { 'FieldsDisplay' : null };
+/**
+ * Argument of `dispute_escrow`, for the payee.
+ */
+export interface DisputeArgs {
+  /**
+   * The escrow.
+   */
+  'escrow' : bigint,
+  /**
+   * What speaks for a release: 1 to 200 bytes.
+   */
+  'reason' : string,
+}
 /**
  * Times and limits.
  */
@@ -169,6 +202,10 @@ export interface EconConfig {
    * Most payments under way at the same time.
    */
   'max_concurrent' : number,
+  /**
+   * What the release of an escrow costs the payee, in hundredths of a percent.
+   */
+  'escrow_fee_bp' : number,
   /**
    * How old an exchange rate may be.
    */
@@ -275,6 +312,21 @@ export type EconError = {
   } |
   {
     /**
+     * The wallet has less.
+     */
+    'InsufficientBalance' : {
+      /**
+       * What it has.
+       */
+      'balance' : bigint,
+      /**
+       * What it would pay.
+       */
+      'required' : bigint,
+    }
+  } |
+  {
+    /**
      * The account has too many open reservations.
      */
     'TooManyReservations' : {
@@ -367,9 +419,76 @@ export type EconError = {
   } |
   {
     /**
+     * No such withdrawal of the caller, or it is forgotten.
+     */
+    'UnknownWithdrawal' : {
+      /**
+       * The number.
+       */
+      'withdrawal' : bigint,
+    }
+  } |
+  {
+    /**
+     * Nobody has opened a wallet for this holder and token.
+     */
+    'UnknownWallet' : {
+      /**
+       * Whose.
+       */
+      'holder' : Principal,
+    }
+  } |
+  {
+    /**
      * The invoice is in no state for this.
      */
     'WrongInvoiceState' : RefundArgs
+  } |
+  {
+    /**
+     * The escrow is in no state for this.
+     */
+    'EscrowEnded' : {
+      /**
+       * Where it stands.
+       */
+      'state' : string,
+      /**
+       * The number.
+       */
+      'escrow' : bigint,
+    }
+  } |
+  {
+    /**
+     * The owner of the wallet does not allow it.
+     */
+    'SpendingLimit' : {
+      /**
+       * Asked for.
+       */
+      'requested' : bigint,
+      /**
+       * `per_transfer` or `per_day`.
+       */
+      'limit' : string,
+      /**
+       * Left.
+       */
+      'available' : bigint,
+    }
+  } |
+  {
+    /**
+     * No such escrow of the caller, or it is forgotten.
+     */
+    'UnknownEscrow' : {
+      /**
+       * The number.
+       */
+      'escrow' : bigint,
+    }
   } |
   {
     /**
@@ -494,6 +613,118 @@ export interface EconStatus {
   'payments_in_progress' : bigint,
 }
 export interface ErrorInfo { 'description' : string }
+/**
+ * Money that waits for a job, or a transfer that was made.
+ */
+export interface Escrow {
+  /**
+   * Its number.
+   */
+  'id' : bigint,
+  /**
+   * What a release costs, kept from the opening on.
+   */
+  'fee' : bigint,
+  /**
+   * As asked for.
+   */
+  'args' : OpenEscrowArgs,
+  /**
+   * When it was opened.
+   */
+  'opened_ns' : bigint,
+  /**
+   * Where it stands.
+   */
+  'state' : EscrowState,
+}
+/**
+ * Page of `escrows`, in order.
+ */
+export interface EscrowPage {
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [bigint],
+  /**
+   * The escrows.
+   */
+  'escrows' : Array<Escrow>,
+}
+/**
+ * What an escrow is for.
+ */
+export type EscrowPurpose = {
+    /**
+     * A job: the amount waits until it is done.
+     */
+    'Job' : {
+      /**
+       * The payer's name for it, 1 to [`super::MAX_KEY_BYTES`] bytes.
+       */
+      'job' : string,
+      /**
+       * When the amount goes back unless it was released or disputed.
+       */
+      'deadline_ns' : bigint,
+    }
+  } |
+  {
+    /**
+     * A transfer: released at once, without a fee.
+     */
+    'Transfer' : null
+  };
+/**
+ * Where an escrow stands.
+ */
+export type EscrowState = {
+    /**
+     * It holds the amount; the payee says that the job is done.
+     */
+    'Disputed' : {
+      /**
+       * When the amount goes back unless somebody ends the dispute.
+       */
+      'ends_ns' : bigint,
+      /**
+       * What the payee says.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * The payer has the amount back.
+     */
+    'Refunded' : {
+      /**
+       * When.
+       */
+      'time_ns' : bigint,
+      /**
+       * Why.
+       */
+      'reason' : RefundReason,
+    }
+  } |
+  {
+    /**
+     * It holds the amount.
+     */
+    'Open' : null
+  } |
+  {
+    /**
+     * The payee has the amount, less the fee.
+     */
+    'Released' : {
+      /**
+       * When.
+       */
+      'time_ns' : bigint,
+    }
+  };
 /**
  * Page request of `events`.
  */
@@ -812,6 +1043,23 @@ export interface LedgerInfo {
   'symbol' : string,
 }
 /**
+ * Page request of `escrows`.
+ */
+export interface ListEscrowsArgs {
+  /**
+   * The last number of the page before.
+   */
+  'after' : [] | [bigint],
+  /**
+   * Most escrows to return; see [`crate::paging::MAX_PAGE`].
+   */
+  'limit' : number,
+  /**
+   * The wallet that pays; its holder and owner may read, and admins.
+   */
+  'payer' : WalletId,
+}
+/**
  * Page request of `invoices`.
  */
 export interface ListInvoicesArgs {
@@ -850,6 +1098,45 @@ export interface Meter {
    */
   'used' : bigint,
   'reserved' : bigint,
+}
+/**
+ * Argument of `open_escrow`, for the payer: the holder of the wallet or its owner.
+ */
+export interface OpenEscrowArgs {
+  /**
+   * Chosen by the caller, 1 to [`super::MAX_KEY_BYTES`] bytes: the same payer and key are the same escrow.
+   */
+  'key' : string,
+  /**
+   * Who is to get it: the holder of a wallet of the same token.
+   */
+  'payee' : Principal,
+  /**
+   * The wallet that pays.
+   */
+  'payer' : WalletId,
+  /**
+   * How much, fee included.
+   */
+  'amount' : bigint,
+  /**
+   * What for.
+   */
+  'purpose' : EscrowPurpose,
+}
+/**
+ * Argument of `open_wallet`: the caller becomes the owner of the wallet of an agent of his, or of his own. Repeated, it
+ * changes the limits.
+ */
+export interface OpenWalletArgs {
+  /**
+   * Whose, and of which token.
+   */
+  'wallet' : WalletId,
+  /**
+   * What may be spent.
+   */
+  'limits' : SpendingLimits,
 }
 /**
  * Argument of `pay`: collects an open invoice now.
@@ -1004,6 +1291,27 @@ export interface RefundArgs {
   'reason' : string,
 }
 /**
+ * Why an escrow went back.
+ */
+export type RefundReason = {
+    /**
+     * Nobody released it in time.
+     */
+    'Timeout' : null
+  } |
+  {
+    /**
+     * Governance decided so.
+     */
+    'Governance' : null
+  } |
+  {
+    /**
+     * The payee could not do the job.
+     */
+    'Failure' : null
+  };
+/**
  * How far the refund of a paid invoice is.
  */
 export type RefundState = {
@@ -1138,31 +1446,39 @@ export type Result = { 'Ok' : AccountSummary } |
   { 'Err' : EconError };
 export type Result_1 = { 'Ok' : null } |
   { 'Err' : EconError };
-export type Result_10 = { 'Ok' : Reservation } |
+export type Result_10 = { 'Ok' : InvoicePage } |
   { 'Err' : EconError };
-export type Result_11 = { 'Ok' : SeriesPage } |
+export type Result_11 = { 'Ok' : ServicePage } |
   { 'Err' : EconError };
-export type Result_12 = { 'Ok' : LedgerInfo } |
+export type Result_12 = { 'Ok' : Quote } |
   { 'Err' : EconError };
-export type Result_13 = { 'Ok' : Settlement } |
+export type Result_13 = { 'Ok' : Reservation } |
   { 'Err' : EconError };
-export type Result_14 = { 'Ok' : UsagePage } |
+export type Result_14 = { 'Ok' : SeriesPage } |
+  { 'Err' : EconError };
+export type Result_15 = { 'Ok' : LedgerInfo } |
+  { 'Err' : EconError };
+export type Result_16 = { 'Ok' : Settlement } |
+  { 'Err' : EconError };
+export type Result_17 = { 'Ok' : UsagePage } |
+  { 'Err' : EconError };
+export type Result_18 = { 'Ok' : Withdrawal } |
   { 'Err' : EconError };
 export type Result_2 = { 'Ok' : [] | [Invoice] } |
   { 'Err' : EconError };
-export type Result_3 = { 'Ok' : EventsPage } |
+export type Result_3 = { 'Ok' : Wallet } |
   { 'Err' : EconError };
-export type Result_4 = { 'Ok' : ExportPage } |
+export type Result_4 = { 'Ok' : Escrow } |
   { 'Err' : EconError };
-export type Result_5 = { 'Ok' : ConsentInfo } |
+export type Result_5 = { 'Ok' : EscrowPage } |
+  { 'Err' : EconError };
+export type Result_6 = { 'Ok' : EventsPage } |
+  { 'Err' : EconError };
+export type Result_7 = { 'Ok' : ExportPage } |
+  { 'Err' : EconError };
+export type Result_8 = { 'Ok' : ConsentInfo } |
   { 'Err' : Icrc21Error };
-export type Result_6 = { 'Ok' : Invoice } |
-  { 'Err' : EconError };
-export type Result_7 = { 'Ok' : InvoicePage } |
-  { 'Err' : EconError };
-export type Result_8 = { 'Ok' : ServicePage } |
-  { 'Err' : EconError };
-export type Result_9 = { 'Ok' : Quote } |
+export type Result_9 = { 'Ok' : Invoice } |
   { 'Err' : EconError };
 /**
  * Argument of `return_agent`: the agent does not live any more. Repeated, it changes nothing.
@@ -1327,6 +1643,44 @@ export interface Settlement {
    * The real amount.
    */
   'amount' : bigint,
+}
+/**
+ * Where all tokens of a ledger are that ever entered wallets.
+ */
+export interface SettlementTotals {
+  /**
+   * What entered.
+   */
+  'deposited' : bigint,
+  /**
+   * What wallets have, that of this canister with the fees included.
+   */
+  'in_wallets' : bigint,
+  /**
+   * What escrows hold.
+   */
+  'in_escrows' : bigint,
+  /**
+   * What is on its way out.
+   */
+  'withdrawing' : bigint,
+  /**
+   * What left, ledger fees included.
+   */
+  'withdrawn' : bigint,
+}
+/**
+ * What a wallet may spend by escrows and transfers. Withdrawals, which only the owner can make, are not limited.
+ */
+export interface SpendingLimits {
+  /**
+   * At a time; absent: all it has.
+   */
+  'per_transfer' : [] | [bigint],
+  /**
+   * In a day of UTC; absent: all it has. What comes back counts as spent.
+   */
+  'per_day' : [] | [bigint],
 }
 /**
  * Argument of `subscribe`.
@@ -1651,47 +2005,157 @@ export type Value = { 'Text' : { 'content' : string } } |
   } |
   { 'TimestampSeconds' : { 'amount' : bigint } } |
   { 'DurationSeconds' : { 'amount' : bigint } };
+/**
+ * A wallet.
+ */
+export interface Wallet {
+  /**
+   * Whose, and of which token.
+   */
+  'id' : WalletId,
+  /**
+   * The last day in which something was spent, counted from 1970.
+   */
+  'day' : bigint,
+  /**
+   * What it has, in the ledger's smallest unit.
+   */
+  'balance' : bigint,
+  /**
+   * Who sets the limits and withdraws.
+   */
+  'owner' : Principal,
+  /**
+   * Escrows that it pays and that have not ended.
+   */
+  'open_escrows' : number,
+  /**
+   * What was spent in that day.
+   */
+  'spent_in_day' : bigint,
+  /**
+   * How far the last deposit is; absent when it is in.
+   */
+  'deposit' : [] | [DepositState],
+  /**
+   * What may be spent.
+   */
+  'limits' : SpendingLimits,
+}
+/**
+ * Whose wallet, and of which token.
+ */
+export interface WalletId {
+  /**
+   * The ledger.
+   */
+  'ledger' : Principal,
+  /**
+   * The agent's canister, or the person.
+   */
+  'holder' : Principal,
+}
+/**
+ * Argument of `withdraw`, for the owner of a wallet.
+ */
+export interface WithdrawArgs {
+  /**
+   * The account that gets the tokens.
+   */
+  'to' : Account,
+  /**
+   * Chosen by the caller, 1 to [`super::MAX_KEY_BYTES`] bytes: the same wallet and key are the same withdrawal.
+   */
+  'key' : string,
+  /**
+   * The wallet.
+   */
+  'wallet' : WalletId,
+  /**
+   * How much arrives; the wallet pays the ledger's fee besides.
+   */
+  'amount' : bigint,
+}
+/**
+ * Tokens that leave a wallet for an account of the ledger.
+ */
+export interface Withdrawal {
+  /**
+   * Its number, of the same series as those of escrows.
+   */
+  'id' : bigint,
+  /**
+   * The ledger's fee, which the wallet has paid.
+   */
+  'fee' : bigint,
+  /**
+   * When it began.
+   */
+  'begun_ns' : bigint,
+  /**
+   * As asked for.
+   */
+  'args' : WithdrawArgs,
+  /**
+   * How far it is.
+   */
+  'state' : RefundState,
+}
 export interface _SERVICE {
   'account' : ActorMethod<[[] | [Principal]], Result>,
   'announce_tier' : ActorMethod<[TierVersion], Result_1>,
   'cancel' : ActorMethod<[], Result>,
   'change_tier' : ActorMethod<[ChangeTierArgs], Result_2>,
-  'events' : ActorMethod<[EventsArgs], Result_3>,
-  'export' : ActorMethod<[ExportArgs], Result_4>,
+  'deposit' : ActorMethod<[WalletId], Result_3>,
+  'deposit_account' : ActorMethod<[Principal], Account>,
+  'dispute_escrow' : ActorMethod<[DisputeArgs], Result_4>,
+  'escrow' : ActorMethod<[bigint], Result_4>,
+  'escrows' : ActorMethod<[ListEscrowsArgs], Result_5>,
+  'events' : ActorMethod<[EventsArgs], Result_6>,
+  'export' : ActorMethod<[ExportArgs], Result_7>,
   'grant_service' : ActorMethod<[ServiceGrant], Result_1>,
   'icrc10_supported_standards' : ActorMethod<[], Array<SupportedStandard>>,
   'icrc21_canister_call_consent_message' : ActorMethod<
     [ConsentMessageRequest],
-    Result_5
+    Result_8
   >,
-  'invoice' : ActorMethod<[InvoiceArgs], Result_6>,
-  'invoices' : ActorMethod<[ListInvoicesArgs], Result_7>,
+  'invoice' : ActorMethod<[InvoiceArgs], Result_9>,
+  'invoices' : ActorMethod<[ListInvoicesArgs], Result_10>,
   'ledgers' : ActorMethod<[], Array<LedgerInfo>>,
-  'list_services' : ActorMethod<[ListServicesArgs], Result_8>,
-  'pay' : ActorMethod<[PayArgs], Result_6>,
-  'quote' : ActorMethod<[QuoteArgs], Result_9>,
-  'refund' : ActorMethod<[RefundArgs], Result_6>,
+  'list_services' : ActorMethod<[ListServicesArgs], Result_11>,
+  'open_escrow' : ActorMethod<[OpenEscrowArgs], Result_4>,
+  'open_wallet' : ActorMethod<[OpenWalletArgs], Result_3>,
+  'pay' : ActorMethod<[PayArgs], Result_9>,
+  'quote' : ActorMethod<[QuoteArgs], Result_12>,
+  'refund' : ActorMethod<[RefundArgs], Result_9>,
+  'refund_escrow' : ActorMethod<[bigint], Result_4>,
   'release' : ActorMethod<[bigint], Result_1>,
-  'reservation' : ActorMethod<[bigint], Result_10>,
-  'reserve' : ActorMethod<[ReserveArgs], Result_10>,
+  'release_escrow' : ActorMethod<[bigint], Result_4>,
+  'reservation' : ActorMethod<[bigint], Result_13>,
+  'reserve' : ActorMethod<[ReserveArgs], Result_13>,
   'resume' : ActorMethod<[], Result>,
   'return_agent' : ActorMethod<[ReturnAgentArgs], Result_1>,
   'revoke_service' : ActorMethod<[Principal], Result_1>,
-  'series' : ActorMethod<[SeriesArgs], Result_11>,
+  'series' : ActorMethod<[SeriesArgs], Result_14>,
   'set_admins' : ActorMethod<[Array<Principal>], Result_1>,
   'set_config' : ActorMethod<[EconConfig], Result_1>,
-  'set_ledger' : ActorMethod<[LedgerArgs], Result_12>,
+  'set_ledger' : ActorMethod<[LedgerArgs], Result_15>,
   'set_payment_method' : ActorMethod<[PaymentMethod], Result_1>,
-  'settle' : ActorMethod<[SettleArgs], Result_13>,
+  'settle' : ActorMethod<[SettleArgs], Result_16>,
+  'settlement_totals' : ActorMethod<[Principal], SettlementTotals>,
   'status' : ActorMethod<[], EconStatus>,
-  'subscribe' : ActorMethod<[SubscribeArgs], Result_6>,
+  'subscribe' : ActorMethod<[SubscribeArgs], Result_9>,
   'tiers' : ActorMethod<[], Array<TierVersion>>,
-  'usage' : ActorMethod<[UsageArgs], Result_14>,
+  'usage' : ActorMethod<[UsageArgs], Result_17>,
+  'wallet' : ActorMethod<[WalletId], Result_3>,
+  'withdraw' : ActorMethod<[WithdrawArgs], Result_18>,
+  'withdrawal' : ActorMethod<[bigint], Result_18>,
 }
 export const EconConfig = IDL.Record({
   'exchange_rates' : IDL.Opt(IDL.Principal),
   'retention_ns' : IDL.Nat64,
   'max_concurrent' : IDL.Nat32,
+  'escrow_fee_bp' : IDL.Nat32,
   'max_rate_age_ns' : IDL.Nat64,
   'max_rate_deviation_bp' : IDL.Nat32,
   'notice_ns' : IDL.Nat64,
@@ -1796,6 +2260,10 @@ export const EconError = IDL.Variant({
   'Busy' : IDL.Record({ 'in_progress' : IDL.Nat32 }),
   'KeyReused' : IDL.Record({ 'key' : IDL.Text, 'field' : IDL.Text }),
   'UnknownTier' : IDL.Record({ 'tier' : IDL.Text }),
+  'InsufficientBalance' : IDL.Record({
+    'balance' : IDL.Nat,
+    'required' : IDL.Nat,
+  }),
   'TooManyReservations' : IDL.Record({ 'open' : IDL.Nat32 }),
   'InvoiceOpen' : IDL.Record({ 'invoice' : IDL.Nat64 }),
   'InvalidField' : FieldError,
@@ -1808,7 +2276,16 @@ export const EconError = IDL.Variant({
     'ledger' : IDL.Principal,
     'reason' : IDL.Text,
   }),
+  'UnknownWithdrawal' : IDL.Record({ 'withdrawal' : IDL.Nat64 }),
+  'UnknownWallet' : IDL.Record({ 'holder' : IDL.Principal }),
   'WrongInvoiceState' : RefundArgs,
+  'EscrowEnded' : IDL.Record({ 'state' : IDL.Text, 'escrow' : IDL.Nat64 }),
+  'SpendingLimit' : IDL.Record({
+    'requested' : IDL.Nat,
+    'limit' : IDL.Text,
+    'available' : IDL.Nat,
+  }),
+  'UnknownEscrow' : IDL.Record({ 'escrow' : IDL.Nat64 }),
   'RateUnavailable' : IDL.Record({ 'reason' : IDL.Text }),
   'QuotaExceeded' : IDL.Record({
     'resource' : IDL.Text,
@@ -1881,6 +2358,73 @@ export const Result_2 = IDL.Variant({
   'Ok' : IDL.Opt(Invoice),
   'Err' : EconError,
 });
+export const WalletId = IDL.Record({
+  'ledger' : IDL.Principal,
+  'holder' : IDL.Principal,
+});
+export const DepositState = IDL.Variant({
+  'Failed' : IDL.Record({ 'reason' : IDL.Text }),
+  'Pending' : IDL.Null,
+});
+export const SpendingLimits = IDL.Record({
+  'per_transfer' : IDL.Opt(IDL.Nat),
+  'per_day' : IDL.Opt(IDL.Nat),
+});
+export const Wallet = IDL.Record({
+  'id' : WalletId,
+  'day' : IDL.Nat64,
+  'balance' : IDL.Nat,
+  'owner' : IDL.Principal,
+  'open_escrows' : IDL.Nat32,
+  'spent_in_day' : IDL.Nat,
+  'deposit' : IDL.Opt(DepositState),
+  'limits' : SpendingLimits,
+});
+export const Result_3 = IDL.Variant({ 'Ok' : Wallet, 'Err' : EconError });
+export const DisputeArgs = IDL.Record({
+  'escrow' : IDL.Nat64,
+  'reason' : IDL.Text,
+});
+export const EscrowPurpose = IDL.Variant({
+  'Job' : IDL.Record({ 'job' : IDL.Text, 'deadline_ns' : IDL.Nat64 }),
+  'Transfer' : IDL.Null,
+});
+export const OpenEscrowArgs = IDL.Record({
+  'key' : IDL.Text,
+  'payee' : IDL.Principal,
+  'payer' : WalletId,
+  'amount' : IDL.Nat,
+  'purpose' : EscrowPurpose,
+});
+export const RefundReason = IDL.Variant({
+  'Timeout' : IDL.Null,
+  'Governance' : IDL.Null,
+  'Failure' : IDL.Null,
+});
+export const EscrowState = IDL.Variant({
+  'Disputed' : IDL.Record({ 'ends_ns' : IDL.Nat64, 'reason' : IDL.Text }),
+  'Refunded' : IDL.Record({ 'time_ns' : IDL.Nat64, 'reason' : RefundReason }),
+  'Open' : IDL.Null,
+  'Released' : IDL.Record({ 'time_ns' : IDL.Nat64 }),
+});
+export const Escrow = IDL.Record({
+  'id' : IDL.Nat64,
+  'fee' : IDL.Nat,
+  'args' : OpenEscrowArgs,
+  'opened_ns' : IDL.Nat64,
+  'state' : EscrowState,
+});
+export const Result_4 = IDL.Variant({ 'Ok' : Escrow, 'Err' : EconError });
+export const ListEscrowsArgs = IDL.Record({
+  'after' : IDL.Opt(IDL.Nat64),
+  'limit' : IDL.Nat32,
+  'payer' : WalletId,
+});
+export const EscrowPage = IDL.Record({
+  'next' : IDL.Opt(IDL.Nat64),
+  'escrows' : IDL.Vec(Escrow),
+});
+export const Result_5 = IDL.Variant({ 'Ok' : EscrowPage, 'Err' : EconError });
 export const EventsArgs = IDL.Record({
   'after' : IDL.Opt(IDL.Nat64),
   'limit' : IDL.Nat32,
@@ -1894,7 +2438,7 @@ export const EventsPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'events' : IDL.Vec(EconEvent),
 });
-export const Result_3 = IDL.Variant({ 'Ok' : EventsPage, 'Err' : EconError });
+export const Result_6 = IDL.Variant({ 'Ok' : EventsPage, 'Err' : EconError });
 export const ExportSubject = IDL.Variant({
   'Usage' : IDL.Null,
   'Invoices' : IDL.Null,
@@ -1914,7 +2458,7 @@ export const ExportPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'text' : IDL.Text,
 });
-export const Result_4 = IDL.Variant({ 'Ok' : ExportPage, 'Err' : EconError });
+export const Result_7 = IDL.Variant({ 'Ok' : ExportPage, 'Err' : EconError });
 export const ServiceRole = IDL.Variant({
   'Factory' : IDL.Null,
   'Agent' : IDL.Record({ 'account' : IDL.Principal }),
@@ -1977,12 +2521,12 @@ export const Icrc21Error = IDL.Variant({
   'UnsupportedCanisterCall' : ErrorInfo,
   'ConsentMessageUnavailable' : ErrorInfo,
 });
-export const Result_5 = IDL.Variant({
+export const Result_8 = IDL.Variant({
   'Ok' : ConsentInfo,
   'Err' : Icrc21Error,
 });
 export const InvoiceArgs = IDL.Variant({ 'Id' : IDL.Nat64, 'Key' : IDL.Text });
-export const Result_6 = IDL.Variant({ 'Ok' : Invoice, 'Err' : EconError });
+export const Result_9 = IDL.Variant({ 'Ok' : Invoice, 'Err' : EconError });
 export const ListInvoicesArgs = IDL.Record({
   'after' : IDL.Opt(IDL.Nat64),
   'limit' : IDL.Nat32,
@@ -1992,7 +2536,7 @@ export const InvoicePage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'invoices' : IDL.Vec(Invoice),
 });
-export const Result_7 = IDL.Variant({ 'Ok' : InvoicePage, 'Err' : EconError });
+export const Result_10 = IDL.Variant({ 'Ok' : InvoicePage, 'Err' : EconError });
 export const BlockLog = IDL.Variant({
   'IcpLedger' : IDL.Null,
   'Icrc3' : IDL.Null,
@@ -2021,7 +2565,11 @@ export const ServicePage = IDL.Record({
   'next' : IDL.Opt(IDL.Principal),
   'services' : IDL.Vec(ServiceGrant),
 });
-export const Result_8 = IDL.Variant({ 'Ok' : ServicePage, 'Err' : EconError });
+export const Result_11 = IDL.Variant({ 'Ok' : ServicePage, 'Err' : EconError });
+export const OpenWalletArgs = IDL.Record({
+  'wallet' : WalletId,
+  'limits' : SpendingLimits,
+});
 export const PayArgs = IDL.Record({
   'method' : IDL.Opt(PaymentMethod),
   'invoice' : IDL.Nat64,
@@ -2039,7 +2587,7 @@ export const Quote = IDL.Record({
   'amount' : IDL.Nat,
   'expires_ns' : IDL.Nat64,
 });
-export const Result_9 = IDL.Variant({ 'Ok' : Quote, 'Err' : EconError });
+export const Result_12 = IDL.Variant({ 'Ok' : Quote, 'Err' : EconError });
 export const Resource = IDL.Variant({
   'Creation' : IDL.Nat32,
   'Tokens' : IDL.Nat64,
@@ -2065,7 +2613,7 @@ export const Reservation = IDL.Record({
   'caller' : IDL.Principal,
   'expires_ns' : IDL.Nat64,
 });
-export const Result_10 = IDL.Variant({ 'Ok' : Reservation, 'Err' : EconError });
+export const Result_13 = IDL.Variant({ 'Ok' : Reservation, 'Err' : EconError });
 export const ReserveArgs = IDL.Record({
   'key' : IDL.Text,
   'resource' : Resource,
@@ -2091,8 +2639,8 @@ export const SeriesPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'points' : IDL.Vec(SeriesPoint),
 });
-export const Result_11 = IDL.Variant({ 'Ok' : SeriesPage, 'Err' : EconError });
-export const Result_12 = IDL.Variant({ 'Ok' : LedgerInfo, 'Err' : EconError });
+export const Result_14 = IDL.Variant({ 'Ok' : SeriesPage, 'Err' : EconError });
+export const Result_15 = IDL.Variant({ 'Ok' : LedgerInfo, 'Err' : EconError });
 export const UsageEnvelope = IDL.Record({
   'tokens_out' : IDL.Nat64,
   'instructions' : IDL.Nat64,
@@ -2106,7 +2654,14 @@ export const SettleArgs = IDL.Record({
   'usage' : IDL.Opt(UsageEnvelope),
   'amount' : IDL.Nat64,
 });
-export const Result_13 = IDL.Variant({ 'Ok' : Settlement, 'Err' : EconError });
+export const Result_16 = IDL.Variant({ 'Ok' : Settlement, 'Err' : EconError });
+export const SettlementTotals = IDL.Record({
+  'deposited' : IDL.Nat,
+  'in_wallets' : IDL.Nat,
+  'in_escrows' : IDL.Nat,
+  'withdrawing' : IDL.Nat,
+  'withdrawn' : IDL.Nat,
+});
 export const EconStatus = IDL.Record({
   'version' : IDL.Text,
   'cycles' : IDL.Nat,
@@ -2141,15 +2696,34 @@ export const UsagePage = IDL.Record({
   'records' : IDL.Vec(UsageRecord),
   'next' : IDL.Opt(IDL.Nat64),
 });
-export const Result_14 = IDL.Variant({ 'Ok' : UsagePage, 'Err' : EconError });
+export const Result_17 = IDL.Variant({ 'Ok' : UsagePage, 'Err' : EconError });
+export const WithdrawArgs = IDL.Record({
+  'to' : Account,
+  'key' : IDL.Text,
+  'wallet' : WalletId,
+  'amount' : IDL.Nat,
+});
+export const Withdrawal = IDL.Record({
+  'id' : IDL.Nat64,
+  'fee' : IDL.Nat,
+  'begun_ns' : IDL.Nat64,
+  'args' : WithdrawArgs,
+  'state' : RefundState,
+});
+export const Result_18 = IDL.Variant({ 'Ok' : Withdrawal, 'Err' : EconError });
 
 export const idlService: IDL.ServiceClass = IDL.Service({
   'account' : IDL.Func([IDL.Opt(IDL.Principal)], [Result], ['query']),
   'announce_tier' : IDL.Func([TierVersion], [Result_1], []),
   'cancel' : IDL.Func([], [Result], []),
   'change_tier' : IDL.Func([ChangeTierArgs], [Result_2], []),
-  'events' : IDL.Func([EventsArgs], [Result_3], ['query']),
-  'export' : IDL.Func([ExportArgs], [Result_4], ['query']),
+  'deposit' : IDL.Func([WalletId], [Result_3], []),
+  'deposit_account' : IDL.Func([IDL.Principal], [Account], ['query']),
+  'dispute_escrow' : IDL.Func([DisputeArgs], [Result_4], []),
+  'escrow' : IDL.Func([IDL.Nat64], [Result_4], ['query']),
+  'escrows' : IDL.Func([ListEscrowsArgs], [Result_5], ['query']),
+  'events' : IDL.Func([EventsArgs], [Result_6], ['query']),
+  'export' : IDL.Func([ExportArgs], [Result_7], ['query']),
   'grant_service' : IDL.Func([ServiceGrant], [Result_1], []),
   'icrc10_supported_standards' : IDL.Func(
       [],
@@ -2158,32 +2732,44 @@ export const idlService: IDL.ServiceClass = IDL.Service({
     ),
   'icrc21_canister_call_consent_message' : IDL.Func(
       [ConsentMessageRequest],
-      [Result_5],
+      [Result_8],
       [],
     ),
-  'invoice' : IDL.Func([InvoiceArgs], [Result_6], ['query']),
-  'invoices' : IDL.Func([ListInvoicesArgs], [Result_7], ['query']),
+  'invoice' : IDL.Func([InvoiceArgs], [Result_9], ['query']),
+  'invoices' : IDL.Func([ListInvoicesArgs], [Result_10], ['query']),
   'ledgers' : IDL.Func([], [IDL.Vec(LedgerInfo)], ['query']),
-  'list_services' : IDL.Func([ListServicesArgs], [Result_8], ['query']),
-  'pay' : IDL.Func([PayArgs], [Result_6], []),
-  'quote' : IDL.Func([QuoteArgs], [Result_9], []),
-  'refund' : IDL.Func([RefundArgs], [Result_6], []),
+  'list_services' : IDL.Func([ListServicesArgs], [Result_11], ['query']),
+  'open_escrow' : IDL.Func([OpenEscrowArgs], [Result_4], []),
+  'open_wallet' : IDL.Func([OpenWalletArgs], [Result_3], []),
+  'pay' : IDL.Func([PayArgs], [Result_9], []),
+  'quote' : IDL.Func([QuoteArgs], [Result_12], []),
+  'refund' : IDL.Func([RefundArgs], [Result_9], []),
+  'refund_escrow' : IDL.Func([IDL.Nat64], [Result_4], []),
   'release' : IDL.Func([IDL.Nat64], [Result_1], []),
-  'reservation' : IDL.Func([IDL.Nat64], [Result_10], ['query']),
-  'reserve' : IDL.Func([ReserveArgs], [Result_10], []),
+  'release_escrow' : IDL.Func([IDL.Nat64], [Result_4], []),
+  'reservation' : IDL.Func([IDL.Nat64], [Result_13], ['query']),
+  'reserve' : IDL.Func([ReserveArgs], [Result_13], []),
   'resume' : IDL.Func([], [Result], []),
   'return_agent' : IDL.Func([ReturnAgentArgs], [Result_1], []),
   'revoke_service' : IDL.Func([IDL.Principal], [Result_1], []),
-  'series' : IDL.Func([SeriesArgs], [Result_11], ['query']),
+  'series' : IDL.Func([SeriesArgs], [Result_14], ['query']),
   'set_admins' : IDL.Func([IDL.Vec(IDL.Principal)], [Result_1], []),
   'set_config' : IDL.Func([EconConfig], [Result_1], []),
-  'set_ledger' : IDL.Func([LedgerArgs], [Result_12], []),
+  'set_ledger' : IDL.Func([LedgerArgs], [Result_15], []),
   'set_payment_method' : IDL.Func([PaymentMethod], [Result_1], []),
-  'settle' : IDL.Func([SettleArgs], [Result_13], []),
+  'settle' : IDL.Func([SettleArgs], [Result_16], []),
+  'settlement_totals' : IDL.Func(
+      [IDL.Principal],
+      [SettlementTotals],
+      ['query'],
+    ),
   'status' : IDL.Func([], [EconStatus], ['query']),
-  'subscribe' : IDL.Func([SubscribeArgs], [Result_6], []),
+  'subscribe' : IDL.Func([SubscribeArgs], [Result_9], []),
   'tiers' : IDL.Func([], [IDL.Vec(TierVersion)], ['query']),
-  'usage' : IDL.Func([UsageArgs], [Result_14], ['query']),
+  'usage' : IDL.Func([UsageArgs], [Result_17], ['query']),
+  'wallet' : IDL.Func([WalletId], [Result_3], ['query']),
+  'withdraw' : IDL.Func([WithdrawArgs], [Result_18], []),
+  'withdrawal' : IDL.Func([IDL.Nat64], [Result_18], ['query']),
 });
 
 export const idlInitArgs: IDL.Type[] = [EconInitArgs];
@@ -2193,6 +2779,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'exchange_rates' : IDL.Opt(IDL.Principal),
     'retention_ns' : IDL.Nat64,
     'max_concurrent' : IDL.Nat32,
+    'escrow_fee_bp' : IDL.Nat32,
     'max_rate_age_ns' : IDL.Nat64,
     'max_rate_deviation_bp' : IDL.Nat32,
     'notice_ns' : IDL.Nat64,
@@ -2291,6 +2878,10 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'Busy' : IDL.Record({ 'in_progress' : IDL.Nat32 }),
     'KeyReused' : IDL.Record({ 'key' : IDL.Text, 'field' : IDL.Text }),
     'UnknownTier' : IDL.Record({ 'tier' : IDL.Text }),
+    'InsufficientBalance' : IDL.Record({
+      'balance' : IDL.Nat,
+      'required' : IDL.Nat,
+    }),
     'TooManyReservations' : IDL.Record({ 'open' : IDL.Nat32 }),
     'InvoiceOpen' : IDL.Record({ 'invoice' : IDL.Nat64 }),
     'InvalidField' : FieldError,
@@ -2303,7 +2894,16 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
       'ledger' : IDL.Principal,
       'reason' : IDL.Text,
     }),
+    'UnknownWithdrawal' : IDL.Record({ 'withdrawal' : IDL.Nat64 }),
+    'UnknownWallet' : IDL.Record({ 'holder' : IDL.Principal }),
     'WrongInvoiceState' : RefundArgs,
+    'EscrowEnded' : IDL.Record({ 'state' : IDL.Text, 'escrow' : IDL.Nat64 }),
+    'SpendingLimit' : IDL.Record({
+      'requested' : IDL.Nat,
+      'limit' : IDL.Text,
+      'available' : IDL.Nat,
+    }),
+    'UnknownEscrow' : IDL.Record({ 'escrow' : IDL.Nat64 }),
     'RateUnavailable' : IDL.Record({ 'reason' : IDL.Text }),
     'QuotaExceeded' : IDL.Record({
       'resource' : IDL.Text,
@@ -2373,6 +2973,70 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'refund' : IDL.Opt(RefundState),
   });
   const Result_2 = IDL.Variant({ 'Ok' : IDL.Opt(Invoice), 'Err' : EconError });
+  const WalletId = IDL.Record({
+    'ledger' : IDL.Principal,
+    'holder' : IDL.Principal,
+  });
+  const DepositState = IDL.Variant({
+    'Failed' : IDL.Record({ 'reason' : IDL.Text }),
+    'Pending' : IDL.Null,
+  });
+  const SpendingLimits = IDL.Record({
+    'per_transfer' : IDL.Opt(IDL.Nat),
+    'per_day' : IDL.Opt(IDL.Nat),
+  });
+  const Wallet = IDL.Record({
+    'id' : WalletId,
+    'day' : IDL.Nat64,
+    'balance' : IDL.Nat,
+    'owner' : IDL.Principal,
+    'open_escrows' : IDL.Nat32,
+    'spent_in_day' : IDL.Nat,
+    'deposit' : IDL.Opt(DepositState),
+    'limits' : SpendingLimits,
+  });
+  const Result_3 = IDL.Variant({ 'Ok' : Wallet, 'Err' : EconError });
+  const DisputeArgs = IDL.Record({ 'escrow' : IDL.Nat64, 'reason' : IDL.Text });
+  const EscrowPurpose = IDL.Variant({
+    'Job' : IDL.Record({ 'job' : IDL.Text, 'deadline_ns' : IDL.Nat64 }),
+    'Transfer' : IDL.Null,
+  });
+  const OpenEscrowArgs = IDL.Record({
+    'key' : IDL.Text,
+    'payee' : IDL.Principal,
+    'payer' : WalletId,
+    'amount' : IDL.Nat,
+    'purpose' : EscrowPurpose,
+  });
+  const RefundReason = IDL.Variant({
+    'Timeout' : IDL.Null,
+    'Governance' : IDL.Null,
+    'Failure' : IDL.Null,
+  });
+  const EscrowState = IDL.Variant({
+    'Disputed' : IDL.Record({ 'ends_ns' : IDL.Nat64, 'reason' : IDL.Text }),
+    'Refunded' : IDL.Record({ 'time_ns' : IDL.Nat64, 'reason' : RefundReason }),
+    'Open' : IDL.Null,
+    'Released' : IDL.Record({ 'time_ns' : IDL.Nat64 }),
+  });
+  const Escrow = IDL.Record({
+    'id' : IDL.Nat64,
+    'fee' : IDL.Nat,
+    'args' : OpenEscrowArgs,
+    'opened_ns' : IDL.Nat64,
+    'state' : EscrowState,
+  });
+  const Result_4 = IDL.Variant({ 'Ok' : Escrow, 'Err' : EconError });
+  const ListEscrowsArgs = IDL.Record({
+    'after' : IDL.Opt(IDL.Nat64),
+    'limit' : IDL.Nat32,
+    'payer' : WalletId,
+  });
+  const EscrowPage = IDL.Record({
+    'next' : IDL.Opt(IDL.Nat64),
+    'escrows' : IDL.Vec(Escrow),
+  });
+  const Result_5 = IDL.Variant({ 'Ok' : EscrowPage, 'Err' : EconError });
   const EventsArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -2386,7 +3050,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'events' : IDL.Vec(EconEvent),
   });
-  const Result_3 = IDL.Variant({ 'Ok' : EventsPage, 'Err' : EconError });
+  const Result_6 = IDL.Variant({ 'Ok' : EventsPage, 'Err' : EconError });
   const ExportSubject = IDL.Variant({
     'Usage' : IDL.Null,
     'Invoices' : IDL.Null,
@@ -2403,7 +3067,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'text' : IDL.Text,
   });
-  const Result_4 = IDL.Variant({ 'Ok' : ExportPage, 'Err' : EconError });
+  const Result_7 = IDL.Variant({ 'Ok' : ExportPage, 'Err' : EconError });
   const ServiceRole = IDL.Variant({
     'Factory' : IDL.Null,
     'Agent' : IDL.Record({ 'account' : IDL.Principal }),
@@ -2463,9 +3127,9 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'UnsupportedCanisterCall' : ErrorInfo,
     'ConsentMessageUnavailable' : ErrorInfo,
   });
-  const Result_5 = IDL.Variant({ 'Ok' : ConsentInfo, 'Err' : Icrc21Error });
+  const Result_8 = IDL.Variant({ 'Ok' : ConsentInfo, 'Err' : Icrc21Error });
   const InvoiceArgs = IDL.Variant({ 'Id' : IDL.Nat64, 'Key' : IDL.Text });
-  const Result_6 = IDL.Variant({ 'Ok' : Invoice, 'Err' : EconError });
+  const Result_9 = IDL.Variant({ 'Ok' : Invoice, 'Err' : EconError });
   const ListInvoicesArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -2475,7 +3139,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'invoices' : IDL.Vec(Invoice),
   });
-  const Result_7 = IDL.Variant({ 'Ok' : InvoicePage, 'Err' : EconError });
+  const Result_10 = IDL.Variant({ 'Ok' : InvoicePage, 'Err' : EconError });
   const BlockLog = IDL.Variant({ 'IcpLedger' : IDL.Null, 'Icrc3' : IDL.Null });
   const Currency = IDL.Variant({
     'Dollar' : IDL.Null,
@@ -2501,7 +3165,11 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Principal),
     'services' : IDL.Vec(ServiceGrant),
   });
-  const Result_8 = IDL.Variant({ 'Ok' : ServicePage, 'Err' : EconError });
+  const Result_11 = IDL.Variant({ 'Ok' : ServicePage, 'Err' : EconError });
+  const OpenWalletArgs = IDL.Record({
+    'wallet' : WalletId,
+    'limits' : SpendingLimits,
+  });
   const PayArgs = IDL.Record({
     'method' : IDL.Opt(PaymentMethod),
     'invoice' : IDL.Nat64,
@@ -2516,7 +3184,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'amount' : IDL.Nat,
     'expires_ns' : IDL.Nat64,
   });
-  const Result_9 = IDL.Variant({ 'Ok' : Quote, 'Err' : EconError });
+  const Result_12 = IDL.Variant({ 'Ok' : Quote, 'Err' : EconError });
   const Resource = IDL.Variant({
     'Creation' : IDL.Nat32,
     'Tokens' : IDL.Nat64,
@@ -2542,7 +3210,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'caller' : IDL.Principal,
     'expires_ns' : IDL.Nat64,
   });
-  const Result_10 = IDL.Variant({ 'Ok' : Reservation, 'Err' : EconError });
+  const Result_13 = IDL.Variant({ 'Ok' : Reservation, 'Err' : EconError });
   const ReserveArgs = IDL.Record({
     'key' : IDL.Text,
     'resource' : Resource,
@@ -2568,8 +3236,8 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'points' : IDL.Vec(SeriesPoint),
   });
-  const Result_11 = IDL.Variant({ 'Ok' : SeriesPage, 'Err' : EconError });
-  const Result_12 = IDL.Variant({ 'Ok' : LedgerInfo, 'Err' : EconError });
+  const Result_14 = IDL.Variant({ 'Ok' : SeriesPage, 'Err' : EconError });
+  const Result_15 = IDL.Variant({ 'Ok' : LedgerInfo, 'Err' : EconError });
   const UsageEnvelope = IDL.Record({
     'tokens_out' : IDL.Nat64,
     'instructions' : IDL.Nat64,
@@ -2583,7 +3251,14 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'usage' : IDL.Opt(UsageEnvelope),
     'amount' : IDL.Nat64,
   });
-  const Result_13 = IDL.Variant({ 'Ok' : Settlement, 'Err' : EconError });
+  const Result_16 = IDL.Variant({ 'Ok' : Settlement, 'Err' : EconError });
+  const SettlementTotals = IDL.Record({
+    'deposited' : IDL.Nat,
+    'in_wallets' : IDL.Nat,
+    'in_escrows' : IDL.Nat,
+    'withdrawing' : IDL.Nat,
+    'withdrawn' : IDL.Nat,
+  });
   const EconStatus = IDL.Record({
     'version' : IDL.Text,
     'cycles' : IDL.Nat,
@@ -2618,15 +3293,34 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'records' : IDL.Vec(UsageRecord),
     'next' : IDL.Opt(IDL.Nat64),
   });
-  const Result_14 = IDL.Variant({ 'Ok' : UsagePage, 'Err' : EconError });
+  const Result_17 = IDL.Variant({ 'Ok' : UsagePage, 'Err' : EconError });
+  const WithdrawArgs = IDL.Record({
+    'to' : Account,
+    'key' : IDL.Text,
+    'wallet' : WalletId,
+    'amount' : IDL.Nat,
+  });
+  const Withdrawal = IDL.Record({
+    'id' : IDL.Nat64,
+    'fee' : IDL.Nat,
+    'begun_ns' : IDL.Nat64,
+    'args' : WithdrawArgs,
+    'state' : RefundState,
+  });
+  const Result_18 = IDL.Variant({ 'Ok' : Withdrawal, 'Err' : EconError });
   
   return IDL.Service({
     'account' : IDL.Func([IDL.Opt(IDL.Principal)], [Result], ['query']),
     'announce_tier' : IDL.Func([TierVersion], [Result_1], []),
     'cancel' : IDL.Func([], [Result], []),
     'change_tier' : IDL.Func([ChangeTierArgs], [Result_2], []),
-    'events' : IDL.Func([EventsArgs], [Result_3], ['query']),
-    'export' : IDL.Func([ExportArgs], [Result_4], ['query']),
+    'deposit' : IDL.Func([WalletId], [Result_3], []),
+    'deposit_account' : IDL.Func([IDL.Principal], [Account], ['query']),
+    'dispute_escrow' : IDL.Func([DisputeArgs], [Result_4], []),
+    'escrow' : IDL.Func([IDL.Nat64], [Result_4], ['query']),
+    'escrows' : IDL.Func([ListEscrowsArgs], [Result_5], ['query']),
+    'events' : IDL.Func([EventsArgs], [Result_6], ['query']),
+    'export' : IDL.Func([ExportArgs], [Result_7], ['query']),
     'grant_service' : IDL.Func([ServiceGrant], [Result_1], []),
     'icrc10_supported_standards' : IDL.Func(
         [],
@@ -2635,32 +3329,44 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
       ),
     'icrc21_canister_call_consent_message' : IDL.Func(
         [ConsentMessageRequest],
-        [Result_5],
+        [Result_8],
         [],
       ),
-    'invoice' : IDL.Func([InvoiceArgs], [Result_6], ['query']),
-    'invoices' : IDL.Func([ListInvoicesArgs], [Result_7], ['query']),
+    'invoice' : IDL.Func([InvoiceArgs], [Result_9], ['query']),
+    'invoices' : IDL.Func([ListInvoicesArgs], [Result_10], ['query']),
     'ledgers' : IDL.Func([], [IDL.Vec(LedgerInfo)], ['query']),
-    'list_services' : IDL.Func([ListServicesArgs], [Result_8], ['query']),
-    'pay' : IDL.Func([PayArgs], [Result_6], []),
-    'quote' : IDL.Func([QuoteArgs], [Result_9], []),
-    'refund' : IDL.Func([RefundArgs], [Result_6], []),
+    'list_services' : IDL.Func([ListServicesArgs], [Result_11], ['query']),
+    'open_escrow' : IDL.Func([OpenEscrowArgs], [Result_4], []),
+    'open_wallet' : IDL.Func([OpenWalletArgs], [Result_3], []),
+    'pay' : IDL.Func([PayArgs], [Result_9], []),
+    'quote' : IDL.Func([QuoteArgs], [Result_12], []),
+    'refund' : IDL.Func([RefundArgs], [Result_9], []),
+    'refund_escrow' : IDL.Func([IDL.Nat64], [Result_4], []),
     'release' : IDL.Func([IDL.Nat64], [Result_1], []),
-    'reservation' : IDL.Func([IDL.Nat64], [Result_10], ['query']),
-    'reserve' : IDL.Func([ReserveArgs], [Result_10], []),
+    'release_escrow' : IDL.Func([IDL.Nat64], [Result_4], []),
+    'reservation' : IDL.Func([IDL.Nat64], [Result_13], ['query']),
+    'reserve' : IDL.Func([ReserveArgs], [Result_13], []),
     'resume' : IDL.Func([], [Result], []),
     'return_agent' : IDL.Func([ReturnAgentArgs], [Result_1], []),
     'revoke_service' : IDL.Func([IDL.Principal], [Result_1], []),
-    'series' : IDL.Func([SeriesArgs], [Result_11], ['query']),
+    'series' : IDL.Func([SeriesArgs], [Result_14], ['query']),
     'set_admins' : IDL.Func([IDL.Vec(IDL.Principal)], [Result_1], []),
     'set_config' : IDL.Func([EconConfig], [Result_1], []),
-    'set_ledger' : IDL.Func([LedgerArgs], [Result_12], []),
+    'set_ledger' : IDL.Func([LedgerArgs], [Result_15], []),
     'set_payment_method' : IDL.Func([PaymentMethod], [Result_1], []),
-    'settle' : IDL.Func([SettleArgs], [Result_13], []),
+    'settle' : IDL.Func([SettleArgs], [Result_16], []),
+    'settlement_totals' : IDL.Func(
+        [IDL.Principal],
+        [SettlementTotals],
+        ['query'],
+      ),
     'status' : IDL.Func([], [EconStatus], ['query']),
-    'subscribe' : IDL.Func([SubscribeArgs], [Result_6], []),
+    'subscribe' : IDL.Func([SubscribeArgs], [Result_9], []),
     'tiers' : IDL.Func([], [IDL.Vec(TierVersion)], ['query']),
-    'usage' : IDL.Func([UsageArgs], [Result_14], ['query']),
+    'usage' : IDL.Func([UsageArgs], [Result_17], ['query']),
+    'wallet' : IDL.Func([WalletId], [Result_3], ['query']),
+    'withdraw' : IDL.Func([WithdrawArgs], [Result_18], []),
+    'withdrawal' : IDL.Func([IDL.Nat64], [Result_18], ['query']),
   });
 };
 
@@ -2669,6 +3375,7 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
     'exchange_rates' : IDL.Opt(IDL.Principal),
     'retention_ns' : IDL.Nat64,
     'max_concurrent' : IDL.Nat32,
+    'escrow_fee_bp' : IDL.Nat32,
     'max_rate_age_ns' : IDL.Nat64,
     'max_rate_deviation_bp' : IDL.Nat32,
     'notice_ns' : IDL.Nat64,
