@@ -1,4 +1,4 @@
-//! Rules that a test may break on purpose, to show that the invariants' run would notice.
+//! Rules that a test may break on purpose. `docs/INVARIANTS.md` says of which one it is shown that the invariants' run notices.
 
 /// A rule of which something that must never happen depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
