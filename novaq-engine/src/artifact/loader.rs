@@ -227,8 +227,9 @@ impl Loader {
     }
 
     fn load_tensor(&mut self, entry: &TensorEntry, source: &dyn ShardSource) -> Result<(), ArtifactError> {
-        // The bytes and what they become, which may be twice as much.
-        room_for(entry.section.length.saturating_mul(3))?;
+        // The bytes and what they become.
+        let copies = if self.packing == Packing::Nibbles { 2 } else { 3 };
+        room_for(entry.section.length.saturating_mul(copies))?;
         let bytes = read_section(&self.manifest, entry.section, source)?;
         let name = entry.name.clone();
         let fail = |e| tensor_error(&entry.name, e);

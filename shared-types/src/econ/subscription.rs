@@ -1,10 +1,10 @@
 //! The life of a subscription, as a machine that hears of payments and of time.
 //!
-//! | from \ input | Started | PeriodEnded | Renewed | GraceEnded | RetentionEnded | Cancelled | Resumed | Upgraded, Downgraded, TierChosen | Refunded |
+//! | from \ input | Started | `PeriodEnded` | Renewed | `GraceEnded` | `RetentionEnded` | Cancelled | Resumed | Upgraded, Downgraded, `TierChosen` | Refunded |
 //! |---|---|---|---|---|---|---|---|---|---|
 //! | None | Active | – | – | – | – | – | – | – | – |
-//! | Active | – | PastDue | – | – | – | Cancelled | – | Active | Expired |
-//! | PastDue | – | – | Active | Suspended | – | Expired | – | – | – |
+//! | Active | – | `PastDue` | – | – | – | Cancelled | – | Active | Expired |
+//! | `PastDue` | – | – | Active | Suspended | – | Expired | – | – | – |
 //! | Suspended | Active | – | – | – | Expired | Expired | – | – | – |
 //! | Cancelled | – | Expired | – | – | – | – | Active | – | Expired |
 //! | Expired | Active | – | – | – | – | – | – | – | – |
@@ -263,7 +263,7 @@ impl Subscription {
                 self.end();
             }
             (S::PastDue | S::Suspended, I::Cancelled, _) | (S::Active | S::Cancelled, I::Refunded, _) => {
-                self.end()
+                self.end();
             }
             (S::Active, I::Cancelled, _) => {
                 self.status = S::Cancelled;
