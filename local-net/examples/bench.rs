@@ -254,7 +254,7 @@ fn reads() -> anyhow::Result<()> {
         for _ in 0..QUERIES {
             let _ = black_box(net.network.query(query.clone()));
         }
-        let time = (cpu_time()? - begin) / QUERIES;
+        let time = cpu_time()?.saturating_sub(begin) / QUERIES;
         println!("| {what} | {bytes} | {time:.1?} | {:.0} |", 1.0 / time.as_secs_f64());
     }
     Ok(())

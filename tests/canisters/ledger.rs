@@ -55,7 +55,7 @@ fn the_standards_methods_answer() {
     assert_eq!(spend(&again), Err(TransferFromError::InsufficientAllowance { allowance: 190_000u32.into() }));
     assert_eq!(ledger.allowance(owner(), uploader()), 190_000);
     assert_eq!((ledger.balance(owner()), ledger.balance(stranger())), (680_000, 300_000));
-    network.pic.advance_time(Duration::from_secs(24 * 60 * 60 + 60));
+    network.pic.advance_time(Duration::from_mins(24 * 60 + 1));
     assert_eq!(spend(&args), Err(TransferFromError::TooOld));
     let early = TransferFromArgs { created_at_time: Some(now(&network) + 120_000_000_000), ..args };
     assert!(matches!(spend(&early), Err(TransferFromError::CreatedInFuture { .. })));

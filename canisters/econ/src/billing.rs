@@ -49,7 +49,7 @@ impl Economy {
         let account = self.account(caller);
         let terms = self.terms(&args.tier, now_ns)?;
         refuse_unless(&account, &SubscriptionInput::Started { terms: terms.clone() }, now_ns)?;
-        self.refuse_open_invoices(&account)?;
+        refuse_open_invoices(&account)?;
         let cents = terms.price_cents;
         let price = Price { kind: InvoiceKind::Subscription, terms, period: None, cents };
         let (amount, rate) = self.priced(&account, args.method.ledger, &price, now_ns)?;
@@ -90,7 +90,7 @@ impl Economy {
         let dearer = current.is_none_or(|period| terms.price_cents >= period.terms.price_cents);
         if dearer {
             refuse_unless(&account, &SubscriptionInput::Upgraded { terms: terms.clone() }, now_ns)?;
-            self.refuse_open_invoices(&account)?;
+            refuse_open_invoices(&account)?;
             let (Some(period), Some(method)) = (current, account.method) else {
                 return Err(SubscriptionRefusal::WrongStatus { status: account.subscription.status }.into());
             };
@@ -109,7 +109,7 @@ impl Economy {
         let downgraded =
             SubscriptionInput::Downgraded { terms: terms.clone(), tokens_taken, creations_taken };
         refuse_unless(&account, &downgraded, now_ns)?;
-        self.refuse_open_invoices(&account)?;
+        refuse_open_invoices(&account)?;
         let cents = period.downgrade(&terms, now_ns, tokens_taken, creations_taken).cents;
         self.take(caller, downgraded, now_ns, now_ns);
         self.record(now_ns, EventKind::Credited { account: caller, cents });
@@ -382,13 +382,6 @@ impl Economy {
         }
     }
 
-    fn refuse_open_invoices(&self, account: &Account) -> Result<(), EconError> {
-        account
-            .open_invoices
-            .first()
-            .map_or(Ok(()), |invoice| Err(EconError::InvoiceOpen { invoice: *invoice }))
-    }
-
     fn usable_ledger(&self, ledger: Principal) -> Result<&shared_types::econ::LedgerInfo, EconError> {
         let known = self.ledger(ledger)?;
         if known.args.enabled { Ok(known) } else { Err(EconError::UnknownLedger { ledger }) }
@@ -481,4 +474,8 @@ impl Economy {
 
 fn refuse_unless(account: &Account, input: &SubscriptionInput, now_ns: u64) -> Result<(), EconError> {
     Ok(account.subscription.clone().take(input, now_ns)?)
+}
+
+fn refuse_open_invoices(account: &Account) -> Result<(), EconError> {
+    account.open_invoices.first().map_or(Ok(()), |invoice| Err(EconError::InvoiceOpen { invoice: *invoice }))
 }

@@ -122,10 +122,10 @@ impl Economy {
         let outcome = self.next_step(id, now_ns);
         match (before.purpose, outcome) {
             (Purpose::Charge(invoice), Some(Next::Done(block))) => {
-                self.invoice_paid(invoice, Some(block), now_ns)
+                self.invoice_paid(invoice, Some(block), now_ns);
             }
             (Purpose::Charge(invoice), Some(Next::Failed(reason))) => {
-                self.invoice_failed(invoice, &reason, now_ns)
+                self.invoice_failed(invoice, &reason, now_ns);
             }
             (Purpose::Refund(invoice), Some(Next::Done(block))) => {
                 self.record(now_ns, EventKind::Refund { invoice, state: RefundState::Done { block } });

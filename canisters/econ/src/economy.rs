@@ -364,7 +364,7 @@ impl Economy {
             EventKind::AgentReturned { account, agent } => {
                 if self.agents.remove(&(*account, *agent)).is_some() {
                     self.change_account(*account, |account| {
-                        account.agents = account.agents.saturating_sub(1)
+                        account.agents = account.agents.saturating_sub(1);
                     });
                     self.services.remove(agent);
                 }
@@ -526,7 +526,7 @@ impl Economy {
         });
         if let Some(stored) = self.invoices.get(&id) {
             self.change_account(stored.0.invoice.account, |account| {
-                account.open_invoices.retain(|open| *open != id)
+                account.open_invoices.retain(|open| *open != id);
             });
         }
     }

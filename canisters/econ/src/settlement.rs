@@ -499,11 +499,11 @@ impl Settlement {
                 let Escrow { args: OpenEscrowArgs { payer, payee, amount, .. }, fee, .. } = escrow;
                 self.change_wallet(payer, |wallet| wallet.open_escrows -= 1);
                 self.change_wallet(WalletId { holder: payee, ..payer }, |wallet| {
-                    wallet.balance += amount - fee
+                    wallet.balance += amount - fee;
                 });
                 if fee > 0 {
                     self.change_wallet(WalletId { holder: TREASURY, ..payer }, |wallet| {
-                        wallet.balance += fee
+                        wallet.balance += fee;
                     });
                 }
                 self.leave_escrow(payer.ledger, amount);

@@ -344,13 +344,12 @@ impl ModelCanister {
             let after = entries.last().map(|entry| entry.index);
             let args = AuditLogArgs { after, limit: shared_types::paging::MAX_PAGE };
             let page: AuditPage = self.query("audit_log", (args,)).await?;
-            let head = match head {
-                Some(head) => head,
-                None => {
-                    let tree = self.tree(page.proof.as_ref())?;
-                    tree.expect(&[labels::AUDIT.as_bytes()], &page.head.to_bytes())?;
-                    *head.insert(page.head)
-                }
+            let head = if let Some(head) = head {
+                head
+            } else {
+                let tree = self.tree(page.proof.as_ref())?;
+                tree.expect(&[labels::AUDIT.as_bytes()], &page.head.to_bytes())?;
+                *head.insert(page.head)
             };
             let missing = (head.entries as usize).saturating_sub(entries.len());
             entries.extend(page.entries.into_iter().take(missing));

@@ -97,7 +97,7 @@ fn hostile_manifests_are_refused_by_name() {
     assert!(refused(twice.into_bytes()).reason.contains("twice"));
     let wrong_shard = text.replacen("\"shard\":1", "\"shard\":7", 1);
     assert!(!refused(wrong_shard.into_bytes()).field.is_empty());
-    let unknown = text.replacen("{", "{\"aaa\":1,", 1);
+    let unknown = text.replacen('{', "{\"aaa\":1,", 1);
     assert!(refused(unknown.into_bytes()).reason.contains("aaa"));
     // Bits and pieces.
     for at in (0..text.len()).step_by(text.len() / 60) {

@@ -81,7 +81,7 @@ fn two_of_three_admins_decide_and_proposals_expire() {
     assert_eq!(refused, ModelError::ThresholdOutOfReach { approvals: 3, voters: 2 });
 }
 
-/// Pseudo-random numbers (Steele et al., 2014, "SplitMix64").
+/// Pseudo-random numbers (Steele et al., 2014, "`SplitMix64`").
 struct Random(u64);
 
 impl Random {

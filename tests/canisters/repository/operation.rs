@@ -95,10 +95,14 @@ fn a_large_model_is_validated_in_slices() {
         call();
         before - network.pic.cycle_balance(repository.id)
     };
-    let begin = cost(&|| drop(repository.begin(uploader(), &artifact.manifest_bytes).unwrap()));
+    let begin = cost(&|| {
+        repository.begin(uploader(), &artifact.manifest_bytes).unwrap();
+    });
     println!("begin_upload of {} shards: {begin} cycles", artifact.shards.len());
     for (index, shard) in artifact.shards.iter().enumerate() {
-        let put = cost(&|| drop(repository.put(uploader(), artifact.id, index as u32, shard).unwrap()));
+        let put = cost(&|| {
+            repository.put(uploader(), artifact.id, index as u32, shard).unwrap();
+        });
         if index == 1 {
             println!("put_shard of {} bytes: {put} cycles", shard.len());
         }
