@@ -123,6 +123,7 @@ impl Client {
             model_id,
             config: Some(AgentConfig { slice_instructions, ..AgentConfig::default() }),
             template: None,
+            owner: None,
         };
         let record: AgentRecord = self.update::<_, FactoryError>(factory, "create_agent", (args,)).await?;
         let id = record.canister.context("the agent has no canister")?;

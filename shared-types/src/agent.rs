@@ -105,6 +105,9 @@ pub struct AgentInitArgs {
     pub model_id: ModelId,
     /// Limits.
     pub config: AgentConfig,
+    /// Who may submit jobs beside the owner, and read and cancel those; see `set_coordinator`.
+    #[serde(default)]
+    pub coordinator: Option<Principal>,
 }
 
 /// Limits of an agent.
@@ -839,6 +842,8 @@ pub struct AgentStatus {
     pub model_id: ModelId,
     /// Limits.
     pub config: AgentConfig,
+    /// Who may submit jobs beside the owner.
+    pub coordinator: Option<Principal>,
     /// How far the model is loaded.
     pub load: LoadState,
     /// What loading took.

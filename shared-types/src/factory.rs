@@ -30,6 +30,9 @@ pub const MAX_TEMPLATE_BYTES: u64 = 64 << 20;
 /// Longest idempotency key in bytes.
 pub const MAX_KEY_BYTES: usize = 64;
 
+/// Most coordinators that may be registered.
+pub const MAX_COORDINATORS: usize = 16;
+
 /// Longest version of a template in bytes.
 pub const MAX_VERSION_BYTES: usize = 64;
 
@@ -128,6 +131,10 @@ pub struct CreateAgentArgs {
     pub config: Option<AgentConfig>,
     /// The template; absent for the one committed last.
     pub template: Option<Digest>,
+    /// Whom the agent obeys; absent for the caller. Only a registered coordinator names another: the agent is that owner's, under its key,
+    /// and takes jobs from the coordinator as well, until the owner ends that.
+    #[serde(default)]
+    pub owner: Option<Principal>,
 }
 
 /// How far the creation or deletion of an agent is.
@@ -174,6 +181,9 @@ pub struct AgentRecord {
     pub key: String,
     /// Whom the agent obeys.
     pub owner: Principal,
+    /// The coordinator that had it created, whom it takes jobs from as well.
+    #[serde(default)]
+    pub coordinator: Option<Principal>,
     /// The agent's canister, once it exists.
     pub canister: Option<Principal>,
     /// How far it is.
@@ -268,6 +278,8 @@ pub struct FactoryStatus {
     pub version: String,
     /// Who may upload templates.
     pub admins: Vec<Principal>,
+    /// Who may have agents created for others.
+    pub coordinators: Vec<Principal>,
     /// Limits and amounts.
     pub config: FactoryConfig,
     /// The template that new agents get.

@@ -7,6 +7,7 @@
 //! links it as readily as a canister. Rules kept here are plain functions of their arguments.
 
 pub mod agent;
+pub mod coordinator;
 pub mod digest;
 pub mod econ;
 #[cfg(feature = "engine")]

@@ -40,7 +40,7 @@ impl Owned {
         repository.publish(artifact);
         let owner = identity().sender().unwrap();
         let (model_canister, model_id) = (repository.id, artifact.id);
-        let args = AgentInitArgs { owner, model_canister, model_id, config };
+        let args = AgentInitArgs { owner, model_canister, model_id, config, coordinator: None };
         let id = network.install(Canister::Agent, args);
         Self { network, id, owner }
     }
@@ -229,8 +229,13 @@ fn jobs_that_compute_nothing_have_receipts_too() {
     let repository = network.repository();
     let owner = identity().sender().unwrap();
     let model_id = ModelId::of(b"unknown");
-    let args =
-        AgentInitArgs { owner, model_canister: repository.id, model_id, config: AgentConfig::default() };
+    let args = AgentInitArgs {
+        owner,
+        model_canister: repository.id,
+        model_id,
+        config: AgentConfig::default(),
+        coordinator: None,
+    };
     let id = network.install(Canister::Agent, args);
     let owned = Owned { network, id, owner };
     let failed = owned.run(PROMPT, 1);

@@ -229,7 +229,7 @@ impl Network {
 
     /// Installs an agent directly, so that the test is its controller.
     pub fn agent(&self, model_canister: Principal, model_id: ModelId, config: AgentConfig) -> Agent<'_> {
-        let args = AgentInitArgs { owner: owner(), model_canister, model_id, config };
+        let args = AgentInitArgs { owner: owner(), model_canister, model_id, config, coordinator: None };
         Agent { network: self, id: self.install(Canister::Agent, args) }
     }
 }
@@ -399,6 +399,7 @@ impl Factory<'_> {
             model_id,
             config: None,
             template: None,
+            owner: None,
         }
     }
 }

@@ -78,7 +78,7 @@ impl Agents {
     }
 
     /// Enters the wish for an agent, or finds the agent that the same wish made before. A creation that failed begins
-    /// again.
+    /// again. `coordinator` is who asks in the owner's place.
     ///
     /// # Errors
     /// [`FactoryError::InvalidField`] for the key, [`FactoryError::KeyReused`], [`FactoryError::InProgress`] while the
@@ -86,6 +86,7 @@ impl Agents {
     pub fn request(
         &mut self,
         owner: Principal,
+        coordinator: Option<Principal>,
         args: &CreateAgentArgs,
         template: Digest,
         max_agents: u32,
@@ -123,6 +124,7 @@ impl Agents {
         self.put(AgentRecord {
             key: args.key.clone(),
             owner,
+            coordinator,
             canister: None,
             state: AgentState::Creating,
             template,
@@ -352,6 +354,7 @@ mod tests {
             model_id: Digest::ZERO,
             config: None,
             template: None,
+            owner: None,
         }
     }
 
@@ -454,7 +457,7 @@ mod tests {
             let mut fates = fates.into_iter();
             for (who, key, create) in requests {
                 let asked = if create {
-                    agents.request(owner(who), &args(keys[key]), Digest::ZERO, MAX_AGENTS, 0)
+                    agents.request(owner(who), None, &args(keys[key]), Digest::ZERO, MAX_AGENTS, 0)
                 } else {
                     agents.request_deletion(owner(who), keys[key], 0)
                 };
@@ -504,7 +507,7 @@ mod tests {
         let mut agents = open(&DefaultMemoryImpl::default());
         let mut world = World::default();
         // Creation succeeds, installation fails, the canister becomes a spare.
-        agents.request(owner(1), &args("tale"), Digest::ZERO, 1, 0).unwrap();
+        agents.request(owner(1), None, &args("tale"), Digest::ZERO, 1, 0).unwrap();
         drive(
             &mut agents,
             &mut world,
@@ -516,16 +519,16 @@ mod tests {
         assert!(matches!(failed.state, AgentState::Failed { step: AgentStep::Install, .. }));
         assert_eq!((failed.canister, agents.spares()), (None, 1));
         for _ in 0..2 {
-            agents.request(owner(1), &args("tale"), Digest::ZERO, 1, 0).unwrap();
+            agents.request(owner(1), None, &args("tale"), Digest::ZERO, 1, 0).unwrap();
             drive(&mut agents, &mut world, 1, "tale", &mut std::iter::empty());
         }
         assert_eq!(agents.get(owner(1), "tale").unwrap().state, AgentState::Running);
         assert_eq!((world.created, agents.spares(), agents.len()), (1, 0, 1));
 
         let other = CreateAgentArgs { model_id: Digest::of(b"other"), ..args("tale") };
-        let refused = agents.request(owner(1), &other, Digest::ZERO, 1, 0).unwrap_err();
+        let refused = agents.request(owner(1), None, &other, Digest::ZERO, 1, 0).unwrap_err();
         assert_eq!(refused, FactoryError::KeyReused { key: "tale".to_owned(), field: "model_id".to_owned() });
-        let refused = agents.request(owner(1), &args("second"), Digest::ZERO, 1, 0).unwrap_err();
+        let refused = agents.request(owner(1), None, &args("second"), Digest::ZERO, 1, 0).unwrap_err();
         assert_eq!(refused, FactoryError::TooManyAgents { agents: 1 });
         assert!(agents.get(owner(2), "tale").is_err(), "another owner's agent is unknown");
 
@@ -542,7 +545,7 @@ mod tests {
     fn a_deletion_that_failed_goes_on() {
         let mut agents = open(&DefaultMemoryImpl::default());
         let mut world = World::default();
-        agents.request(owner(1), &args("tale"), Digest::ZERO, 1, 0).unwrap();
+        agents.request(owner(1), None, &args("tale"), Digest::ZERO, 1, 0).unwrap();
         drive(&mut agents, &mut world, 1, "tale", &mut std::iter::empty());
         // The agent returns its cycles and stops, but can't be deleted at first.
         agents.request_deletion(owner(1), "tale", 0).unwrap();
@@ -554,7 +557,7 @@ mod tests {
             &mut [Fate::Succeeds, Fate::Succeeds, Fate::Fails].into_iter(),
         );
         assert_eq!(agents.get(owner(1), "tale").unwrap().state, AgentState::Deleting);
-        let refused = agents.request(owner(1), &args("tale"), Digest::ZERO, 1, 0).unwrap_err();
+        let refused = agents.request(owner(1), None, &args("tale"), Digest::ZERO, 1, 0).unwrap_err();
         assert_eq!(refused, FactoryError::InProgress { key: "tale".to_owned() });
         agents.request_deletion(owner(1), "tale", 0).unwrap();
         drive(&mut agents, &mut world, 1, "tale", &mut std::iter::empty());
@@ -567,7 +570,7 @@ mod tests {
     fn an_agent_that_keeps_its_cycles_becomes_a_spare() {
         let mut agents = open(&DefaultMemoryImpl::default());
         let mut world = World::default();
-        agents.request(owner(1), &args("tale"), Digest::ZERO, 1, 0).unwrap();
+        agents.request(owner(1), None, &args("tale"), Digest::ZERO, 1, 0).unwrap();
         drive(&mut agents, &mut world, 1, "tale", &mut std::iter::empty());
         agents.request_deletion(owner(1), "tale", 0).unwrap();
         drive(&mut agents, &mut world, 1, "tale", &mut [Fate::Fails].into_iter());

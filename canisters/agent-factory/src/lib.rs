@@ -53,6 +53,11 @@ async fn adopt_canister(canister: Principal) -> Result<(), FactoryError> {
     updates::agent::adopt_canister(canister).await
 }
 
+#[update]
+fn set_coordinators(coordinators: Vec<Principal>) -> Result<(), FactoryError> {
+    updates::coordinators::set_coordinators(coordinators)
+}
+
 #[query]
 fn list_templates(args: ListTemplatesArgs) -> TemplatePage {
     queries::list_templates(&args)

@@ -127,6 +127,7 @@ async fn install(canister_id: Principal, record: &AgentRecord, config: &AgentCon
         model_canister: record.model_canister,
         model_id: record.model_id,
         config: config.clone(),
+        coordinator: record.coordinator,
     };
     let arg = Encode!(&args).map_err(|error| Failure::Refused(error.to_string()))?;
     let chunks: Vec<Vec<u8>> = state::read(|state| {

@@ -41,6 +41,7 @@ pub fn status() -> FactoryStatus {
     state::read(|state| FactoryStatus {
         version: VERSION.to_owned(),
         admins: state.settings().admins.clone(),
+        coordinators: state.settings().coordinators.clone(),
         config: state.settings().config.clone(),
         template: state.templates.committed(None).ok().map(|template| template.sha256),
         agents: state.agents.len(),

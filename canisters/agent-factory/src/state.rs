@@ -18,6 +18,9 @@ use crate::templates::Templates;
 pub struct Settings {
     /// Who may upload templates.
     pub admins: Vec<Principal>,
+    /// Who may have agents created for others.
+    #[serde(default)]
+    pub coordinators: Vec<Principal>,
     /// Limits and amounts.
     pub config: FactoryConfig,
 }
@@ -47,7 +50,17 @@ impl State {
 
     /// Sets up a new factory.
     pub fn install(&mut self, args: FactoryInitArgs) {
-        self.settings.set(Cbor(Settings { admins: args.admins, config: args.config }));
+        self.settings.set(Cbor(Settings {
+            admins: args.admins,
+            coordinators: Vec::new(),
+            config: args.config,
+        }));
+    }
+
+    /// Says who may have agents created for others.
+    pub fn set_coordinators(&mut self, coordinators: Vec<Principal>) {
+        let settings = Settings { coordinators, ..self.settings().clone() };
+        self.settings.set(Cbor(settings));
     }
 
     /// Admins and limits.

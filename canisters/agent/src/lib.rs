@@ -29,6 +29,7 @@ pub mod state;
 pub mod store;
 pub mod updates;
 
+use candid::Principal;
 use ic_cdk::{query, update};
 use shared_types::agent::{
     AgentError, AgentStatus, Draft, DraftArgs, EmbedArgs, Embeddings, JobId, JobPage, JobProgress,
@@ -64,6 +65,11 @@ fn pause_queue() -> Result<(), AgentError> {
 #[update]
 fn resume_queue() -> Result<(), AgentError> {
     updates::jobs::set_queue_paused(false)
+}
+
+#[update]
+fn set_coordinator(coordinator: Option<Principal>) -> Result<(), AgentError> {
+    updates::jobs::set_coordinator(coordinator)
 }
 
 #[update]

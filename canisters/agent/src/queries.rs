@@ -9,7 +9,7 @@ use shared_types::agent::{
 };
 use shared_types::receipt::{CertifiedReceipt, ListReceiptsArgs, ReceiptKey, ReceiptPage};
 
-use crate::guards::{require_controller, require_owner};
+use crate::guards::{require_controller, require_job_client, require_owner};
 use crate::lifecycle::VERSION;
 use crate::state;
 
@@ -18,7 +18,7 @@ use crate::state;
 /// # Errors
 /// [`AgentError::Unauthorized`], [`AgentError::UnknownJob`].
 pub fn job_progress(args: &JobProgressArgs) -> Result<JobProgress, AgentError> {
-    require_owner()?;
+    require_job_client(args.job_id)?;
     state::read(|state| state.jobs.progress(args))
 }
 
@@ -27,7 +27,7 @@ pub fn job_progress(args: &JobProgressArgs) -> Result<JobProgress, AgentError> {
 /// # Errors
 /// [`AgentError::Unauthorized`], [`AgentError::UnknownJob`].
 pub fn get_job(job_id: JobId) -> Result<JobRecord, AgentError> {
-    require_owner()?;
+    require_job_client(job_id)?;
     state::read(|state| state.jobs.get(job_id))
 }
 
@@ -135,6 +135,7 @@ pub fn status() -> Result<AgentStatus, AgentError> {
             model_canister: settings.model_canister,
             model_id: settings.model_id,
             config: settings.config.clone(),
+            coordinator: settings.coordinator,
             load: state.store.state().clone(),
             load_counts: state.store.counts(),
             in_heap,

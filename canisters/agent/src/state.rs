@@ -50,6 +50,12 @@ impl State {
         self.settings.set(Cbor(Settings(Some(args))));
     }
 
+    /// Says who may submit jobs beside the owner.
+    pub fn set_coordinator(&mut self, coordinator: Option<Principal>) {
+        let settings = AgentInitArgs { coordinator, ..self.settings().clone() };
+        self.settings.set(Cbor(Settings(Some(settings))));
+    }
+
     /// Owner, model and limits.
     pub fn settings(&self) -> &AgentInitArgs {
         self.settings.get().0.0.as_ref().expect("`init` runs before any other method")

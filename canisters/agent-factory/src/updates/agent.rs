@@ -2,6 +2,7 @@
 
 use candid::Principal;
 use ic_cdk::api::{canister_liquid_cycle_balance, cost_create_canister, time};
+use shared_types::FieldError;
 use shared_types::agent::AgentConfig;
 use shared_types::factory::{AgentRecord, AgentState, CreateAgentArgs, FactoryError};
 
@@ -17,19 +18,19 @@ use crate::state::{self, Turn};
 /// [`FactoryError::InProgress`], [`FactoryError::Busy`], [`FactoryError::TooManyAgents`],
 /// [`FactoryError::OutOfCycles`]; [`FactoryError::StepFailed`], after which the same call may be repeated.
 pub async fn create_agent(args: CreateAgentArgs) -> Result<AgentRecord, FactoryError> {
-    let owner = signed_caller()?;
+    let caller = signed_caller()?;
+    let owner = owner_for(caller, &args)?;
     let config = args.config.clone().unwrap_or_default();
     config.validate().map_err(|error| {
-        FactoryError::InvalidField(shared_types::FieldError::new(
-            format!("config.{}", error.field),
-            error.reason,
-        ))
+        FactoryError::InvalidField(FieldError::new(format!("config.{}", error.field), error.reason))
     })?;
     let limits = state::read(|state| state.settings().config.clone());
     let _turn = Turn::take(owner, &args.key, limits.max_concurrent)?;
     state::mutate(|state| {
         let template = state.templates.committed(args.template.as_ref())?;
-        state.agents.request(owner, &args, template.sha256, limits.max_agents_per_owner, time())
+        let coordinator = (owner != caller).then_some(caller);
+        let most = limits.max_agents_per_owner;
+        state.agents.request(owner, coordinator, &args, template.sha256, most, time())
     })?;
     proceed(owner, &args.key, &config).await?;
     let record = state::read(|state| state.agents.get(owner, &args.key))?;
@@ -37,6 +38,19 @@ pub async fn create_agent(args: CreateAgentArgs) -> Result<AgentRecord, FactoryE
         AgentState::Failed { step, reason } => Err(FactoryError::StepFailed { step, reason }),
         _ => Ok(record),
     }
+}
+
+/// Whom a new agent obeys: the caller, or whom a registered coordinator names.
+fn owner_for(caller: Principal, args: &CreateAgentArgs) -> Result<Principal, FactoryError> {
+    let Some(owner) = args.owner.filter(|owner| *owner != caller) else { return Ok(caller) };
+    let invalid = |reason: &str| FactoryError::InvalidField(FieldError::new("owner", reason));
+    if !state::read(|state| state.settings().coordinators.contains(&caller)) {
+        return Err(invalid("is not the caller, and only a registered coordinator names another"));
+    }
+    if owner == Principal::anonymous() {
+        return Err(invalid("is the anonymous principal, which can't own an agent"));
+    }
+    Ok(owner)
 }
 
 /// Deletes an agent of the caller; its cycles return to the factory.

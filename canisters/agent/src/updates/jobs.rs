@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use candid::Principal;
 use ic_cdk::api::{msg_caller, time};
+use shared_types::FieldError;
 use shared_types::agent::{AgentError, JobId, JobRecord, SubmitJobArgs};
 
-use crate::guards::require_owner;
+use crate::guards::{require_client, require_job_client, require_owner};
 use crate::{slices, state};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -15,7 +17,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// # Errors
 /// [`AgentError::Unauthorized`], and see [`crate::jobs::Jobs::submit`].
 pub fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
-    require_owner()?;
+    require_client()?;
     let record = state::mutate(|state| {
         let cache_seconds = state.settings().config.cache_seconds.unwrap_or(0);
         state.jobs.submit(args, msg_caller(), cache_seconds * NANOS_PER_SECOND, time())
@@ -29,7 +31,7 @@ pub fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
 /// # Errors
 /// [`AgentError::Unauthorized`], and see [`crate::jobs::Jobs::cancel`].
 pub fn cancel_job(job_id: JobId) -> Result<JobRecord, AgentError> {
-    require_owner()?;
+    require_job_client(job_id)?;
     let record = state::mutate(|state| state.jobs.cancel(job_id, time()))?;
     slices::schedule(Duration::ZERO);
     Ok(record)
@@ -65,5 +67,19 @@ pub fn set_queue_paused(paused: bool) -> Result<(), AgentError> {
     require_owner()?;
     state::mutate(|state| state.jobs.set_queue_paused(paused));
     slices::schedule(Duration::ZERO);
+    Ok(())
+}
+
+/// Says who may submit jobs beside the owner; nobody, when absent. Jobs that were submitted go on.
+///
+/// # Errors
+/// [`AgentError::Unauthorized`], [`AgentError::InvalidField`] for the anonymous principal.
+pub fn set_coordinator(coordinator: Option<Principal>) -> Result<(), AgentError> {
+    require_owner()?;
+    if coordinator == Some(Principal::anonymous()) {
+        let reason = "the anonymous principal can't submit jobs";
+        return Err(AgentError::InvalidField(FieldError::new("coordinator", reason)));
+    }
+    state::mutate(|state| state.set_coordinator(coordinator));
     Ok(())
 }

@@ -1,0 +1,25 @@
+//! Who may have agents created for others.
+
+use candid::Principal;
+use shared_types::FieldError;
+use shared_types::factory::{FactoryError, MAX_COORDINATORS};
+
+use crate::guards::require_admin;
+use crate::state;
+
+/// Registers the coordinators, in the place of those before.
+///
+/// # Errors
+/// Callers that are no admins are refused; [`FactoryError::InvalidField`] for too many, and for the anonymous principal.
+pub fn set_coordinators(coordinators: Vec<Principal>) -> Result<(), FactoryError> {
+    require_admin()?;
+    let invalid = |reason: String| FactoryError::InvalidField(FieldError::new("coordinators", reason));
+    if coordinators.len() > MAX_COORDINATORS {
+        return Err(invalid(format!("are {}, at most {MAX_COORDINATORS} are allowed", coordinators.len())));
+    }
+    if coordinators.contains(&Principal::anonymous()) {
+        return Err(invalid("the anonymous principal can't be one".to_owned()));
+    }
+    state::mutate(|state| state.set_coordinators(coordinators));
+    Ok(())
+}

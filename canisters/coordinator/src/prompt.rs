@@ -1,0 +1,42 @@
+//! What an agent is told.
+
+use crate::text;
+
+/// The prompt of a task: the role, the task, and the artifacts that it takes, which share `input_bytes`.
+pub fn compose(instructions: &str, task: &str, inputs: &[(String, String)], input_bytes: usize) -> String {
+    let mut prompt = format!("{instructions}\n\nTask: {task}\n");
+    let mut left = input_bytes;
+    for (at, (title, artifact)) in inputs.iter().enumerate() {
+        let share = left / (inputs.len() - at);
+        let shown = text::beginning(artifact, share);
+        left -= shown.len();
+        if shown.is_empty() {
+            continue;
+        }
+        let cut = if shown.len() < artifact.len() { " […]" } else { "" };
+        prompt.push_str(&format!("\n{title}:\n{shown}{cut}\n"));
+    }
+    prompt.push_str("\nAnswer:\n");
+    prompt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn artifacts_share_what_there_is(texts in prop::collection::vec("[a-zé]{0,40}", 0..5), bytes in 0usize..120) {
+            let inputs: Vec<(String, String)> = texts.iter().map(|it| ("T".to_owned(), it.clone())).collect();
+            let prompt = compose("You.", "Do.", &inputs, bytes);
+            let given: usize = prompt.len() - compose("You.", "Do.", &[], 0).len();
+            let framing = inputs.len() * "\nT:\n […]\n".len();
+            prop_assert!(given <= bytes + framing);
+            let whole: usize = texts.iter().map(String::len).sum();
+            if whole <= bytes / texts.len().max(1) {
+                prop_assert!(texts.iter().all(|it| prompt.contains(it.as_str())));
+            }
+        }
+    }
+}
