@@ -2,6 +2,7 @@
 
 mod agent;
 mod chat;
+mod coordinator;
 mod embed;
 mod exchange_rate;
 mod factory;

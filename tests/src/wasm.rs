@@ -13,6 +13,8 @@ pub enum Canister {
     Agent,
     /// Tiers, quotas, payments, settlement.
     Econ,
+    /// Plans, tasks, messages, routing, votes.
+    Coordinator,
     /// The comparison of kernels.
     Kernels,
     /// The tests' token ledger.
@@ -32,6 +34,7 @@ impl Canister {
             Self::AgentFactory => "ohms_agent_factory",
             Self::Agent => "ohms_agent",
             Self::Econ => "ohms_econ",
+            Self::Coordinator => "ohms_coordinator",
             Self::Kernels => "kernel_canister",
             Self::Ledger => "ledger_canister",
             Self::ExchangeRate => "exchange_rate_canister",
@@ -52,6 +55,7 @@ impl Canister {
             Self::AgentFactory => include_str!("../../canisters/agent-factory/agent-factory.did"),
             Self::Agent => include_str!("../../canisters/agent/agent.did"),
             Self::Econ => include_str!("../../canisters/econ/econ.did"),
+            Self::Coordinator => include_str!("../../canisters/coordinator/coordinator.did"),
             Self::Kernels | Self::Ledger | Self::ExchangeRate => {
                 panic!("the tests' own canisters have no Candid file")
             }

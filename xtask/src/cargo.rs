@@ -7,11 +7,12 @@ use std::process::Command;
 
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// Packages that become canisters, those of the tests included.
-const CANISTERS: [&str; 8] = [
+const CANISTERS: [&str; 9] = [
     "ohms-model",
     "ohms-agent-factory",
     "ohms-agent",
     "ohms-econ",
+    "ohms-coordinator",
     "ohms-ui",
     "exchange-rate-canister",
     "kernel-canister",

@@ -35,6 +35,7 @@ export function NewAgentPage() {
       return unwrap(
         await factory.create_agent({
           key,
+          owner: [],
           template: [],
           model_canister: Principal.fromText(id("model")),
           model_id: model.model_id,

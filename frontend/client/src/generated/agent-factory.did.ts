@@ -88,6 +88,10 @@ export interface AgentRecord {
    * The model it runs.
    */
   'model_id' : Uint8Array,
+  /**
+   * The coordinator that had it created, whom it takes jobs from as well.
+   */
+  'coordinator' : [] | [Principal],
 }
 /**
  * How far the creation or deletion of an agent is.
@@ -195,6 +199,11 @@ export interface CreateAgentArgs {
    * Chosen by the caller: 1 to [`MAX_KEY_BYTES`] bytes. The same key means the same agent.
    */
   'key' : string,
+  /**
+   * Whom the agent obeys; absent for the caller. Only a registered coordinator names another: the agent is that owner's, under its key,
+   * and takes jobs from the coordinator as well, until the owner ends that.
+   */
+  'owner' : [] | [Principal],
   /**
    * The template; absent for the one committed last.
    */
@@ -418,6 +427,10 @@ export interface FactoryInitArgs {
  * Result of `status`.
  */
 export interface FactoryStatus {
+  /**
+   * Who may have agents created for others.
+   */
+  'coordinators' : Array<Principal>,
   /**
    * Creations and deletions under way.
    */
@@ -658,6 +671,7 @@ export interface _SERVICE {
   'list_agents' : ActorMethod<[ListAgentsArgs], AgentPage>,
   'list_templates' : ActorMethod<[ListTemplatesArgs], TemplatePage>,
   'put_template_chunk' : ActorMethod<[PutTemplateChunkArgs], Result_1>,
+  'set_coordinators' : ActorMethod<[Array<Principal>], Result>,
   'status' : ActorMethod<[], FactoryStatus>,
 }
 export const FactoryConfig = IDL.Record({
@@ -730,6 +744,7 @@ export const AgentConfig = IDL.Record({
 });
 export const CreateAgentArgs = IDL.Record({
   'key' : IDL.Text,
+  'owner' : IDL.Opt(IDL.Principal),
   'template' : IDL.Opt(IDL.Vec(IDL.Nat8)),
   'model_canister' : IDL.Principal,
   'config' : IDL.Opt(AgentConfig),
@@ -751,6 +766,7 @@ export const AgentRecord = IDL.Record({
   'template' : IDL.Vec(IDL.Nat8),
   'model_canister' : IDL.Principal,
   'model_id' : IDL.Vec(IDL.Nat8),
+  'coordinator' : IDL.Opt(IDL.Principal),
 });
 export const Result_2 = IDL.Variant({
   'Ok' : AgentRecord,
@@ -805,6 +821,7 @@ export const PutTemplateChunkArgs = IDL.Record({
   'index' : IDL.Nat32,
 });
 export const FactoryStatus = IDL.Record({
+  'coordinators' : IDL.Vec(IDL.Principal),
   'in_progress' : IDL.Nat32,
   'agents' : IDL.Nat64,
   'version' : IDL.Text,
@@ -826,6 +843,7 @@ export const idlService: IDL.ServiceClass = IDL.Service({
   'list_agents' : IDL.Func([ListAgentsArgs], [AgentPage], ['query']),
   'list_templates' : IDL.Func([ListTemplatesArgs], [TemplatePage], ['query']),
   'put_template_chunk' : IDL.Func([PutTemplateChunkArgs], [Result_1], []),
+  'set_coordinators' : IDL.Func([IDL.Vec(IDL.Principal)], [Result], []),
   'status' : IDL.Func([], [FactoryStatus], ['query']),
 });
 
@@ -899,6 +917,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   });
   const CreateAgentArgs = IDL.Record({
     'key' : IDL.Text,
+    'owner' : IDL.Opt(IDL.Principal),
     'template' : IDL.Opt(IDL.Vec(IDL.Nat8)),
     'model_canister' : IDL.Principal,
     'config' : IDL.Opt(AgentConfig),
@@ -920,6 +939,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'template' : IDL.Vec(IDL.Nat8),
     'model_canister' : IDL.Principal,
     'model_id' : IDL.Vec(IDL.Nat8),
+    'coordinator' : IDL.Opt(IDL.Principal),
   });
   const Result_2 = IDL.Variant({ 'Ok' : AgentRecord, 'Err' : FactoryError });
   const JournalArgs = IDL.Record({
@@ -968,6 +988,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'index' : IDL.Nat32,
   });
   const FactoryStatus = IDL.Record({
+    'coordinators' : IDL.Vec(IDL.Principal),
     'in_progress' : IDL.Nat32,
     'agents' : IDL.Nat64,
     'version' : IDL.Text,
@@ -989,6 +1010,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'list_agents' : IDL.Func([ListAgentsArgs], [AgentPage], ['query']),
     'list_templates' : IDL.Func([ListTemplatesArgs], [TemplatePage], ['query']),
     'put_template_chunk' : IDL.Func([PutTemplateChunkArgs], [Result_1], []),
+    'set_coordinators' : IDL.Func([IDL.Vec(IDL.Principal)], [Result], []),
     'status' : IDL.Func([], [FactoryStatus], ['query']),
   });
 };

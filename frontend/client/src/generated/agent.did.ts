@@ -214,6 +214,10 @@ export interface AgentInitArgs {
    * The model to run.
    */
   'model_id' : Uint8Array,
+  /**
+   * Who may submit jobs beside the owner, and read and cancel those; see `set_coordinator`.
+   */
+  'coordinator' : [] | [Principal],
 }
 /**
  * Result of `status`.
@@ -283,6 +287,10 @@ export interface AgentStatus {
    * Whether the queue was paused.
    */
   'paused' : boolean,
+  /**
+   * Who may submit jobs beside the owner.
+   */
+  'coordinator' : [] | [Principal],
 }
 /**
  * Result of `get_receipt`: a receipt, and the proof that the agent certifies it.
@@ -1347,6 +1355,7 @@ export interface _SERVICE {
   'resume_job' : ActorMethod<[bigint], Result>,
   'resume_queue' : ActorMethod<[], Result_9>,
   'return_cycles' : ActorMethod<[], Result_10>,
+  'set_coordinator' : ActorMethod<[[] | [Principal]], Result_9>,
   'status' : ActorMethod<[], Result_11>,
   'submit_job' : ActorMethod<[SubmitJobArgs], Result>,
 }
@@ -1362,6 +1371,7 @@ export const AgentInitArgs = IDL.Record({
   'model_canister' : IDL.Principal,
   'config' : AgentConfig,
   'model_id' : IDL.Vec(IDL.Nat8),
+  'coordinator' : IDL.Opt(IDL.Principal),
 });
 export const ModelStatus = IDL.Variant({
   'Active' : IDL.Null,
@@ -1643,6 +1653,7 @@ export const AgentStatus = IDL.Record({
   'open_jobs' : IDL.Nat64,
   'heap_bytes' : IDL.Nat64,
   'paused' : IDL.Bool,
+  'coordinator' : IDL.Opt(IDL.Principal),
 });
 export const Result_11 = IDL.Variant({
   'Ok' : AgentStatus,
@@ -1675,6 +1686,7 @@ export const idlService: IDL.ServiceClass = IDL.Service({
   'resume_job' : IDL.Func([IDL.Nat64], [Result], []),
   'resume_queue' : IDL.Func([], [Result_9], []),
   'return_cycles' : IDL.Func([], [Result_10], []),
+  'set_coordinator' : IDL.Func([IDL.Opt(IDL.Principal)], [Result_9], []),
   'status' : IDL.Func([], [Result_11], ['query']),
   'submit_job' : IDL.Func([SubmitJobArgs], [Result], []),
 });
@@ -1694,6 +1706,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'model_canister' : IDL.Principal,
     'config' : AgentConfig,
     'model_id' : IDL.Vec(IDL.Nat8),
+    'coordinator' : IDL.Opt(IDL.Principal),
   });
   const ModelStatus = IDL.Variant({
     'Active' : IDL.Null,
@@ -1966,6 +1979,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'open_jobs' : IDL.Nat64,
     'heap_bytes' : IDL.Nat64,
     'paused' : IDL.Bool,
+    'coordinator' : IDL.Opt(IDL.Principal),
   });
   const Result_11 = IDL.Variant({ 'Ok' : AgentStatus, 'Err' : AgentError });
   const SubmitJobArgs = IDL.Record({
@@ -1995,6 +2009,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'resume_job' : IDL.Func([IDL.Nat64], [Result], []),
     'resume_queue' : IDL.Func([], [Result_9], []),
     'return_cycles' : IDL.Func([], [Result_10], []),
+    'set_coordinator' : IDL.Func([IDL.Opt(IDL.Principal)], [Result_9], []),
     'status' : IDL.Func([], [Result_11], ['query']),
     'submit_job' : IDL.Func([SubmitJobArgs], [Result], []),
   });
@@ -2013,6 +2028,7 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
     'model_canister' : IDL.Principal,
     'config' : AgentConfig,
     'model_id' : IDL.Vec(IDL.Nat8),
+    'coordinator' : IDL.Opt(IDL.Principal),
   });
   
   return [AgentInitArgs];
