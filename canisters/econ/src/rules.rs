@@ -1,4 +1,4 @@
-//! Rules that a test may break on purpose. `docs/INVARIANTS.md` says of which one it is shown that the invariants' run notices.
+//! Rules that tests break on purpose, to show that the tests of the invariants notice.
 
 /// A rule of which something that must never happen depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
