@@ -3,6 +3,7 @@
 mod agent;
 mod chat;
 mod coordinator;
+mod econ;
 mod embed;
 mod exchange_rate;
 mod factory;
@@ -14,4 +15,5 @@ mod live;
 mod queue;
 mod receipts;
 mod repository;
+mod settlement;
 mod strangers;
