@@ -16,4 +16,5 @@ mod queue;
 mod receipts;
 mod repository;
 mod settlement;
+mod site;
 mod strangers;

@@ -15,6 +15,8 @@ pub enum Canister {
     Econ,
     /// Plans, tasks, messages, routing, votes.
     Coordinator,
+    /// The web app's host.
+    Ui,
     /// The comparison of kernels.
     Kernels,
     /// The tests' token ledger.
@@ -35,6 +37,7 @@ impl Canister {
             Self::Agent => "ohms_agent",
             Self::Econ => "ohms_econ",
             Self::Coordinator => "ohms_coordinator",
+            Self::Ui => "ohms_ui",
             Self::Kernels => "kernel_canister",
             Self::Ledger => "ledger_canister",
             Self::ExchangeRate => "exchange_rate_canister",
@@ -56,6 +59,7 @@ impl Canister {
             Self::Agent => include_str!("../../canisters/agent/agent.did"),
             Self::Econ => include_str!("../../canisters/econ/econ.did"),
             Self::Coordinator => include_str!("../../canisters/coordinator/coordinator.did"),
+            Self::Ui => include_str!("../../canisters/ui/ui.did"),
             Self::Kernels | Self::Ledger | Self::ExchangeRate => {
                 panic!("the tests' own canisters have no Candid file")
             }
