@@ -9,6 +9,7 @@ use shared_types::coordinator::{
     CreatePlanArgs, DeadLettersArgs, EventsArgs, MessageKind, MessagesArgs, Party, PlanRequest, Project,
     ProjectsArgs, RateTaskArgs, RevisePlanArgs, RoleTemplate, SendMessageArgs, TaskKey, TasksArgs, Work,
 };
+use shared_types::factory::FactoryConfig;
 
 use super::{Answer, Case, case, check};
 

@@ -1,12 +1,12 @@
 //! Strangers at the econ canister.
 
 use candid::Principal;
-use ohms_tests::ledger::FEE;
-use ohms_tests::network::{Network, admin, owner, stranger};
-use ohms_tests::wasm::Canister;
 use icrc_ledger_types::icrc21::requests::{
     ConsentMessageMetadata, ConsentMessageRequest, ConsentMessageSpec,
 };
+use ohms_tests::ledger::FEE;
+use ohms_tests::network::{Network, admin, owner, stranger};
+use ohms_tests::wasm::Canister;
 use shared_types::econ::payment::ChangeTime;
 use shared_types::econ::settlement::{
     DisputeArgs, Escrow, EscrowPurpose, ListEscrowsArgs, OpenEscrowArgs, OpenWalletArgs, SpendingLimits,
