@@ -1,6 +1,6 @@
 //! 32-bit floats: the reference codec, and small tensors.
 
-use super::CodecError;
+use super::{CodecError, check_length};
 use crate::kernel::Backend;
 
 /// A matrix of 32-bit floats, row-major.
@@ -17,13 +17,7 @@ impl DenseMatrix {
     /// # Errors
     /// If a dimension is zero or `values` has another length.
     pub fn new(rows: usize, columns: usize, values: Vec<f32>) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(values.len()) {
-            return Err(CodecError::shape(
-                "values of a dense matrix",
-                values.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
+        check_length("values of a dense matrix", values.len(), (rows, columns), rows.checked_mul(columns))?;
         Ok(Self { rows, columns, values })
     }
 

@@ -3,7 +3,7 @@
 //! E4M3: a sign, 4 bits of exponent with bias 7, 3 of mantissa, no infinities, magnitudes up to 448 (Micikevicius et al.,
 //! 2022, <https://arxiv.org/abs/2209.05433>).
 
-use super::{CodecError, finite};
+use super::{CodecError, check_length, check_weights, finite};
 use crate::kernel::Backend;
 
 /// Largest magnitude, and its code.
@@ -68,16 +68,7 @@ impl Fp8Matrix {
     /// # Errors
     /// If the length is off or a weight is not finite.
     pub fn quantize(rows: usize, columns: usize, weights: &[f32]) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(weights.len()) {
-            return Err(CodecError::shape(
-                "weights to quantize",
-                weights.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
-        if !weights.iter().all(|w| w.is_finite()) {
-            return Err(CodecError::NotFinite("weights to quantize"));
-        }
+        check_weights(weights, rows, columns)?;
         let mut scales = Vec::with_capacity(rows);
         let mut codes = Vec::with_capacity(weights.len());
         for row in weights.chunks_exact(columns) {
@@ -96,13 +87,8 @@ impl Fp8Matrix {
     /// # Errors
     /// If the length does not fit the shape, a scale is not finite, or a code is that of no number.
     pub fn from_bytes(rows: usize, columns: usize, bytes: &[u8]) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || Self::stored_bytes(rows, columns) != Some(bytes.len()) {
-            return Err(CodecError::shape(
-                "bytes of an fp8 matrix",
-                bytes.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
+        let expected = Self::stored_bytes(rows, columns);
+        check_length("bytes of an fp8 matrix", bytes.len(), (rows, columns), expected)?;
         let (scales, codes) = bytes.split_at(4 * rows);
         let scales = scales.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         if codes.iter().any(|code| u32::from(code & 0x7f) > LARGEST_CODE) {

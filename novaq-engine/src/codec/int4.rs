@@ -1,6 +1,6 @@
 //! 4-bit integers with a scale per group of 32 columns: the values of ggml's `Q4_0`.
 
-use super::{CodecError, finite, read_f16, to_f16};
+use super::{CodecError, check_length, check_weights, finite, read_f16, to_f16};
 use crate::kernel::{Backend, INT4_GROUP};
 
 /// Bytes of the codes of a group.
@@ -33,16 +33,7 @@ impl Int4Matrix {
     /// # Errors
     /// If the length is off, or a weight is not finite or beyond what scales of 16 bits reach.
     pub fn quantize(rows: usize, columns: usize, weights: &[f32]) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(weights.len()) {
-            return Err(CodecError::shape(
-                "weights to quantize",
-                weights.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
-        if !weights.iter().all(|w| w.is_finite()) {
-            return Err(CodecError::NotFinite("weights to quantize"));
-        }
+        check_weights(weights, rows, columns)?;
         let mut scales = Vec::with_capacity(rows * columns.div_ceil(INT4_GROUP));
         let mut codes = Vec::with_capacity(scales.capacity() * GROUP_BYTES);
         for group in weights.chunks_exact(columns).flat_map(|row| row.chunks(INT4_GROUP)) {
@@ -65,13 +56,8 @@ impl Int4Matrix {
     /// # Errors
     /// If the length does not fit the shape or a scale is not finite.
     pub fn from_bytes(rows: usize, columns: usize, bytes: &[u8]) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || Self::stored_bytes(rows, columns) != Some(bytes.len()) {
-            return Err(CodecError::shape(
-                "bytes of an int4 matrix",
-                bytes.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
+        let expected = Self::stored_bytes(rows, columns);
+        check_length("bytes of an int4 matrix", bytes.len(), (rows, columns), expected)?;
         let (scales, codes) = bytes.split_at(2 * rows * columns.div_ceil(INT4_GROUP));
         let scales = read_f16(scales, "group scales of an int4 matrix")?;
         Ok(Self { rows, columns, scales, codes: codes.to_vec() })

@@ -1,6 +1,6 @@
 //! 8-bit integers with a scale per row.
 
-use super::{CodecError, read_f16, to_f16};
+use super::{CodecError, check_length, check_weights, read_f16, to_f16};
 use crate::kernel::{Backend, INT8_BLOCK_COLUMNS};
 
 /// `W[r, c] = scale[r] · q[r, c]`, `q` in -127..=127.
@@ -23,16 +23,7 @@ impl Int8Matrix {
     /// # Errors
     /// If the length is off or a weight is not finite.
     pub fn quantize(rows: usize, columns: usize, weights: &[f32]) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(weights.len()) {
-            return Err(CodecError::shape(
-                "weights to quantize",
-                weights.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
-        if !weights.iter().all(|w| w.is_finite()) {
-            return Err(CodecError::NotFinite("weights to quantize"));
-        }
+        check_weights(weights, rows, columns)?;
         let mut scales = Vec::with_capacity(rows);
         let mut values = Vec::with_capacity(weights.len());
         for row in weights.chunks_exact(columns) {
@@ -51,13 +42,8 @@ impl Int8Matrix {
     /// # Errors
     /// If the length does not fit the shape or a scale is not finite.
     pub fn from_bytes(rows: usize, columns: usize, bytes: &[u8]) -> Result<Self, CodecError> {
-        if rows == 0 || columns == 0 || Self::stored_bytes(rows, columns) != Some(bytes.len()) {
-            return Err(CodecError::shape(
-                "bytes of an int8 matrix",
-                bytes.len(),
-                format!("{rows} × {columns}"),
-            ));
-        }
+        let expected = Self::stored_bytes(rows, columns);
+        check_length("bytes of an int8 matrix", bytes.len(), (rows, columns), expected)?;
         let (scales, values) = bytes.split_at(2 * rows);
         let scales = read_f16(scales, "row scales of an int8 matrix")?;
         Ok(Self { rows, columns, scales, values: values.iter().map(|&b| b as i8).collect() })

@@ -227,6 +227,26 @@ impl Input {
     }
 }
 
+/// Fails unless `got` is the length of `what`, which a matrix of this shape has: `expected`, `None` if that overflows.
+fn check_length(
+    what: &'static str,
+    got: usize,
+    (rows, columns): (usize, usize),
+    expected: Option<usize>,
+) -> Result<(), CodecError> {
+    if rows == 0 || columns == 0 || expected != Some(got) {
+        return Err(CodecError::shape(what, got, format!("{rows} × {columns}")));
+    }
+    Ok(())
+}
+
+/// Fails unless `weights` are the finite weights of a matrix of this shape, to be quantized.
+fn check_weights(weights: &[f32], rows: usize, columns: usize) -> Result<(), CodecError> {
+    const WHAT: &str = "weights to quantize";
+    check_length(WHAT, weights.len(), (rows, columns), rows.checked_mul(columns))?;
+    if weights.iter().all(|w| w.is_finite()) { Ok(()) } else { Err(CodecError::NotFinite(WHAT)) }
+}
+
 /// Reads `count` little-endian 16-bit floats as 32-bit ones.
 pub(crate) fn read_f16(bytes: &[u8], what: &'static str) -> Result<Vec<f32>, CodecError> {
     let values: Vec<f32> =
