@@ -4,6 +4,8 @@ mod small;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +35,8 @@ struct Faults {
     down: bool,
     /// The storage gives other bytes.
     altered: bool,
+    /// The storage gives whole files, whatever is asked for.
+    no_ranges: bool,
     /// The entity tag of every file.
     tag: Option<&'static str>,
 }
@@ -144,13 +148,14 @@ impl Hub {
         if faults.altered {
             *bytes.last_mut().unwrap() ^= 1;
         }
-        let (first, total) = (first_byte(request.headers()), bytes.len());
+        let total = bytes.len();
+        let asked = range(request.headers(), total).filter(|_| !faults.no_ranges);
         let mut builder = Response::builder();
-        if let Some(first) = first {
-            let range = format!("bytes {first}-{}/{total}", total - 1);
+        if let Some(Range { start, end }) = &asked {
+            let range = format!("bytes {start}-{}/{total}", end - 1);
             builder = builder.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
         }
-        let bytes = Bytes::from(bytes).slice(first.unwrap_or(0)..);
+        let bytes = Bytes::from(bytes).slice(asked.unwrap_or(0..total));
         let builder = builder.header(header::CONTENT_LENGTH, bytes.len());
         let Some(cut) = faults.cut else { return builder.body(bytes.into()).unwrap() };
         *self.faults.lock().unwrap() = Faults { cut: None, down: faults.down_after_cut, ..faults };
@@ -179,10 +184,12 @@ fn refused(status: u16, code: &str) -> Response {
     Response::builder().status(status).header("X-Error-Code", code).body(Body::empty()).unwrap()
 }
 
-/// The first byte that a request asks for.
-fn first_byte(headers: &HeaderMap) -> Option<usize> {
+/// The bytes of `total` that a request asks for.
+fn range(headers: &HeaderMap, total: usize) -> Option<Range<usize>> {
     let range = headers.get(header::RANGE)?.to_str().unwrap();
-    Some(range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().unwrap())
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let end = if last.is_empty() { total } else { last.parse::<usize>().unwrap() + 1 };
+    Some(first.parse().unwrap()..end.min(total))
 }
 
 /// A folder to work in, with the hub's cache in `home`.
@@ -381,6 +388,94 @@ fn hostile_indexes_lead_nowhere() {
     let path = place.novaq(&["download", "hf:tiny/letters/a.gguf", "--json"]).unwrap();
     let path: Value = serde_json::from_str(&path).unwrap();
     assert_eq!(fs::read(path["path"].as_str().unwrap()).unwrap(), [0]);
+}
+
+/// Bytes of the storage that `requests` asked for, of the requests that asked for a part.
+fn asked_for(requests: &[Seen]) -> Vec<&str> {
+    requests.iter().filter_map(|request| request.range.as_deref()).collect()
+}
+
+#[test]
+fn a_dry_run_downloads_headers_alone() {
+    let place = Workplace::new();
+    let forecast = |place: &Workplace, model: &str| -> Value {
+        let args = [&["compress", model, "--dry-run", "--json", "--bpw", "4"][..], &FEW_TOKENS].concat();
+        let mut forecast: Value = serde_json::from_str(&place.novaq(&args).unwrap()).unwrap();
+        // The speed of the machine is measured anew each time.
+        forecast["cost"].as_object_mut().unwrap().remove("seconds");
+        forecast
+    };
+    let from_headers = forecast(&place, "hf:tiny/letters");
+    let requests = place.hub.requests();
+    let weights = &place.hub.files["model.safetensors"];
+    let header = u64::from_le_bytes(*weights.first_chunk().unwrap());
+    assert_eq!(asked_for(&requests), ["bytes=0-7", &format!("bytes=8-{}", header + 7)]);
+    let from_storage: Vec<&Seen> = requests.iter().filter(|r| r.path == "/model.safetensors").collect();
+    assert!(from_storage.iter().all(|request| request.range.is_some()), "{from_storage:?}");
+    // Nothing of it is taken for the weights later.
+    let snapshot = place.cache().join("snapshots").join(COMMIT);
+    assert_eq!(small::contents_names(&snapshot).len(), 3, "{:?}", small::contents_names(&snapshot));
+    assert!(!place.cache().join("refs").exists());
+
+    // A storage without ranges, whose answers are broken off.
+    place.hub.set(Faults { no_ranges: true, ..Faults::default() });
+    assert_eq!(forecast(&place, "hf:tiny/letters"), from_headers);
+    place.hub.set(Faults { cut: Some(4), ..Faults::default() });
+    let error = place.novaq(&["compress", "hf:tiny/letters", "--dry-run"]).unwrap_err();
+    assert!(
+        error.contains("the header of `model.safetensors` of tiny/letters can't be downloaded"),
+        "{error}"
+    );
+
+    // With the weights in the cache the same comes out, and nothing more is asked for.
+    place.hub.set(Faults::default());
+    place.novaq(&["download", "hf:tiny/letters"]).unwrap();
+    place.hub.requests();
+    assert_eq!(forecast(&place, "hf:tiny/letters"), from_headers);
+    assert_eq!(asked_for(&place.hub.requests()), Vec::<&str>::new());
+    let args = [&["compress", "hf:tiny/letters", "--bpw", "4", "-o", "out"][..], &FEW_TOKENS].concat();
+    place.novaq(&args).unwrap();
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(place.path().join("out/manifest.json")).unwrap()).unwrap();
+    let (most, bytes) =
+        (from_headers["bytes"].as_u64().unwrap(), manifest["compression"]["bytes"].as_u64().unwrap());
+    let variable = from_headers["variable_bytes"].as_u64().unwrap();
+    assert!((most - variable..=most).contains(&bytes), "{bytes} {from_headers}");
+}
+
+/// The header of a GGUF file, which does not say how long it is.
+#[test]
+fn a_dry_run_of_a_gguf_file_downloads_its_beginning() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models/stories260K/stories260Ktok512.gguf");
+    let Ok(file) = fs::read(&path) else {
+        let _ = writeln!(std::io::stderr(), "skipped: {} is not there", path.display());
+        return;
+    };
+    let files = BTreeMap::from([("q8/tiny.gguf".to_owned(), file)]);
+    let place = Workplace::with(tempfile::tempdir().unwrap(), files);
+    let forecast = |model: &str| -> Value {
+        let args = ["compress", model, "--dry-run", "--json", "--bpw", "4", "--name", "tiny"];
+        let forecast: Value = serde_json::from_str(&place.novaq(&args).unwrap()).unwrap();
+        forecast["matrix_bytes"].clone()
+    };
+    let from_header = forecast("hf:tiny/letters/q8/tiny.gguf");
+    assert_eq!(asked_for(&place.hub.requests()), ["bytes=0-1048575"]);
+    assert_eq!(from_header, forecast(path.to_str().unwrap()));
+}
+
+#[test]
+fn headers_that_are_none_are_refused() {
+    let other = |bytes: Vec<u8>| {
+        let mut files = Workplace::new().hub.files.clone();
+        files.insert("model.safetensors".to_owned(), bytes);
+        let place = Workplace::with(tempfile::tempdir().unwrap(), files);
+        place.novaq(&["compress", "hf:tiny/letters", "--dry-run"]).unwrap_err()
+    };
+    assert!(other(vec![7; 4]).contains("a file of 4 bytes has no header"));
+    let error = other([&1000u64.to_le_bytes()[..], &[0; 500]].concat());
+    assert!(error.contains("a header of 1000 bytes is none of a safetensors file"), "{error}");
+    assert!(other([&16u64.to_le_bytes()[..], &[b'x'; 500]].concat()).contains("is not valid"));
 }
 
 /// A device that has never room stands in for a full disk.

@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use config::{eos_json, to_json as config_json};
 pub use encoder::{EncoderCheckpoint, encoder_layer_name};
+pub(crate) use gguf::has_whole_header;
 use tensors::Tensors;
 
 /// Why a checkpoint can't be read.

@@ -322,11 +322,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(anyhow::anyhow!("there is no folder to write to"))
             .hint(|| "add `-o <DIR>`, or `output` to the configuration file".to_owned());
     }
-    let model = args.model.fetch()?;
+    let model = if args.dry_run { args.model.fetch_headers()? } else { args.model.fetch()? };
     let (path, name, dry_run, json) = (model.path.clone(), args.model.to_string(), args.dry_run, args.json);
     // A key that can't be read is better known before the work than after it.
     let key = args.sign.as_deref().map(read_signing_key).transpose()?;
-    let options = args.options(model.origin);
+    let options = args.options(model.origin.clone());
     let folder = options.output.clone();
     let signed = move |summary: Summary| -> anyhow::Result<Summary> {
         if let Some(key) = &key {

@@ -110,7 +110,8 @@ pub(super) fn token() -> Option<String> {
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
-fn make_folder_of(path: &Path) -> anyhow::Result<()> {
+/// Makes the folder that `path` is in.
+pub(super) fn make_folder_of(path: &Path) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).with_context(|| format!("`{}` can't be made", folder.display()))
 }

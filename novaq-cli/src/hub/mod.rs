@@ -8,12 +8,16 @@ mod transfer;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use serde::Deserialize;
+use tempfile::TempDir;
 
+use crate::checkpoint::has_whole_header;
 use crate::output::{HintExt, progress_bytes};
 use cache::Cache;
 use transfer::{Client, File, Hash};
@@ -109,14 +113,34 @@ impl Location {
     /// # Errors
     /// If the hub does not give it, or there is no room for it.
     pub fn fetch(&self) -> anyhow::Result<Fetched> {
+        self.fetch_weights(Weights::Whole)
+    }
+
+    /// As [`Self::fetch`], but of weights that are not there yet only what says where each tensor is: files of the right
+    /// lengths, in a folder that goes with the result, whose tensors can't be read.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub fn fetch_headers(&self) -> anyhow::Result<Fetched> {
+        self.fetch_weights(Weights::Headers)
+    }
+
+    fn fetch_weights(&self, weights: Weights) -> anyhow::Result<Fetched> {
         match self {
-            Self::Path(path) => Ok(Fetched { path: path.clone(), origin: None }),
+            Self::Path(path) => Ok(Fetched { path: path.clone(), origin: None, headers: None }),
             Self::Hub(reference) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(download(reference))
+                runtime.block_on(download(reference, weights))
             }
         }
     }
+}
+
+/// How much of the files with the weights is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    Whole,
+    Headers,
 }
 
 /// A model on this machine.
@@ -126,6 +150,8 @@ pub struct Fetched {
     pub path: PathBuf,
     /// Where it comes from, if from the hub.
     pub origin: Option<Origin>,
+    /// The folder that `path` is in, if it holds headers alone; it is removed with the last copy of this.
+    pub headers: Option<Arc<TempDir>>,
 }
 
 /// A commit of a repository of the hub.
@@ -160,8 +186,17 @@ struct Index {
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// Downloads what `reference` names and returns where it is.
-async fn download(reference: &Reference) -> anyhow::Result<Fetched> {
+/// Bytes that a safetensors file begins with: how long its header is.
+const LENGTH: u64 = 8;
+
+/// Most bytes of a header; what the `safetensors` crate accepts.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Bytes of a GGUF file that are asked for first. The tokenizer is among them.
+const FIRST_PART: u64 = 1 << 20;
+
+/// Downloads what `reference` names, of the weights as much as is wanted, and returns where it is.
+async fn download(reference: &Reference, weights: Weights) -> anyhow::Result<Fetched> {
     let client = Client::from_environment()?;
     let cache = Cache::of(&reference.repository)?;
     let revision = match client.json::<Revision>(&revision_path(reference)).await {
@@ -185,13 +220,25 @@ async fn download(reference: &Reference) -> anyhow::Result<Fetched> {
                     _ => format!("it has {}", others.join(", ")),
                 });
             }
+            if weights == Weights::Headers && !fetch.has(file) {
+                return fetch.header_of_gguf(file).await;
+            }
             fetch.file(file).await?
         }
-        None => fetch.folder(reference, &names).await?,
+        None => {
+            let files = fetch.descriptions(reference, &names).await?;
+            if weights == Weights::Headers && !files.iter().all(|file| fetch.has(file)) {
+                return fetch.headers(&names, &files).await;
+            }
+            for name in &files {
+                fetch.file(name).await?;
+            }
+            cache.snapshot(&revision.sha)
+        }
     };
     cache.set_reference(&reference.revision, &revision.sha)?;
     let origin = Origin { repository: reference.repository.clone(), revision: revision.sha };
-    Ok(Fetched { path, origin: Some(origin) })
+    Ok(Fetched { path, origin: Some(origin), headers: None })
 }
 
 /// The path of the hub's interface that describes a revision.
@@ -211,7 +258,7 @@ fn offline(reference: &Reference, cache: &Cache, error: transfer::Error) -> anyh
         Some((path, commit)) => {
             tracing::warn!("{error}; {reference} is taken from the cache, as of commit {commit}");
             let origin = Origin { repository: reference.repository.clone(), revision: commit };
-            Ok(Fetched { path, origin: Some(origin) })
+            Ok(Fetched { path, origin: Some(origin), headers: None })
         }
         None => Err(error.hinted(&reference.to_string())),
     }
@@ -226,8 +273,12 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// A checkpoint in Hugging Face's layout.
-    async fn folder(&self, reference: &Reference, names: &BTreeSet<&str>) -> anyhow::Result<PathBuf> {
+    /// Brings all but the weights of a checkpoint in Hugging Face's layout; returns the files that have these.
+    async fn descriptions(
+        &self,
+        reference: &Reference,
+        names: &BTreeSet<&str>,
+    ) -> anyhow::Result<BTreeSet<String>> {
         let weights: BTreeSet<String> = if names.contains(INDEX) {
             let path = self.file(INDEX).await?;
             let bytes =
@@ -251,22 +302,101 @@ impl Fetch<'_> {
         for name in names.iter().filter(|name| is_described_by(name)) {
             self.file(name).await?;
         }
-        for name in &weights {
-            self.file(name).await?;
+        Ok(weights)
+    }
+
+    /// Where the file `name` is in the snapshot, there or not.
+    fn place(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.cache.place(self.commit, name).map_err(|e| anyhow!(e))
+    }
+
+    /// Whether the file `name` is in the cache.
+    fn has(&self, name: &str) -> bool {
+        self.place(name).is_ok_and(|place| place.exists())
+    }
+
+    /// What the hub says about the file `name`.
+    async fn describe(&self, name: &str) -> anyhow::Result<File> {
+        let url = format!("/{}/resolve/{}/{name}", self.repository, self.commit);
+        self.client.describe(&url).await.map_err(|e| e.hinted(self.repository))
+    }
+
+    /// The bytes of `file` in `range`.
+    async fn part(&self, file: &File, range: Range<u64>) -> anyhow::Result<Vec<u8>> {
+        self.client.part(file, range).await.map_err(|e| e.hinted(self.repository))
+    }
+
+    /// A folder with the described files `names` and the headers of `weights`.
+    async fn headers(&self, names: &BTreeSet<&str>, weights: &BTreeSet<String>) -> anyhow::Result<Fetched> {
+        let folder = tempfile::tempdir().context("there is no folder for the headers")?;
+        for name in names.iter().filter(|name| is_described_by(name)) {
+            let to = folder.path().join(name);
+            cache::make_folder_of(&to)?;
+            std::fs::copy(self.place(name)?, &to)
+                .with_context(|| format!("`{}` can't be written", to.display()))?;
         }
-        Ok(self.cache.snapshot(self.commit))
+        for name in weights {
+            let context = || format!("the header of `{name}` of {} can't be downloaded", self.repository);
+            // The name comes from elsewhere, so it is checked as one of the snapshot.
+            self.place(name).with_context(context)?;
+            self.header(name, &folder.path().join(name)).await.with_context(context)?;
+        }
+        Ok(self.headers_in(folder, None))
+    }
+
+    /// Makes `to` a file with the header of the safetensors file `name`, and nothing behind it.
+    async fn header(&self, name: &str, to: &Path) -> anyhow::Result<()> {
+        let file = self.describe(name).await?;
+        ensure!(file.bytes >= LENGTH, "a file of {} bytes has no header", file.bytes);
+        let mut bytes = self.part(&file, 0..LENGTH).await?;
+        let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+        let most = LONGEST_HEADER.min(file.bytes - LENGTH);
+        ensure!(
+            (1..=most).contains(&length),
+            "a header of {length} bytes is none of a safetensors file with {} bytes",
+            file.bytes
+        );
+        bytes.extend(self.part(&file, LENGTH..LENGTH + length).await?);
+        write_head(to, &bytes, file.bytes)
+    }
+
+    /// A folder with the header of the GGUF file `name`. How long it is shows when all of it is there.
+    async fn header_of_gguf(&self, name: &str) -> anyhow::Result<Fetched> {
+        let context = || format!("the header of `{name}` of {} can't be downloaded", self.repository);
+        let folder = tempfile::tempdir().context("there is no folder for the headers")?;
+        let path = folder.path().join(Path::new(name).file_name().unwrap_or_default());
+        let file = self.describe(name).await.with_context(context)?;
+        let mut bytes = Vec::new();
+        loop {
+            let there = bytes.len() as u64;
+            let next = (2 * there).clamp(FIRST_PART, LONGEST_HEADER).min(file.bytes);
+            if next > there {
+                bytes.extend(self.part(&file, there..next).await.with_context(context)?);
+            }
+            write_head(&path, &bytes, next)?;
+            // What is wrong with a header that does not end shows where it is opened.
+            if has_whole_header(&path) || next == file.bytes.min(LONGEST_HEADER) {
+                write_head(&path, &bytes, file.bytes)?;
+                return Ok(self.headers_in(folder, Some(path)));
+            }
+        }
+    }
+
+    /// Headers of this commit, in `folder` or at a `path` in it.
+    fn headers_in(&self, folder: TempDir, path: Option<PathBuf>) -> Fetched {
+        let origin = Origin { repository: self.repository.to_owned(), revision: self.commit.to_owned() };
+        let path = path.unwrap_or_else(|| folder.path().to_owned());
+        Fetched { path, origin: Some(origin), headers: Some(Arc::new(folder)) }
     }
 
     /// One file; returns where it is in the snapshot.
     async fn file(&self, name: &str) -> anyhow::Result<PathBuf> {
         let context = || format!("`{name}` of {} can't be downloaded", self.repository);
-        let place = self.cache.place(self.commit, name).map_err(|e| anyhow!(e)).with_context(context)?;
+        let place = self.place(name).with_context(context)?;
         if place.exists() {
             return Ok(place);
         }
-        let url = format!("/{}/resolve/{}/{name}", self.repository, self.commit);
-        let file =
-            self.client.describe(&url).await.map_err(|e| e.hinted(self.repository)).with_context(context)?;
+        let file = self.describe(name).await.with_context(context)?;
         let blob = self.cache.blob(&file.name);
         if !blob.exists() {
             self.blob(name, &file, &blob).await.with_context(context)?;
@@ -293,6 +423,15 @@ impl Fetch<'_> {
         }
         std::fs::rename(&incomplete, blob).with_context(|| format!("`{}` can't be written", blob.display()))
     }
+}
+
+/// Makes `path` a file of `length` bytes that begins with `head`; the rest is a hole.
+fn write_head(path: &Path, head: &[u8], length: u64) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        std::fs::write(path, head)?;
+        std::fs::OpenOptions::new().write(true).open(path)?.set_len(length)
+    };
+    write().with_context(|| format!("`{}` can't be written", path.display()))
 }
 
 /// Whether a file says something about the model and is no weights.

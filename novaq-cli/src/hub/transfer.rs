@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -264,6 +265,29 @@ impl Client {
         }
     }
 
+    /// The bytes of `file` in `range`, which is within it. They are not checked: the hash is one of the whole file.
+    pub(super) async fn part(&self, file: &File, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let asked = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let request = self.request(&self.http, Method::GET, &file.url).header(RANGE, asked);
+        let mut response = accepted(request.send().await.map_err(|e| self.unreachable(e))?)?;
+        // A storage that knows no ranges gives the file from its first byte.
+        let skipped = if response.status() == StatusCode::PARTIAL_CONTENT {
+            check_range(&response, range.start)?;
+            0
+        } else {
+            range.start as usize
+        };
+        let wanted = skipped + (range.end - range.start) as usize;
+        let mut bytes = Vec::new();
+        while bytes.len() < wanted {
+            match response.chunk().await.map_err(|e| self.unreachable(e))? {
+                Some(chunk) => bytes.extend(chunk),
+                None => return Err(Error::Answer(format!("{} of {wanted} bytes came", bytes.len()))),
+            }
+        }
+        Ok(bytes[skipped..wanted].to_vec())
+    }
+
     /// One connection.
     async fn attempt(&self, file: &File, path: &Path, arrived: &impl Fn(u64)) -> Result<(), Error> {
         let failed = |source| Error::Write { path: path.display().to_string(), source };
@@ -279,10 +303,7 @@ impl Client {
         let mut response = accepted(request.send().await.map_err(|e| self.unreachable(e))?)?;
         let mut options = OpenOptions::new();
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = text(response.headers(), &CONTENT_RANGE).unwrap_or_default();
-            if !range.starts_with(&format!("bytes {there}-")) {
-                return Err(Error::Answer(format!("`{range}` is not the range that was asked for")));
-            }
+            check_range(&response, there)?;
             options.append(true);
         } else {
             // All of it comes, whether asked for or not.
@@ -311,6 +332,15 @@ fn length(path: &Path) -> u64 {
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// Fails if the part of a file that `response` brings does not begin at `first`.
+fn check_range(response: &Response, first: u64) -> Result<(), Error> {
+    let range = text(response.headers(), &CONTENT_RANGE).unwrap_or_default();
+    if range.starts_with(&format!("bytes {first}-")) {
+        return Ok(());
+    }
+    Err(Error::Answer(format!("`{range}` is not the range that was asked for")))
 }
 
 /// `response`, if it is no refusal.

@@ -157,55 +157,82 @@ fn storage(kind: u32) -> Result<Storage, String> {
     })
 }
 
+/// What stands before the tensors.
+struct Header {
+    metadata: Metadata,
+    /// Name, shape with rows before columns, ggml type and offset of each tensor.
+    tensors: Vec<(String, Vec<u64>, u32, u64)>,
+    /// Where it ends.
+    end: usize,
+}
+
+impl Header {
+    /// Reads the header of `file`, which is at `path`.
+    fn read(file: &Mapped, path: &Path) -> Result<Self, CheckpointError> {
+        let mut reader = Reader { file, at: 0 };
+        let magic = reader.take(4, "the header")?;
+        if &file.bytes[magic] != MAGIC {
+            return Err(file.invalid("it does not begin with `GGUF`"));
+        }
+        let version = reader.u32("the header")?;
+        if !VERSIONS.contains(&version) {
+            let reason = format!("version {version} is not supported, only 2 and 3, little-endian");
+            return Err(file.invalid(reason));
+        }
+        let count = reader.u64("the header")?;
+        let fields = reader.u64("the header")?;
+
+        let mut values = BTreeMap::new();
+        for _ in 0..fields {
+            let key = reader.name("a key of the metadata")?;
+            let kind = reader.u32(&key)?;
+            let value = reader.value(kind, &key)?;
+            if values.insert(key.clone(), value).is_some() {
+                return Err(file.invalid(format!("`{key}` occurs twice in the metadata")));
+            }
+        }
+        let metadata = Metadata { path: path.to_owned(), bytes: Arc::clone(&file.bytes), values };
+
+        let mut tensors = Vec::new();
+        for _ in 0..count {
+            let name = reader.name("the name of a tensor")?;
+            let what = format!("the place of tensor `{name}`");
+            let dimensions = reader.u32(&what)?;
+            if !(1..=4).contains(&dimensions) {
+                let reason = format!("has {dimensions} dimensions");
+                return Err(CheckpointError::Tensor { name, reason });
+            }
+            let mut shape = (0..dimensions).map(|_| reader.u64(&what)).collect::<Result<Vec<u64>, _>>()?;
+            // The file has the innermost dimension first.
+            shape.reverse();
+            tensors.push((name, shape, reader.u32(&what)?, reader.u64(&what)?));
+        }
+        Ok(Self { metadata, tensors, end: reader.at })
+    }
+}
+
+/// Maps the file at `path`.
+fn map(path: &Path) -> Result<Mapped, CheckpointError> {
+    Mapped::open(folder_of(path), &path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Whether the file at `path` reaches at least to the end of its header.
+pub(crate) fn has_whole_header(path: &Path) -> bool {
+    map(path).is_ok_and(|file| Header::read(&file, path).is_ok())
+}
+
 /// Reads all but the tensors' values: the file, its metadata, and the tensors by name.
 pub(super) fn open(path: &Path) -> Result<(Mapped, Metadata, BTreeMap<String, Stored>), CheckpointError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let file = Mapped::open(folder_of(path), &name)?;
-    let mut reader = Reader { file: &file, at: 0 };
-    let magic = reader.take(4, "the header")?;
-    if &file.bytes[magic] != MAGIC {
-        return Err(file.invalid("it does not begin with `GGUF`"));
-    }
-    let version = reader.u32("the header")?;
-    if !VERSIONS.contains(&version) {
-        return Err(file.invalid(format!("version {version} is not supported, only 2 and 3, little-endian")));
-    }
-    let tensors = reader.u64("the header")?;
-    let fields = reader.u64("the header")?;
-
-    let mut values = BTreeMap::new();
-    for _ in 0..fields {
-        let key = reader.name("a key of the metadata")?;
-        let kind = reader.u32(&key)?;
-        let value = reader.value(kind, &key)?;
-        if values.insert(key.clone(), value).is_some() {
-            return Err(file.invalid(format!("`{key}` occurs twice in the metadata")));
-        }
-    }
-    let metadata = Metadata { path: path.to_owned(), bytes: Arc::clone(&file.bytes), values };
-
-    let mut found = Vec::new();
-    for _ in 0..tensors {
-        let name = reader.name("the name of a tensor")?;
-        let what = format!("the place of tensor `{name}`");
-        let dimensions = reader.u32(&what)?;
-        if !(1..=4).contains(&dimensions) {
-            let reason = format!("has {dimensions} dimensions");
-            return Err(CheckpointError::Tensor { name, reason });
-        }
-        let mut shape = (0..dimensions).map(|_| reader.u64(&what)).collect::<Result<Vec<u64>, _>>()?;
-        // The file has the innermost dimension first.
-        shape.reverse();
-        found.push((name, shape, reader.u32(&what)?, reader.u64(&what)?));
-    }
+    let file = map(path)?;
+    let Header { metadata, tensors, end } = Header::read(&file, path)?;
     let alignment = metadata.size("general.alignment")?.map_or(ALIGNMENT, |size| size as u64);
     if alignment == 0 {
         return Err(metadata.invalid("general.alignment", "is 0"));
     }
-    let data = (reader.at as u64).checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+    let data = (end as u64).checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
 
     let mut index = BTreeMap::new();
-    for (name, shape, kind, offset) in found {
+    for (name, shape, kind, offset) in tensors {
         let stored = place(&file, &shape, storage(kind), data, alignment, offset)
             .map_err(|reason| CheckpointError::Tensor { name: name.clone(), reason })?;
         if index.contains_key(&name) {

@@ -13,6 +13,7 @@ use novaq_engine::model::{Activation, Config, LayerType, RopeScaling, Variant};
 use super::tensors::{Convention, Tensors};
 use super::{CheckpointError, Opened, Source};
 use container::Metadata;
+pub(crate) use container::has_whole_header;
 
 /// An architecture, by its name in `general.architecture`.
 #[derive(Clone, Copy, PartialEq, Eq)]
