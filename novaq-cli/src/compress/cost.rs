@@ -12,14 +12,15 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::Options;
+use super::encoder::MEASURED_TEXTS;
 use super::matrices::START_ROUNDS;
 use super::plan::{Additive, Layout, MatrixCodec, Part, Plan};
 use super::quantization::{HEAD_SEQUENCES, HELD_OUT_SEQUENCES};
-use super::sensitivity::{MOST_SEQUENCES, measured_sequences};
+use super::sensitivity::{MOST_SEQUENCES, SHAPING_POSITIONS, measured};
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::evaluate::text::SEQUENCE_TOKENS;
 use crate::layered::Share;
-use crate::quantize::additive::{Effort, GAUSSIAN_VECTORS, normal, quantize};
+use crate::quantize::additive::{Effort, FIT_ROWS, GAUSSIAN_VECTORS, normal, quantize};
 use crate::quantize::beam::Codebooks;
 use crate::quantize::hessian::BlockFactors;
 use crate::refine::{BLOCK_STEPS, Refine, SEQUENCES_PER_STEP, TEXTS_PER_STEP};
@@ -115,22 +116,23 @@ impl Cost {
         let parts = Part::all(layout);
         let (mut layers, mut coded, mut coded_products, mut all) = (0.0, 0.0, 0.0, 0);
         for part in &parts {
-            let (Some([_, columns]), weights) = (part.matrix(), part.weights()) else { continue };
+            let (Some([rows, columns]), weights) = (part.matrix(), part.weights()) else { continue };
             all += weights;
             if part.input.is_some() {
                 layers += weights as f64;
             }
             if let MatrixCodec::Aq(codec) = plan.codec(part) {
                 coded += weights as f64 * codec.bits() / SAMPLE.bits();
-                coded_products += (weights * columns as u64) as f64;
+                coded_products += (weights * columns as u64) as f64 * hessian_products(rows);
             }
         }
         let inputs = layout.layer_matrices().map(|names| layout.layer_matrix_shape(names[0])[1] as u64);
         let squares: f64 = inputs.iter().map(|&width| (width * width) as f64).sum();
         let cubes: f64 = inputs.iter().map(|&width| (width as f64).powi(3)).sum();
         let depth = layout.layers() as f64;
-        let measured = (MOST_SEQUENCES * SEQUENCE_TOKENS) as f64 * 2.0 * (4.0 * depth + 1.0);
-        let positions = PASSES * tokens as f64 + if fixed { 0.0 } else { tokens as f64 + measured };
+        let shaping = tokens.min(SHAPING_POSITIONS) as f64;
+        let measured = (MEASURED_TEXTS * config.max_seq_length) as f64 * (4.0 * depth + 2.0);
+        let positions = PASSES * tokens as f64 + if fixed { 0.0 } else { shaping + measured };
         let speed = Speed::measure()?;
         let per_step = TEXTS_PER_STEP * config.max_seq_length;
         let mut gradients = 0.0;
@@ -142,9 +144,7 @@ impl Cost {
         }
         let seconds = positions * layers * speed.product
             + gradients * per_step as f64 * layers * GRADIENT_OVERHEAD * speed.hessian_product
-            + (MOMENTS * depth * squares * tokens as f64
-                + coded_products * hessian_products(Effort::default()))
-                * speed.hessian_product
+            + (MOMENTS * depth * squares * tokens as f64 + coded_products) * speed.hessian_product
             + coded * speed.weight
             + 2.0 * depth * cubes * speed.factor;
         // Hidden states and captured inputs of both models, some of them twice for a while, and all weights as floats.
@@ -178,7 +178,7 @@ struct Shape {
     /// Weights in additive codes, those that starting codebooks are trained on included, each as often as it takes
     /// longer than one of [`SAMPLE`].
     coded: f64,
-    /// Products of a weight in additive codes and a row of a Hessian, in one multiplication of them all.
+    /// Products of a weight in additive codes and a row of a Hessian.
     coded_products: f64,
     /// Cubes of the widths of low-rank matrices, which are decomposed.
     decomposed: f64,
@@ -231,7 +231,9 @@ impl Shape {
             one_layer: layer_weights / layers,
             coded: coded().map(|(codec, weights, _)| weights * effort(codec)).sum::<f64>()
                 + starts.sum::<f64>(),
-            coded_products: coded().map(|(_, weights, [_, columns])| weights * columns as f64).sum(),
+            coded_products: coded()
+                .map(|(_, weights, [rows, columns])| weights * columns as f64 * hessian_products(rows))
+                .sum(),
             decomposed: matrices()
                 .filter(|(part, _)| matches!(plan.codec(part), MatrixCodec::LowRank { .. }))
                 .map(|(_, [_, columns])| (columns as f64).powi(3))
@@ -254,10 +256,12 @@ impl Shape {
         let mut passes = PASSES * tokens * self.layer_weights;
         if !task.fixed {
             let length = SEQUENCE_TOKENS.min(task.checkpoint.config().max_position_embeddings);
-            let positions = (measured_sequences(task.checkpoint, length) * length) as f64;
+            let (sequences, length) = measured(task.checkpoint, length);
+            let positions = (sequences * length) as f64;
             // Half of the layers and both heads for each linear input.
             let each = self.layer_weights / 2.0 + 2.0 * self.vocabulary as f64;
-            passes += tokens * self.layer_weights + 4.0 * self.layers as f64 * positions * each;
+            passes += tokens.min(SHAPING_POSITIONS as f64) * self.layer_weights
+                + 4.0 * self.layers as f64 * positions * each;
         }
         let forward = (written + 2.0 * held_out) * self.weights + passes;
         let squares: f64 = self.inputs.iter().map(|&width| (width * width) as f64).sum();
@@ -278,7 +282,7 @@ impl Shape {
         }
         (forward + written_for_steps) * speed.product
             + gradients * GRADIENT_OVERHEAD * speed.hessian_product
-            + (moments + self.coded_products * hessian_products(Effort::default())) * speed.hessian_product
+            + (moments + self.coded_products) * speed.hessian_product
             + self.coded * speed.weight
             + (factors + DECOMPOSITION * self.decomposed) * speed.factor
     }
@@ -348,10 +352,12 @@ impl Shape {
             0
         } else {
             let probe = (MOST_SEQUENCES * length) as u64;
+            let shaping = tokens.min(SHAPING_POSITIONS.next_multiple_of(length) as u64);
+            let captured = floats(shaping * (self.inputs.iter().sum::<u64>() + 2 * hidden));
             let kept = Share::of(task.memory, config, all_layers, length, 0).layers;
-            let inputs = kept + 5 * layer + 2 * reference + self.search_bytes(widest);
+            let inputs = kept + 5 * layer + 2 * captured + self.search_bytes(widest);
             vocabulary
-                + floats((tokens + 4 * probe) * hidden)
+                + floats((shaping + 4 * probe) * hidden)
                 + logits
                 + inputs.max(kept + 3 * vocabulary)
                 + passes(2 * threads * length as u64)
@@ -372,11 +378,13 @@ impl Shape {
     }
 }
 
-/// How often all weights of a matrix are multiplied with a Hessian.
-fn hessian_products(effort: Effort) -> f64 {
-    let fit = effort.fit_steps as f64 + 2.0;
-    let feedback = effort.feedback_rounds as f64 * (0.5 + fit);
-    let revisits = effort.revisit_rounds as f64 * (2.0 + fit);
+/// How often all weights of a matrix of `rows` are multiplied with a Hessian.
+fn hessian_products(rows: usize) -> f64 {
+    let Effort { feedback_rounds, revisit_rounds, fit_steps, .. } = Effort::default();
+    // Codebooks are fitted to some of the rows; beside them row scales are.
+    let fit = (fit_steps + 1) as f64 * (FIT_ROWS as f64 / rows as f64).min(1.0) + 1.0;
+    let feedback = feedback_rounds as f64 * (0.5 + fit);
+    let revisits = revisit_rounds as f64 * (2.0 + fit);
     // The last revisit, row scales, and the error that is reported.
     feedback + revisits + 5.0
 }
@@ -417,7 +425,7 @@ impl Speed {
         let began = Instant::now();
         quantize(same.view(), identity.view(), &[1.0; SAMPLE_ROWS], &start, Effort::default())?;
         let all = began.elapsed().as_secs_f64() / weights.len() as f64;
-        let of_products = hessian_products(Effort::default()) * SAMPLE_COLUMNS as f64 * hessian_product;
+        let of_products = hessian_products(SAMPLE_ROWS) * SAMPLE_COLUMNS as f64 * hessian_product;
         let weight = (all - of_products).max(all / 4.0);
 
         let positions = 512;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cost::{Cost, Task};
 use super::output;
-use super::plan::{self, Additive, Folding, Layout, MatrixCodec, Named, Plan, TooSmall};
+use super::plan::{self, Additive, Folding, Layout, MatrixCodec, Named, Part, Plan, TooSmall};
 use super::sensitivity::Sensitivity;
 use super::size::{Kind, Sizes};
 use super::{Budget, Options};
@@ -67,13 +67,7 @@ pub fn forecast(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Fo
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     super::check_vocabulary(&tokenizer, plan::EMBEDDING, checkpoint.config().vocab_size)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
-    let planning = Planning {
-        layout: checkpoint,
-        parameters: checkpoint.parameters(),
-        options,
-        named: &named,
-        sizes: &sizes,
-    };
+    let planning = Planning { layout: checkpoint, options, named: &named, sizes: &sizes };
     let plan = planning.expected()?;
     let exact = planning.follows_from_headers(&plan);
     let tokens = calibration_tokens(checkpoint, options);
@@ -168,8 +162,6 @@ pub fn default_calibration_tokens(checkpoint: &Checkpoint) -> usize {
 /// What a plan depends on, beside what is measured.
 pub(super) struct Planning<'a> {
     pub(super) layout: &'a dyn Layout,
-    /// Weights of the model.
-    pub(super) parameters: u64,
     pub(super) options: &'a Options,
     /// Codecs of single matrices.
     pub(super) named: &'a Named,
@@ -208,8 +200,8 @@ impl Planning<'_> {
     /// # Errors
     /// If the budget can't be met.
     pub(super) fn plan(&self, sensitivity: &Sensitivity) -> anyhow::Result<Plan> {
-        let Self { layout, parameters, options, named, sizes } = *self;
-        let fp32 = 4 * parameters;
+        let Self { layout, options, named, sizes } = *self;
+        let fp32 = 4 * Part::all(layout).iter().map(Part::weights).sum::<u64>();
         let target = match options.budget {
             Budget::Codec(codec) => {
                 return Ok(Plan::uniform(layout, codec, options.embedding_codec(), named.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use half::f16;
@@ -11,8 +12,9 @@ use novaq_engine::codec::{
 };
 use rayon::prelude::*;
 
+use super::job::Unit;
 use super::plan::{Additive, MatrixCodec};
-use crate::layered::Captured;
+use crate::layered::{Captured, Tensors};
 use crate::quantize::additive::{Effort, Quantized, gaussian_codebooks, quantize};
 use crate::quantize::beam;
 use crate::quantize::hessian::{NotPositiveDefinite, corrected, damped, mean_product};
@@ -75,17 +77,62 @@ pub(super) struct Shared {
     pub(super) relative_error: f64,
 }
 
+impl Shared {
+    /// Adds all to `tensors` under `names`.
+    pub(super) fn store(self, names: &[&str], tensors: &mut Tensors) {
+        tensors.matrices.extend(names.iter().map(|&name| name.to_owned()).zip(self.matrices));
+    }
+}
+
+/// What matrices of a layer read.
+pub(super) struct Read {
+    /// In the original.
+    pub(super) original: Captured,
+    /// In the model quantized so far.
+    pub(super) quantized: Captured,
+    /// Whether their output is added to the residual stream; then what the stream lacks by now is made up for too.
+    pub(super) adds_to_residual: bool,
+}
+
 impl Quantizer {
-    /// Quantizes `weights`, each `[n, k]`, whose inputs were `original` in the original and `quantized` in the model
-    /// quantized so far. If the output is added to the residual stream, what the stream lacks by then is made up for
-    /// too (`adds_to_residual`). `row_weights` says how much each row counts when the codebooks are fitted.
+    /// Adds the matrices `names`, which share `codec` and have `weights`, to `unit`. What their names lack is `prefix`.
+    ///
+    /// # Errors
+    /// If the inputs are not numbers, or the weights do not fit the codec.
+    pub(super) fn group(
+        &mut self,
+        unit: &mut Unit,
+        codec: MatrixCodec,
+        prefix: &str,
+        names: &[&str],
+        weights: &[Array2<f32>],
+        read: &Read,
+    ) -> anyhow::Result<()> {
+        let Some(fitted) = codec.fitted() else {
+            for (name, weights) in names.iter().zip(weights) {
+                let matrix = rounded(codec, &format!("{prefix}{name}"), weights)?;
+                unit.tensors.matrices.extend(matrix.map(|matrix| ((*name).to_owned(), matrix)));
+            }
+            return Ok(());
+        };
+        let began = Instant::now();
+        let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
+        let shared = self
+            .layer(fitted, weights, read, &row_weights)
+            .with_context(|| format!("{prefix}{}", names.join(", ")))?;
+        let error = shared.relative_error;
+        tracing::debug!(prefix, input = names[0], error, "quantized");
+        shared.store(names, &mut unit.tensors);
+        unit.record(names, error, began);
+        Ok(())
+    }
+
+    /// Quantizes `weights`, each `[n, k]`. `row_weights` says how much each row counts when the codebooks are fitted.
     pub(super) fn layer(
         &mut self,
         codec: Fitted,
         weights: &[Array2<f32>],
-        original: &Captured,
-        quantized: &Captured,
-        adds_to_residual: bool,
+        Read { original, quantized, adds_to_residual }: &Read,
         row_weights: &[f32],
     ) -> Result<Shared, QuantizeError> {
         let w = stacked(weights);

@@ -213,13 +213,7 @@ pub fn run(checkpoint: &Checkpoint, options: &Options) -> anyhow::Result<Summary
     let calibration = forecast::calibration(options);
     let named = forecast::overrides(checkpoint, options)?;
     let sizes = forecast::sizes(checkpoint, options, sources.clone(), &tokenizer)?;
-    let planning = Planning {
-        layout: checkpoint,
-        parameters: checkpoint.parameters(),
-        options,
-        named: &named,
-        sizes: &sizes,
-    };
+    let planning = Planning { layout: checkpoint, options, named: &named, sizes: &sizes };
     let fixed = planning.fixed()?;
     let settings = Settings {
         novaq: env!("CARGO_PKG_VERSION").to_owned(),

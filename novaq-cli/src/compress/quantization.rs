@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::forecast::Planning;
 use super::job::{Job, Shapes, Unit};
-use super::matrices::{self, Fitted, Quantizer, Shared, Starts};
+use super::matrices::{self, Fitted, Quantizer, Read, Shared, Starts};
 use super::output::write_whole;
 use super::plan::{EMBEDDING, HEAD, Plan};
 use super::refinement::{REFINED, refined_name};
@@ -229,8 +229,8 @@ impl Run<'_> {
                 Ok(streams.capture(&norm, LinearInput::Head)?)
             };
             let (original, quantized) = (read(original)?, read(quantized)?);
-            let row_weights = self.frequencies(sequences);
-            Ok(quantizer.layer(codec, &[weights], &original, &quantized, false, &row_weights)?)
+            let read = Read { original, quantized, adds_to_residual: false };
+            Ok(quantizer.layer(codec, &[weights], &read, &self.frequencies(sequences))?)
         })
     }
 
@@ -259,8 +259,9 @@ impl Run<'_> {
         if let Some(fitted) = codec.fitted() {
             let began = Instant::now();
             let shared = quantize(fitted)?;
-            unit.tensors.matrices.extend(shared.matrices.into_iter().map(|m| (name.to_owned(), m)));
-            unit.record(&[name], shared.relative_error, began);
+            let error = shared.relative_error;
+            shared.store(&[name], &mut unit.tensors);
+            unit.record(&[name], error, began);
         } else {
             let matrix = matrices::rounded(codec, name, &self.checkpoint.matrix(name)?)?;
             unit.tensors.matrices.extend(matrix.map(|matrix| (name.to_owned(), matrix)));
@@ -286,23 +287,10 @@ impl Run<'_> {
             tracing::debug!(layer, input = names[0], "captured");
             // o_proj and down_proj write to the residual stream, unless a norm is between them.
             let adds = index % 2 == 1 && !self.checkpoint.config().variant.post_norms;
+            let read = Read { original: reference, quantized: inputs, adds_to_residual: adds };
             for (codec, names) in plan.groups(self.checkpoint, layer, index) {
                 let weights = self.layer_weights(layer, &names)?;
-                let Some(fitted) = codec.fitted() else {
-                    for (name, weights) in names.iter().zip(&weights) {
-                        let matrix = matrices::rounded(codec, &layer_name(layer, name), weights)?;
-                        unit.tensors.matrices.extend(matrix.map(|matrix| ((*name).to_owned(), matrix)));
-                    }
-                    continue;
-                };
-                let began = Instant::now();
-                let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
-                let shared = quantizer
-                    .layer(fitted, &weights, &reference, &inputs, adds, &row_weights)
-                    .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
-                tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
-                unit.tensors.matrices.extend(names.iter().map(|&n| n.to_owned()).zip(shared.matrices));
-                unit.record(&names, shared.relative_error, began);
+                quantizer.group(&mut unit, codec, &layer_name(layer, ""), &names, &weights, &read)?;
             }
             bar.inc(1);
         }
@@ -327,7 +315,7 @@ impl Run<'_> {
 }
 
 /// At most `count` of `sequences`, spread evenly.
-fn spread(sequences: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
+pub(super) fn spread(sequences: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
     let count = count.min(sequences.len());
     (0..count).map(|i| sequences[i * sequences.len() / count].clone()).collect()
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::matrices::{DAMPING, stacked};
 use super::plan::{EMBEDDING, HEAD, Layout, Named};
+use super::quantization::spread;
 use crate::checkpoint::{Checkpoint, dense, layer_name};
 use crate::evaluate::divergence;
 use crate::layered::{Captured, Layered, Streams, Tensors, Vectors, layer, vocabulary};
@@ -19,14 +20,17 @@ use crate::quantize::hessian::{BlockFactors, damped, mean_product};
 /// The noise that is put in, as a share of the mean square of each row's weights: about what codes of 2 bits leave.
 const NOISE: f64 = 0.1;
 
-/// Multiply-adds that measuring should take at most; one sequence is measured on whatever it takes.
+/// Multiply-adds that measuring should take at most.
 const WORK: f64 = 2e11;
+
+/// Fewest positions that are measured on, whatever it takes.
+const FEWEST_POSITIONS: usize = 64;
 
 /// Most sequences that are measured on.
 pub(super) const MOST_SEQUENCES: usize = 16;
 
-/// Most positions that second moments are taken of, which shape the noise.
-const MOST_POSITIONS: usize = 4096;
+/// Positions that second moments are taken of, about, which shape the noise.
+pub(super) const SHAPING_POSITIONS: usize = 4096;
 
 /// Where noise hurts. The unit is that of a loss per squared error of the weights relative to the weights; what counts is how
 /// they compare.
@@ -64,15 +68,16 @@ impl Sensitivity {
         let mut original = Layered::original(checkpoint)?.keeping(memory);
         let layers = original.parts();
         let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
-        let count = measured_sequences(checkpoint, longest);
-        let texts: Vec<&[u32]> = sequences.iter().take(count).map(Vec::as_slice).collect();
-        let mut calibration = Streams::embed(sequences, original.last())?;
+        let (count, length) = measured(checkpoint, longest);
+        let texts: Vec<&[u32]> = sequences.iter().take(count).map(|s| &s[..length.min(s.len())]).collect();
+        let shaping = spread(sequences, SHAPING_POSITIONS.div_ceil(longest.max(1)));
+        let mut shaping = Streams::embed(&shaping, original.last())?;
         let mut before = Streams::embed(&texts, original.last())?;
         let reference = through(&mut original, 0, before.clone())?;
         let mut sensitivities = Vec::new();
         for index in 0..layers {
             bar.set_message(format!("measuring layer {index}"));
-            let captured = calibration.capture_and_advance(&*original.part(index)?)?;
+            let captured = shaping.capture_and_advance(&*original.part(index)?)?;
             let mut of_layer = [0.0; 4];
             for (input, (names, captured)) in Checkpoint::LAYER_MATRICES.iter().zip(captured).enumerate() {
                 let free: Vec<&str> = names
@@ -121,8 +126,7 @@ pub(super) fn with_noise<'a>(
     seed: u64,
 ) -> anyhow::Result<BTreeMap<String, Matrix>> {
     let weights: Vec<Array2<f32>> = names.iter().map(weights).collect::<Result<_, _>>()?;
-    let step = captured.inputs.nrows().div_ceil(MOST_POSITIONS).max(1);
-    let inputs = captured.inputs.slice(s![..;step, ..]);
+    let inputs = captured.inputs.view();
     let h = damped(mean_product(inputs, inputs), DAMPING);
     let block = 1 << h.nrows().trailing_zeros().min(3);
     let factors = BlockFactors::new(h.view(), block)?;
@@ -145,12 +149,12 @@ pub(super) fn with_plain_noise(weights: &Array2<f32>, seed: u64) -> anyhow::Resu
     Ok(dense(noisy(weights.view(), &factors, NOISE, seed))?)
 }
 
-/// How many sequences of `length` tokens are measured on: each passes half of the layers and the head for every linear
-/// input.
-pub(super) fn measured_sequences(checkpoint: &Checkpoint, length: usize) -> usize {
+/// How many sequences of at most `longest` tokens are measured on, and how many tokens of each: each passes half of the layers
+/// and the head for every linear input.
+pub(super) fn measured(checkpoint: &Checkpoint, longest: usize) -> (usize, usize) {
     let passes = 4.0 * checkpoint.config().num_hidden_layers as f64;
-    let work = passes * length.max(1) as f64 * checkpoint.parameters().max(1) as f64;
-    ((WORK / work) as usize).clamp(1, MOST_SEQUENCES)
+    let positions = (WORK / (passes * checkpoint.parameters().max(1) as f64)) as usize;
+    ((positions / longest.max(1)).clamp(1, MOST_SEQUENCES), positions.max(FEWEST_POSITIONS).min(longest))
 }
 
 /// `streams` after the layers from `first` on.

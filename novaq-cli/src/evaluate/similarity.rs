@@ -115,6 +115,14 @@ pub fn compare(
     })
 }
 
+/// The embeddings of `texts`.
+///
+/// # Errors
+/// If a token is outside the vocabulary or a text is longer than what the model reads.
+pub fn embeddings(encoder: &Encoder, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
+    texts.par_iter().map(|tokens| encoder.embed(tokens)).collect()
+}
+
 /// The cosine of the angle between two vectors.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot =

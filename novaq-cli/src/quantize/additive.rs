@@ -1,7 +1,7 @@
 //! Additive codes for a weight matrix: codebooks, codes and row scales found by turns.
 
 use half::f16;
-use ndarray::{Array2, ArrayView2, CowArray, Ix2, s};
+use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, s};
 use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -12,6 +12,9 @@ use super::feedback::{assign, revisit};
 use super::fit::{Coded, fit_codebooks, fit_scales, loss};
 use super::hessian::{BlockFactors, NotPositiveDefinite};
 use super::{ENTRIES, ROWS_PER_TASK};
+
+/// Rows that codebooks are fitted to: a few hundred numbers, which thousands of vectors determine.
+pub(crate) const FIT_ROWS: usize = 512;
 
 /// How hard to search.
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +88,27 @@ pub fn quantize(
         codes: vec![0; w.nrows() * groups * start.books],
         scales: scales.collect(),
     };
-    for _ in 0..effort.feedback_rounds {
-        assign(w, &mut coded, &factors, effort.beam);
-        fit_codebooks(w, &mut coded, h, weights, effort.fit_steps);
-        fit_scales(w, &mut coded, h, |x| x);
+    let sample = Sample::new(w, weights, FIT_ROWS);
+    let fit = |w: ArrayView2<f32>, coded: &mut Coded| {
+        fit_codebooks(w, coded, h, &sample.weights, effort.fit_steps);
+    };
+    for round in 1..=effort.feedback_rounds {
+        if round < effort.feedback_rounds {
+            // All codes are assigned again in the next round: those of this one are there for the codebooks.
+            sample.change(&mut coded, |w, coded| {
+                assign(w, coded, &factors, effort.beam);
+                fit(w, coded);
+                fit_scales(w, coded, h, |x| x);
+            });
+        } else {
+            assign(w, &mut coded, &factors, effort.beam);
+            sample.change(&mut coded, fit);
+            fit_scales(w, &mut coded, h, |x| x);
+        }
     }
     for _ in 0..effort.revisit_rounds {
         revisit(w, &mut coded, h, effort.beam);
-        fit_codebooks(w, &mut coded, h, weights, effort.fit_steps);
+        sample.change(&mut coded, fit);
         fit_scales(w, &mut coded, h, |x| x);
     }
 
@@ -118,6 +134,58 @@ pub fn quantize(
         row_scales: coded.scales.iter().map(|&scale| f16::from_f32(scale)).collect(),
         codes: coded.codes,
     })
+}
+
+/// Rows that stand for all rows of a matrix where codebooks are fitted.
+struct Sample {
+    rows: Vec<usize>,
+    /// Their weights `[rows, k]`.
+    w: Array2<f32>,
+    /// How much each counts.
+    weights: Vec<f32>,
+}
+
+impl Sample {
+    /// Rows of `w` where multiples of an even share of the sum of `weights` fall on, at most `count` of them; all rows if there
+    /// are no more.
+    fn new(w: ArrayView2<f32>, weights: &[f32], count: usize) -> Self {
+        if w.nrows() <= count {
+            return Self { rows: (0..w.nrows()).collect(), w: w.to_owned(), weights: weights.to_vec() };
+        }
+        let share = weights.iter().map(|&x| f64::from(x)).sum::<f64>() / count as f64;
+        let (mut rows, mut counts, mut sum) = (Vec::new(), Vec::new(), 0.0);
+        for (row, &weight) in weights.iter().enumerate() {
+            // Shares are counted at their middles.
+            let before = (sum / share + 0.5).floor();
+            sum += f64::from(weight);
+            let falling = (sum / share + 0.5).floor() - before;
+            if falling > 0.0 {
+                rows.push(row);
+                counts.push(falling as f32);
+            }
+        }
+        Self { w: w.select(Axis(0), &rows), rows, weights: counts }
+    }
+
+    /// Lets `change` work on these rows of `coded` alone. Codebooks are those of all rows, and the other rows' scales change as
+    /// these do on average.
+    fn change(&self, coded: &mut Coded, change: impl FnOnce(ArrayView2<f32>, &mut Coded)) {
+        let mut part = Coded {
+            codebooks: coded.codebooks.clone(),
+            codes: self.rows.iter().flat_map(|&r| coded.row(r)).copied().collect(),
+            scales: self.rows.iter().map(|&r| coded.scales[r]).collect(),
+        };
+        let before: f32 = part.scales.iter().sum();
+        change(self.w.view(), &mut part);
+        let factor = part.scales.iter().sum::<f32>() / before.max(f32::MIN_POSITIVE);
+        coded.scales.iter_mut().for_each(|scale| *scale *= factor);
+        let per_row = coded.codes.len() / coded.scales.len();
+        for (i, &r) in self.rows.iter().enumerate() {
+            coded.scales[r] = part.scales[i];
+            coded.codes[r * per_row..(r + 1) * per_row].copy_from_slice(part.row(i));
+        }
+        coded.codebooks = part.codebooks;
+    }
 }
 
 impl Quantized {
@@ -289,6 +357,28 @@ mod tests {
         let (with, without) = (quantized(&h), quantized(&Array2::eye(64)));
         let (with, without) = (output_error(&w, &with, &h), output_error(&w, &without, &h));
         assert!(with < 0.6 * without, "{with} {without}");
+    }
+
+    /// Codebooks of a sample are nearly as good for all rows as those of all of them.
+    #[test]
+    fn a_sample_of_rows_is_enough_for_codebooks() {
+        let w = gaussian(3 * FIT_ROWS, 32, 10);
+        let h = correlated_hessian(32, 11);
+        let start = gaussian_codebooks(3, 8, 3, 0);
+        let mut weights = vec![1.0; w.nrows()];
+        let error = |rows: ArrayView2<f32>, weights: &[f32]| {
+            quantize(rows, h.view(), weights, &start, Effort::default()).unwrap().relative_error
+        };
+        let of_sample = error(w.view(), &weights);
+        let of_all = error(w.slice(s![..FIT_ROWS, ..]), &weights[..FIT_ROWS]);
+        assert!((of_sample / of_all - 1.0).abs() < 0.02, "{of_sample} {of_all}");
+        // Rows that count more are chosen more often, in all as much as they count.
+        weights[7] = 100.0;
+        let sample = Sample::new(w.view(), &weights, FIT_ROWS);
+        assert_eq!(sample.weights.iter().sum::<f32>(), FIT_ROWS as f32);
+        let at = sample.rows.iter().position(|&row| row == 7).unwrap();
+        let expected = 100.0 * FIT_ROWS as f32 / weights.iter().sum::<f32>();
+        assert!((sample.weights[at] - expected).abs() <= 1.0, "{} {expected}", sample.weights[at]);
     }
 
     #[test]

@@ -25,18 +25,18 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::forecast as common;
+use super::forecast::{self as common, Planning};
 use super::job::{Job, Settings, Shapes, Unit};
-use super::matrices::{self, Quantizer, Starts};
+use super::matrices::{self, Quantizer, Read, Starts};
 use super::output::Written;
 use super::plan::{Folding, Layout, MatrixCodec, Named, Part, Plan};
 use super::refinement::{self, REFINED, REFINEMENT, forget_steps, refined};
 use super::report::{self, Report};
-use super::sensitivity::{MOST_SEQUENCES, Sensitivity, with_noise, with_plain_noise};
+use super::sensitivity::{SHAPING_POSITIONS, Sensitivity, with_noise, with_plain_noise};
 use super::size::Sizes;
-use super::{Cost, Forecast, Options, STOP, Summary, check_vocabulary, output};
+use super::{Cost, Forecast, Options, STOP, Summary, check_vocabulary, output, quantization};
 use crate::checkpoint::{CheckpointError, EncoderCheckpoint, encoder_layer_name};
-use crate::evaluate::similarity::{compare, lines, spread};
+use crate::evaluate::similarity::{compare, cosine, embeddings, lines, spread};
 use crate::layered::{Captured, LAYER_INPUTS, rounded_vector};
 use crate::output::{HintExt, progress};
 use crate::quantize::additive::Effort;
@@ -52,6 +52,9 @@ pub(super) const MOST_HELD_OUT: usize = 256;
 
 /// Of so many lines one is held out.
 const HELD_OUT_SHARE: usize = 8;
+
+/// Most texts that sensitivities are measured on.
+pub(super) const MEASURED_TEXTS: usize = 64;
 
 /// Calibration tokens where nobody says how many.
 pub const CALIBRATION_TOKENS: usize = 32_768;
@@ -82,21 +85,12 @@ pub fn forecast(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Re
     let tokenizer = Tokenizer::from_json(&checkpoint.tokenizer_json()?)?;
     check_vocabulary(&tokenizer, EncoderCheckpoint::WORDS, checkpoint.config().vocab_size)?;
     let sizes = sizes(checkpoint, options, checkpoint.source_lengths()?, &tokenizer)?;
-    let planning = planning(checkpoint, options, &named, &sizes);
+    let planning = Planning { layout: checkpoint, options, named: &named, sizes: &sizes };
     let plan = planning.expected()?;
     let exact = planning.follows_from_headers(&plan);
     let tokens = options.calibration_tokens.unwrap_or(CALIBRATION_TOKENS);
     let cost = Cost::of_encoder(checkpoint, &plan, options, tokens, exact)?;
     Forecast::new(&sizes, &plan, exact, tokens, cost)
-}
-
-fn planning<'a>(
-    checkpoint: &'a EncoderCheckpoint,
-    options: &'a Options,
-    named: &'a Named,
-    sizes: &'a Sizes<'a>,
-) -> common::Planning<'a> {
-    common::Planning { layout: checkpoint, parameters: checkpoint.parameters(), options, named, sizes }
 }
 
 /// The codecs of single matrices: those that the options ask for; integers for the positions, which every text needs and
@@ -159,7 +153,7 @@ pub fn run(checkpoint: &EncoderCheckpoint, options: &Options) -> anyhow::Result<
     let sources = checkpoint.source_files()?;
     let named = named(checkpoint, options)?;
     let sizes = sizes(checkpoint, options, sources.clone(), &tokenizer)?;
-    let planning = planning(checkpoint, options, &named, &sizes);
+    let planning = Planning { layout: checkpoint, options, named: &named, sizes: &sizes };
     let fixed = planning.fixed()?;
     let settings = Settings {
         novaq: env!("CARGO_PKG_VERSION").to_owned(),
@@ -234,7 +228,7 @@ fn texts(
 struct Run<'a> {
     checkpoint: &'a EncoderCheckpoint,
     options: &'a Options,
-    planning: &'a common::Planning<'a>,
+    planning: &'a Planning<'a>,
     /// The plan, where it follows from the headers.
     fixed: Option<Plan>,
     job: Job,
@@ -261,7 +255,7 @@ impl Run<'_> {
         let (layers, width) = (self.checkpoint.layers(), self.checkpoint.config().hidden_size);
         let bar = progress(layers as u64 * 4 + 1, "Quantizing", "steps");
         let mut original = Streams::embed(texts, &self.original_embeddings()?, width)?;
-        let plan = self.plan(texts, &original, &bar)?;
+        let plan = self.plan(texts, &bar)?;
         let mut quantizer =
             Quantizer { starts: Starts::default(), effort: Effort::default(), seed: self.options.seed };
         let mut all = self.embeddings(&plan, &mut quantizer, texts, &original, &bar)?;
@@ -319,23 +313,26 @@ impl Run<'_> {
 
     /// The codecs: the same everywhere, or as the sensitivities of the original's parts say: how far noise in each turns the
     /// embeddings of texts.
-    fn plan(&self, texts: &[Vec<u32>], streams: &Streams, bar: &ProgressBar) -> anyhow::Result<Plan> {
+    fn plan(&self, texts: &[Vec<u32>], bar: &ProgressBar) -> anyhow::Result<Plan> {
         if let Some(plan) = &self.fixed {
             return Ok(plan.clone());
         }
         if let Some(plan) = self.job.json(PLAN)? {
             return Ok(plan);
         }
-        let original = self.checkpoint.encoder()?;
-        let texts: Vec<Vec<u32>> = texts.iter().take(MOST_SEQUENCES).cloned().collect();
+        let (original, width) = (self.checkpoint.encoder()?, self.checkpoint.config().hidden_size);
+        let probe = quantization::spread(texts, MEASURED_TEXTS);
+        let reference = embeddings(&original, &probe)?;
         let loss = |matrices: BTreeMap<String, Matrix>| -> anyhow::Result<f64> {
             let mut unit = Unit::default();
             unit.tensors.matrices = matrices;
-            let measured = compare(&original, &self.assemble(&unit)?, &texts, || {})?;
-            Ok(1.0 - measured.mean_cosine)
+            let noisy = embeddings(&self.assemble(&unit)?, &probe)?;
+            let cosines = reference.iter().zip(&noisy).map(|(a, b)| cosine(a, b));
+            Ok(1.0 - cosines.sum::<f64>() / probe.len().max(1) as f64)
         };
         let (named, seed) = (self.planning.named, self.options.seed);
-        let mut streams = streams.clone();
+        let shaping = spread(texts, SHAPING_POSITIONS);
+        let mut streams = Streams::embed(&shaping, &self.original_embeddings()?, width)?;
         let mut layers = Vec::new();
         for layer in 0..self.checkpoint.layers() {
             bar.set_message(format!("measuring layer {layer}"));
@@ -347,7 +344,8 @@ impl Run<'_> {
                 let free: Vec<&str> =
                     full.iter().map(String::as_str).filter(|name| !named.contains_key(*name)).collect();
                 if !free.is_empty() {
-                    let (inputs, seed) = (centred(captured).0, seed ^ (4 * layer + input) as u64);
+                    let inputs = centred(captured).0;
+                    let seed = seed ^ (4 * layer + input) as u64;
                     let weights = |name: &&str| Ok(self.checkpoint.matrix(name)?);
                     of_layer[input] = loss(with_noise(&free, weights, &inputs, seed)?)?;
                 }
@@ -401,12 +399,12 @@ impl Run<'_> {
                 let counts = counts(name, weights.nrows(), texts);
                 let shared = quantizer.embedding(codec, weights.view(), metric.view(), &counts)?;
                 error = Some(shared.relative_error);
-                shared.matrices.into_iter().next()
+                shared.store(&[name], &mut unit.tensors);
+                None
             } else {
                 matrices::rounded(codec, name, &weights)?
             };
-            let matrix = matrix.context("one matrix in, none out")?;
-            unit.tensors.matrices.insert(name.clone(), matrix);
+            unit.tensors.matrices.extend(matrix.map(|matrix| (name.clone(), matrix)));
             if let Some(error) = error {
                 unit.record(&[name], error, began);
             }
@@ -446,25 +444,13 @@ impl Run<'_> {
             let adds = index % 2 == 1;
             let (reference, reference_means) = centred(reference);
             let (inputs, means) = centred(inputs);
+            let read = Read { original: reference, quantized: inputs, adds_to_residual: adds };
             for (codec, names) in plan.groups(self.checkpoint, layer, index) {
                 let weights = self.layer_weights(layer, &names)?;
-                let (began, mut error) = (Instant::now(), None);
-                let matrices: Vec<Matrix> = if let Some(codec) = codec.fitted() {
-                    let row_weights = vec![1.0; weights.iter().map(Array2::nrows).sum()];
-                    let shared = quantizer
-                        .layer(codec, &weights, &reference, &inputs, adds, &row_weights)
-                        .with_context(|| format!("layer {layer}, {}", names.join(", ")))?;
-                    tracing::debug!(layer, input = names[0], error = shared.relative_error, "quantized");
-                    error = Some(shared.relative_error);
-                    shared.matrices
-                } else {
-                    let store = |(name, weights): (&&str, &Array2<f32>)| {
-                        matrices::rounded(codec, &format!("{prefix}{name}"), weights).transpose()
-                    };
-                    names.iter().zip(&weights).filter_map(store).collect::<anyhow::Result<_>>()?
-                };
-                for ((name, weights), matrix) in names.iter().zip(weights).zip(matrices) {
-                    let mut missing = weights.dot(&reference_means.inputs) - product(&matrix, &means.inputs);
+                quantizer.group(&mut unit, codec, &prefix, &names, &weights, &read)?;
+                for (name, weights) in names.iter().zip(weights) {
+                    let matrix = unit.tensors.matrices.get(*name).context("one matrix in, none out")?;
+                    let mut missing = weights.dot(&reference_means.inputs) - product(matrix, &means.inputs);
                     if adds {
                         missing = missing + &reference_means.residual - &means.residual;
                     }
@@ -473,10 +459,6 @@ impl Run<'_> {
                     let corrected: Vec<f32> = values.iter().zip(missing).map(|(b, m)| b + m).collect();
                     let name_of_bias = format!("{prefix}{bias}");
                     unit.tensors.vectors.insert(bias, rounded_vector(&name_of_bias, &corrected)?);
-                    unit.tensors.matrices.insert((*name).to_owned(), matrix);
-                }
-                if let Some(error) = error {
-                    unit.record(&names, error, began);
                 }
             }
             bar.inc(1);
