@@ -79,6 +79,8 @@ enum Bench {
     },
     /// Instructions of an agent's jobs: shared passes, layers from stable memory, kept caches, embeddings.
     Agent,
+    /// Instructions of reserving and settling quota, by the number of accounts.
+    Econ,
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
     /// Queries per second of the model repository on the local network.
@@ -117,6 +119,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { what: Bench::Chain { args } } => on_the_network("chain", &args),
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
+        Task::Bench { what: Bench::Econ } => on_the_network("econ", &[]),
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;

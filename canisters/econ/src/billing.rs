@@ -2,7 +2,9 @@
 
 use candid::Principal;
 use shared_types::FieldError;
-use shared_types::econ::payment::{ChangeTime, Currency, InvoiceId, PayArgs, tokens_of};
+use shared_types::econ::payment::{
+    ChangeTime, Currency, InvoiceId, MAX_INVOICES, MAX_VOID_INVOICES, PayArgs, tokens_of,
+};
 use shared_types::econ::{
     ChangeTierArgs, EconError, Invoice, InvoiceArgs, InvoiceKind, InvoicePage, InvoiceState,
     ListInvoicesArgs, MAX_KEY_BYTES, PaymentMethod, Quote, QuoteArgs, Rate, SubscribeArgs, SubscriptionInput,
@@ -49,7 +51,7 @@ impl Economy {
         let account = self.account(caller);
         let terms = self.terms(&args.tier, now_ns)?;
         refuse_unless(&account, &SubscriptionInput::Started { terms: terms.clone() }, now_ns)?;
-        refuse_open_invoices(&account)?;
+        check_new_invoice(&account)?;
         let cents = terms.price_cents;
         let price = Price { kind: InvoiceKind::Subscription, terms, period: None, cents };
         let (amount, rate) = self.priced(&account, args.method.ledger, &price, now_ns)?;
@@ -90,7 +92,7 @@ impl Economy {
         let dearer = current.is_none_or(|period| terms.price_cents >= period.terms.price_cents);
         if dearer {
             refuse_unless(&account, &SubscriptionInput::Upgraded { terms: terms.clone() }, now_ns)?;
-            refuse_open_invoices(&account)?;
+            check_new_invoice(&account)?;
             let (Some(period), Some(method)) = (current, account.method) else {
                 return Err(SubscriptionRefusal::WrongStatus { status: account.subscription.status }.into());
             };
@@ -109,7 +111,7 @@ impl Economy {
         let downgraded =
             SubscriptionInput::Downgraded { terms: terms.clone(), tokens_taken, creations_taken };
         refuse_unless(&account, &downgraded, now_ns)?;
-        refuse_open_invoices(&account)?;
+        check_new_invoice(&account)?;
         let cents = period.downgrade(&terms, now_ns, tokens_taken, creations_taken).cents;
         self.take(caller, downgraded, now_ns, now_ns);
         self.record(now_ns, EventKind::Credited { account: caller, cents });
@@ -137,7 +139,7 @@ impl Economy {
     /// Changes who pays renewals.
     ///
     /// # Errors
-    /// [`EconError::UnknownLedger`].
+    /// [`EconError::UnknownLedger`], [`EconError::LimitReached`].
     pub fn set_method(
         &mut self,
         caller: Principal,
@@ -145,6 +147,7 @@ impl Economy {
         now_ns: u64,
     ) -> Result<(), EconError> {
         self.usable_ledger(method.ledger)?;
+        self.check_room_for(caller)?;
         if self.account(caller).method != Some(method) {
             self.record(now_ns, EventKind::MethodSet { account: caller, method });
         }
@@ -197,6 +200,7 @@ impl Economy {
         self.advance_subscription(caller, now_ns);
         let ledger = self.usable_ledger(args.ledger)?.clone();
         let terms = self.terms(&args.tier, now_ns)?;
+        self.check_room_for(caller)?;
         let account = self.account(caller);
         let current = account.subscription.period.as_ref().filter(|_| account.subscription.is_usable());
         let price = current.map_or(terms.price_cents, |period| period.upgrade(&terms, now_ns).cents);
@@ -382,6 +386,15 @@ impl Economy {
         }
     }
 
+    /// Whether there is room for an account that is not kept yet.
+    fn check_room_for(&self, account: Principal) -> Result<(), EconError> {
+        let most = self.settings().config.max_accounts;
+        if self.accounts.len() >= most && !self.accounts.contains_key(&account) {
+            return Err(EconError::LimitReached { what: "accounts".to_owned(), most });
+        }
+        Ok(())
+    }
+
     fn usable_ledger(&self, ledger: Principal) -> Result<&shared_types::econ::LedgerInfo, EconError> {
         let known = self.ledger(ledger)?;
         if known.args.enabled { Ok(known) } else { Err(EconError::UnknownLedger { ledger }) }
@@ -419,7 +432,7 @@ impl Economy {
         rate: Option<Rate>,
         now_ns: u64,
     ) -> InvoiceId {
-        let id = self.invoices.last_key_value().map_or(1, |(last, _)| last + 1);
+        let id = self.numbers.get().0.invoice + 1;
         let credit_cents = price.cents.min(self.account(principal).credit_cents);
         let total_cents = price.cents - credit_cents;
         let invoice = Invoice {
@@ -476,6 +489,17 @@ fn refuse_unless(account: &Account, input: &SubscriptionInput, now_ns: u64) -> R
     Ok(account.subscription.clone().take(input, now_ns)?)
 }
 
-fn refuse_open_invoices(account: &Account) -> Result<(), EconError> {
-    account.open_invoices.first().map_or(Ok(()), |invoice| Err(EconError::InvoiceOpen { invoice: *invoice }))
+/// Whether an account may have another invoice written.
+fn check_new_invoice(account: &Account) -> Result<(), EconError> {
+    if let Some(invoice) = account.open_invoices.first() {
+        return Err(EconError::InvoiceOpen { invoice: *invoice });
+    }
+    let bounds = [
+        ("void invoices", account.void_invoices, MAX_VOID_INVOICES),
+        ("invoices", account.invoices, MAX_INVOICES),
+    ];
+    match bounds.into_iter().find(|(_, kept, most)| kept >= most) {
+        Some((what, _, most)) => Err(EconError::LimitReached { what: what.to_owned(), most: most.into() }),
+        None => Ok(()),
+    }
 }

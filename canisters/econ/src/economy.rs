@@ -6,16 +6,18 @@
 use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::storable::{Blob, Bound, Storable};
-use ic_stable_structures::{StableBTreeMap, StableCell, StableLog};
+use ic_stable_structures::{StableBTreeMap, StableCell};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use shared_types::econ::payment::InvoiceId;
-use shared_types::econ::quota::REMEMBERED_NS;
+use shared_types::econ::payment::{InvoiceId, PAID_REMEMBERED_NS, VOID_REMEMBERED_NS};
+use shared_types::econ::quota::{IDLE_REMEMBERED_NS, REMEMBERED_NS};
 use shared_types::econ::{
-    EconConfig, Invoice, InvoiceKind, InvoiceState, LedgerInfo, Meter, PaymentMethod, Quote, Reservation,
-    ReservationId, ReservationState, Resource, ServiceRole, Subscription, TierVersion, UsageTotals,
+    EconConfig, Invoice, InvoiceKind, InvoiceState, LedgerInfo, Meter, PaymentMethod, Quote, RateClass,
+    Reservation, ReservationId, ReservationState, Resource, ServiceRole, Subscription, TierVersion,
+    UsageTotals,
 };
 
+use crate::event_log::{EventLog, SEGMENT_EVENTS};
 use crate::events::{Event, EventKind, Purpose, TransferId};
 use crate::memory::{Memories, Memory};
 use crate::settlement::Settlement;
@@ -80,6 +82,12 @@ pub struct Account {
     pub open_reservations: u32,
     /// Invoices that are open.
     pub open_invoices: Vec<InvoiceId>,
+    /// Invoices that are kept.
+    pub invoices: u32,
+    /// Void ones among them.
+    pub void_invoices: u32,
+    /// When an account that has and had nothing is forgotten.
+    pub idle_ns: Option<u64>,
     /// The last price that was asked for.
     pub quote: Option<Quote>,
     /// Number of the last run.
@@ -88,6 +96,8 @@ pub struct Account {
     pub kept_runs: u64,
     /// Sums over all runs.
     pub totals: UsageTotals,
+    /// Sums over the runs of days that are not kept any more.
+    pub earlier: UsageTotals,
 }
 
 impl Account {
@@ -98,6 +108,21 @@ impl Account {
 
     fn meters_mut(&mut self, period: u32) -> Option<&mut PeriodMeters> {
         self.periods.iter_mut().find(|meters| meters.number == period)
+    }
+
+    /// When time changes something about it.
+    fn due_ns(&self) -> Option<u64> {
+        self.subscription.due_ns.or(self.idle_ns)
+    }
+
+    /// Whether nothing would be lost with it: it never had a subscription, and no invoice is kept.
+    fn is_idle(&self) -> bool {
+        self.subscription == Subscription::default() && self.invoices == 0 && self.credit_cents == 0
+    }
+
+    /// How urgent its work is.
+    pub fn rate_class(&self) -> RateClass {
+        self.subscription.period.as_ref().map_or(RateClass::Standard, |period| period.terms.rate_class)
     }
 
     /// Brings the current period's limits to what the subscription says.
@@ -127,6 +152,15 @@ impl Account {
     }
 }
 
+/// The last numbers that were given, also to what is not kept any more.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of an invoice.
+    pub invoice: InvoiceId,
+    /// Of a transfer.
+    pub transfer: TransferId,
+}
+
 /// A reservation, and when it is looked at again.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct StoredReservation {
@@ -145,6 +179,15 @@ pub struct StoredInvoice {
     pub transfer: Option<TransferId>,
     /// The transfer that gives it back, while its outcome is not final.
     pub refund_transfer: Option<TransferId>,
+    /// When it is forgotten, once it is closed.
+    pub forget_ns: Option<u64>,
+}
+
+impl StoredInvoice {
+    /// When its next attempt begins, or it is forgotten: not before its refund has ended.
+    fn due_ns(&self) -> Option<u64> {
+        self.invoice.next_attempt_ns.or(self.forget_ns.filter(|_| self.refund_transfer.is_none()))
+    }
 }
 
 /// A transfer and its purpose.
@@ -161,11 +204,11 @@ pub struct StoredTransfer {
 pub enum Task {
     /// A reservation expires, or is forgotten.
     Reservation(ReservationId),
-    /// A subscription changes with time.
+    /// A subscription changes with time, or an account is forgotten.
     Account(Principal),
-    /// The next attempt to collect an invoice begins.
+    /// The next attempt to collect an invoice begins, or it is forgotten.
     Invoice(InvoiceId),
-    /// A transfer goes on.
+    /// A transfer goes on, or is forgotten.
     Transfer(TransferId),
 }
 
@@ -239,7 +282,8 @@ pub struct Economy {
     pub(crate) transfers: StableBTreeMap<TransferId, Cbor<StoredTransfer>, Memory>,
     pub(crate) usage: crate::usage::History,
     pub(crate) settlement: Settlement,
-    pub(crate) events: StableLog<Cbor<Event>, Memory, Memory>,
+    pub(crate) numbers: StableCell<Cbor<Numbers>, Memory>,
+    pub(crate) events: EventLog,
 }
 
 impl Economy {
@@ -259,7 +303,8 @@ impl Economy {
             transfers: StableBTreeMap::init(memories.transfers),
             usage: crate::usage::History::open(memories.usage, memories.hours, memories.days),
             settlement: Settlement::open(memories.settlement),
-            events: StableLog::init(memories.events_index, memories.events_data),
+            numbers: StableCell::init(memories.numbers, Cbor::default()),
+            events: EventLog::open(memories.events, SEGMENT_EVENTS),
         }
     }
 
@@ -288,14 +333,14 @@ impl Economy {
         self.invoices.len()
     }
 
-    /// Events recorded so far.
+    /// Events recorded so far, those that are not kept any more included.
     pub fn events_len(&self) -> u64 {
         self.events.len()
     }
 
-    /// The event at `index`.
+    /// The event at `index`, while it is kept.
     pub fn event(&self, index: u64) -> Option<Event> {
-        self.events.get(index).map(|event| event.0)
+        self.events.get(index)
     }
 
     /// Applies an event and appends it to the log.
@@ -305,15 +350,42 @@ impl Economy {
     pub fn record(&mut self, time_ns: u64, kind: EventKind) {
         let event = Event { time_ns, kind };
         self.apply(&event);
-        self.events
-            .append(&Cbor(event))
-            .unwrap_or_else(|error| panic!("the event log can't grow: {error:?}"));
+        self.events.append(event);
     }
 
     /// Tasks that are due at `now_ns`, at most `limit`, the longest overdue first.
     pub fn due(&self, now_ns: u64, limit: usize) -> Vec<Task> {
         let due = self.schedule.keys().take_while(|due| due.due_ns <= now_ns);
         due.map(|due| due.task).take(limit).collect()
+    }
+
+    /// Does what time brings to a task that is due, as far as it takes no call; whether it takes one.
+    pub fn take_up(&mut self, task: Task, now_ns: u64) -> bool {
+        let is_over = |due_ns: Option<u64>| due_ns.is_some_and(|due_ns| due_ns <= now_ns);
+        match task {
+            Task::Reservation(id) => self.sweep_reservation(id, now_ns),
+            Task::Account(account) => {
+                self.advance_subscription(account, now_ns);
+                if is_over(self.account(account).idle_ns) {
+                    self.record(now_ns, EventKind::AccountForgotten(account));
+                }
+            }
+            Task::Invoice(id) => match self.invoices.get(&id) {
+                Some(Cbor(stored)) if !stored.invoice.is_closed() => return true,
+                Some(Cbor(stored)) if is_over(stored.due_ns()) => {
+                    self.record(now_ns, EventKind::InvoiceForgotten(id));
+                }
+                _ => {}
+            },
+            Task::Transfer(id) => match self.transfers.get(&id) {
+                Some(Cbor(stored)) if !stored.transfer.is_final() => return true,
+                Some(Cbor(stored)) if is_over(Some(stored.transfer.due_ns)) => {
+                    self.record(now_ns, EventKind::TransferForgotten(id));
+                }
+                _ => {}
+            },
+        }
+        false
     }
 
     /// When the next task is due.
@@ -351,9 +423,10 @@ impl Economy {
                     resource: *resource,
                     period: *period,
                     expires_ns: *expires_ns,
+                    rate_class: self.account(*account).rate_class(),
                     state: ReservationState::Open,
                 };
-                self.reserved(reservation);
+                self.reserved(reservation, now_ns);
             }
             EventKind::Settled { reservation, settlement, agents, usage } => {
                 self.settled(*reservation, *settlement, agents, usage.as_ref(), now_ns);
@@ -363,28 +436,30 @@ impl Economy {
             EventKind::Forgotten(id) => self.forget_reservation(*id),
             EventKind::AgentReturned { account, agent } => {
                 if self.agents.remove(&(*account, *agent)).is_some() {
-                    self.change_account(*account, |account| {
+                    self.change_account(*account, now_ns, |account| {
                         account.agents = account.agents.saturating_sub(1);
                     });
                     self.services.remove(agent);
                 }
             }
-            EventKind::Subscription { account, input, at_ns } => self.change_account(*account, |account| {
-                // Whoever records it has tried it on a copy.
-                let taken = account.subscription.take(input, *at_ns);
-                debug_assert_eq!(taken, Ok(()));
-                account.follow_period();
-            }),
-            EventKind::MethodSet { account, method } => {
-                self.change_account(*account, |account| account.method = Some(*method));
+            EventKind::Subscription { account, input, at_ns } => {
+                self.change_account(*account, now_ns, |account| {
+                    // Whoever records it has tried it on a copy.
+                    let taken = account.subscription.take(input, *at_ns);
+                    debug_assert_eq!(taken, Ok(()));
+                    account.follow_period();
+                })
             }
-            EventKind::Credited { account, cents } => self.change_account(*account, |account| {
+            EventKind::MethodSet { account, method } => {
+                self.change_account(*account, now_ns, |account| account.method = Some(*method));
+            }
+            EventKind::Credited { account, cents } => self.change_account(*account, now_ns, |account| {
                 account.credit_cents = account.credit_cents.saturating_add(*cents);
             }),
             EventKind::Quoted { account, quote } => {
-                self.change_account(*account, |account| account.quote = Some(quote.clone()));
+                self.change_account(*account, now_ns, |account| account.quote = Some(quote.clone()));
             }
-            EventKind::InvoiceIssued(invoice) => self.issue(invoice),
+            EventKind::InvoiceIssued(invoice) => self.issue(invoice, now_ns),
             EventKind::InvoicePriced { invoice, amount, rate } => self.change_invoice(*invoice, |stored| {
                 stored.invoice.amount = Some(*amount);
                 stored.invoice.rate = *rate;
@@ -409,7 +484,7 @@ impl Economy {
             }
             EventKind::InvoicePaid { invoice, block, period } => {
                 let (block, period) = (*block, *period);
-                self.close_invoice(*invoice, |invoice| {
+                self.close_invoice(*invoice, now_ns, PAID_REMEMBERED_NS, |invoice| {
                     invoice.state = InvoiceState::Paid { block, time_ns: now_ns };
                     invoice.period = period.or(invoice.period);
                 });
@@ -418,11 +493,12 @@ impl Economy {
                 let id = *invoice;
                 if let Some(stored) = self.invoices.get(&id) {
                     let Invoice { account, credit_cents, .. } = stored.0.invoice;
-                    self.change_account(account, |account| {
+                    self.change_account(account, now_ns, |account| {
                         account.credit_cents = account.credit_cents.saturating_add(credit_cents);
+                        account.void_invoices += 1;
                     });
                 }
-                self.close_invoice(id, |invoice| {
+                self.close_invoice(id, now_ns, VOID_REMEMBERED_NS, |invoice| {
                     invoice.state = InvoiceState::Void { reason: reason.clone() }
                 });
             }
@@ -433,7 +509,10 @@ impl Economy {
                 stored.invoice.refund = Some(state.clone());
             }),
             EventKind::TransferPlanned { purpose, order } => {
-                let id = self.transfers.last_key_value().map_or(1, |(last, _)| last + 1);
+                let mut numbers = self.numbers.get().0;
+                numbers.transfer += 1;
+                self.numbers.set(Cbor(numbers));
+                let id = numbers.transfer;
                 let transfer = Transfer::new(*order, now_ns);
                 self.schedule.insert(Due { due_ns: transfer.due_ns, task: Task::Transfer(id) }, ());
                 self.transfers.insert(id, Cbor(StoredTransfer { purpose: *purpose, transfer }));
@@ -446,6 +525,17 @@ impl Economy {
                         self.change_invoice(*invoice, |stored| stored.refund_transfer = Some(id));
                     }
                     Purpose::Deposit(_) | Purpose::Withdrawal(_) => {}
+                }
+            }
+            EventKind::InvoiceForgotten(id) => self.forget_invoice(*id, now_ns),
+            EventKind::TransferForgotten(id) => {
+                if let Some(Cbor(stored)) = self.transfers.remove(id) {
+                    self.reschedule(Some(stored.transfer.due_ns), None, Task::Transfer(*id));
+                }
+            }
+            EventKind::AccountForgotten(principal) => {
+                if let Some(Cbor(account)) = self.accounts.remove(principal) {
+                    self.reschedule(account.due_ns(), None, Task::Account(*principal));
                 }
             }
             EventKind::Settlement(event) => self.settlement.apply(event, now_ns),
@@ -465,28 +555,28 @@ impl Economy {
     }
 
     /// Changes an account, and keeps the schedule with it.
-    fn change_account(&mut self, principal: Principal, change: impl FnOnce(&mut Account)) {
+    fn change_account(&mut self, principal: Principal, now_ns: u64, change: impl FnOnce(&mut Account)) {
         let mut account = self.account(principal);
-        let before = account.subscription.due_ns;
+        let before = account.due_ns();
         change(&mut account);
-        self.reschedule(before, account.subscription.due_ns, Task::Account(principal));
+        account.idle_ns = account.is_idle().then(|| now_ns.saturating_add(IDLE_REMEMBERED_NS));
+        self.reschedule(before, account.due_ns(), Task::Account(principal));
         self.accounts.insert(principal, Cbor(account));
     }
 
     fn change_invoice(&mut self, id: InvoiceId, change: impl FnOnce(&mut StoredInvoice)) {
         let Some(Cbor(mut stored)) = self.invoices.get(&id) else { return };
-        let before = stored.invoice.next_attempt_ns;
+        let before = stored.due_ns();
         change(&mut stored);
-        self.reschedule(before, stored.invoice.next_attempt_ns, Task::Invoice(id));
+        self.reschedule(before, stored.due_ns(), Task::Invoice(id));
         self.invoices.insert(id, Cbor(stored));
     }
 
     fn change_transfer(&mut self, id: TransferId, change: impl FnOnce(&mut Transfer)) {
         let Some(Cbor(mut stored)) = self.transfers.get(&id) else { return };
-        let due = |transfer: &Transfer| (!transfer.is_final()).then_some(transfer.due_ns);
-        let before = due(&stored.transfer);
+        let before = stored.transfer.due_ns;
         change(&mut stored.transfer);
-        self.reschedule(before, due(&stored.transfer), Task::Transfer(id));
+        self.reschedule(Some(before), Some(stored.transfer.due_ns), Task::Transfer(id));
         self.transfers.insert(id, Cbor(stored));
     }
 
@@ -502,11 +592,14 @@ impl Economy {
         }
     }
 
-    fn issue(&mut self, invoice: &Invoice) {
+    fn issue(&mut self, invoice: &Invoice, now_ns: u64) {
         let id = invoice.id;
-        self.change_account(invoice.account, |account| {
+        let numbers = self.numbers.get().0;
+        self.numbers.set(Cbor(Numbers { invoice: id, ..numbers }));
+        self.change_account(invoice.account, now_ns, |account| {
             account.credit_cents = account.credit_cents.saturating_sub(invoice.credit_cents);
             account.open_invoices.push(id);
+            account.invoices += 1;
             account.quote = None;
         });
         if invoice.kind != InvoiceKind::Renewal {
@@ -514,26 +607,54 @@ impl Economy {
         }
         self.account_invoices.insert((invoice.account, id), ());
         self.reschedule(None, invoice.next_attempt_ns, Task::Invoice(id));
-        let stored = StoredInvoice { invoice: invoice.clone(), transfer: None, refund_transfer: None };
+        let stored = StoredInvoice {
+            invoice: invoice.clone(),
+            transfer: None,
+            refund_transfer: None,
+            forget_ns: None,
+        };
         self.invoices.insert(id, Cbor(stored));
     }
 
-    fn close_invoice(&mut self, id: InvoiceId, change: impl FnOnce(&mut Invoice)) {
+    fn close_invoice(
+        &mut self,
+        id: InvoiceId,
+        now_ns: u64,
+        remembered_ns: u64,
+        change: impl FnOnce(&mut Invoice),
+    ) {
         self.change_invoice(id, |stored| {
             stored.transfer = None;
+            stored.forget_ns = Some(now_ns.saturating_add(remembered_ns));
             stored.invoice.next_attempt_ns = None;
             change(&mut stored.invoice);
         });
         if let Some(stored) = self.invoices.get(&id) {
-            self.change_account(stored.0.invoice.account, |account| {
+            self.change_account(stored.0.invoice.account, now_ns, |account| {
                 account.open_invoices.retain(|open| *open != id);
             });
         }
     }
 
-    fn reserved(&mut self, reservation: Reservation) {
+    fn forget_invoice(&mut self, id: InvoiceId, now_ns: u64) {
+        let Some(Cbor(stored)) = self.invoices.remove(&id) else { return };
+        self.reschedule(stored.due_ns(), None, Task::Invoice(id));
+        let Invoice { account, kind, key, state, .. } = stored.invoice;
+        if kind != InvoiceKind::Renewal {
+            self.invoice_keys.remove(&key_digest(account, None, &key));
+        }
+        self.account_invoices.remove(&(account, id));
+        self.change_account(account, now_ns, |account| {
+            account.invoices = account.invoices.saturating_sub(1);
+            if matches!(state, InvoiceState::Void { .. }) {
+                account.void_invoices = account.void_invoices.saturating_sub(1);
+            }
+        });
+    }
+
+    fn reserved(&mut self, reservation: Reservation, now_ns: u64) {
         let (id, due_ns) = (reservation.id, reservation.expires_ns);
-        self.change_account(reservation.account, |account| {
+        self.change_account(reservation.account, now_ns, |account| {
             account.open_reservations += 1;
             match reservation.resource {
                 Resource::Creation(agents) => {
@@ -604,7 +725,7 @@ impl Economy {
         if !was_open {
             return;
         }
-        self.change_account(account, |account| {
+        self.change_account(account, now_ns, |account| {
             account.open_reservations = account.open_reservations.saturating_sub(1);
             match resource {
                 Resource::Creation(agents) => {

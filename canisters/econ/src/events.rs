@@ -180,6 +180,12 @@ pub enum EventKind {
         /// How far.
         state: RefundState,
     },
+    /// An invoice that was closed long ago is not kept any more.
+    InvoiceForgotten(InvoiceId),
+    /// A transfer that ended long ago is not kept any more.
+    TransferForgotten(TransferId),
+    /// An account that never had anything is not kept any more.
+    AccountForgotten(Principal),
     /// Something about wallets and escrows.
     Settlement(SettlementEvent),
     /// A transfer is to be made; its number follows the last one's.

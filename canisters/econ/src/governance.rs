@@ -140,9 +140,9 @@ impl Economy {
         ServicePage { services, next }
     }
 
-    /// A page of the event log.
+    /// A page of the event log, from the first event that is kept on.
     pub fn list_events(&self, args: &EventsArgs) -> EventsPage {
-        let first = args.after.map_or(0, |after| after.saturating_add(1));
+        let first = args.after.map_or(0, |after| after.saturating_add(1)).max(self.events.first());
         let rest = (first..self.events_len()).filter_map(|index| Some((index, self.event(index)?)));
         let rest = rest.map(|(index, event)| EconEvent {
             index,

@@ -35,11 +35,25 @@ pub fn readable(account: Option<Principal>) -> Result<Principal, EconError> {
     if may { Ok(account) } else { Err(EconError::Unauthorized) }
 }
 
-/// Takes a call from the bucket of a principal.
+/// The caller of an update that everybody may call, as often as the caller's class allows.
+///
+/// # Errors
+/// [`EconError::Anonymous`], [`EconError::RateLimited`] with the time to wait.
+pub fn limited_caller() -> Result<Principal, EconError> {
+    let caller = signed_caller()?;
+    let class = state::read(|economy| economy.class_of(caller));
+    granted(state::limit_calls(|limits| limits.take(caller, class, 1, time())))?;
+    Ok(caller)
+}
+
+/// Takes a reservation from an account's bucket.
 ///
 /// # Errors
 /// [`EconError::RateLimited`] with the time to wait.
-pub fn limit_rate(principal: Principal, class: RateClass) -> Result<(), EconError> {
-    let taken = state::limit_rates(|limits| limits.take(principal, class, 1, time()));
+pub fn limit_work(account: Principal, class: RateClass) -> Result<(), EconError> {
+    granted(state::limit_work(|limits| limits.take(account, class, 1, time())))
+}
+
+fn granted(taken: Result<(), u64>) -> Result<(), EconError> {
     taken.map_err(|retry_after_ns| EconError::RateLimited { retry_after_ns })
 }

@@ -192,6 +192,8 @@ struct World {
     last_agent: u32,
     /// What was charged, by account and period, added up here.
     charged: BTreeMap<(Principal, u32), u64>,
+    /// Events at the last check of the quotas.
+    checked: u64,
 }
 
 /// What went wrong: the invariant's number, and how.
@@ -248,6 +250,7 @@ impl World {
             agents: Vec::new(),
             last_agent: 0,
             charged: BTreeMap::new(),
+            checked: 0,
         }
     }
 
@@ -406,10 +409,8 @@ impl World {
 
     fn tick(&mut self) {
         for task in self.economy.due(self.now_ns, 100) {
-            match task {
-                Task::Reservation(id) => self.economy.sweep_reservation(id, self.now_ns),
-                Task::Account(account) => self.economy.advance_subscription(account, self.now_ns),
-                Task::Invoice(_) | Task::Transfer(_) => self.start(task),
+            if self.economy.take_up(task, self.now_ns) {
+                self.start(task);
             }
         }
     }
@@ -578,8 +579,12 @@ impl World {
         Ok(())
     }
 
-    /// INV-E3, after every message.
-    fn check_quotas(&self) -> Result<(), Violation> {
+    /// INV-E3, after every message that has changed something.
+    fn check_quotas(&mut self) -> Result<(), Violation> {
+        let events = self.economy.events_len();
+        if std::mem::replace(&mut self.checked, events) == events {
+            return Ok(());
+        }
         for user in 0..3 {
             let account = self.economy.account(principal(user));
             for meters in &account.periods {
@@ -620,15 +625,18 @@ impl World {
                 self.deliver(0);
             }
             self.tick();
-            let open = self.economy.transfers.values().any(|stored| !stored.0.transfer.is_final());
-            if self.calls.is_empty() && !open {
-                return Ok(());
+            if !self.calls.is_empty() {
+                continue;
             }
-            self.now_ns += HOUR_NS;
+            let transfers = self.economy.transfers.values().map(|stored| stored.0.transfer);
+            let open = transfers.filter(|transfer| !transfer.is_final());
+            match open.map(|transfer| transfer.due_ns).min() {
+                None => return Ok(()),
+                Some(due_ns) => self.now_ns = self.now_ns.max(due_ns),
+            }
         }
-        let open =
-            self.economy.transfers.values().map(|stored| stored.0).find(|stored| !stored.transfer.is_final());
-        Err(format!("INV-E5: a transfer does not end: {open:?}"))
+        let mut transfers = self.economy.transfers.values().map(|stored| stored.0);
+        Err(format!("INV-E5: a transfer does not end: {:?}", transfers.find(|it| !it.transfer.is_final())))
     }
 
     fn invoices(&self) -> Vec<Invoice> {
@@ -636,11 +644,16 @@ impl World {
     }
 
     fn check(&self) -> Result<(), Violation> {
-        let invoices = self.invoices();
+        let (invoices, events) = (self.invoices(), self.events());
         self.check_charges(&invoices)?;
         check_periods(&invoices)?;
-        self.check_money(&invoices)?;
-        self.check_journal()
+        self.check_money(&invoices, &events)?;
+        self.check_credit(&events)?;
+        self.check_journal(&events)
+    }
+
+    fn events(&self) -> Vec<EventKind> {
+        (0..self.economy.events_len()).map(|index| self.economy.event(index).unwrap().kind).collect()
     }
 
     /// INV-E1: the charges and refunds of the invoices are the blocks of the ledgers.
@@ -674,7 +687,7 @@ impl World {
     }
 
     /// INV-E4: nothing is created or lost, in tokens and in cents.
-    fn check_money(&self, invoices: &[Invoice]) -> Result<(), Violation> {
+    fn check_money(&self, invoices: &[Invoice], events: &[EventKind]) -> Result<(), Violation> {
         for (canister, ledger) in &self.ledgers {
             let of = |state: fn(&Invoice) -> bool| -> u128 {
                 let on_ledger =
@@ -700,32 +713,40 @@ impl World {
             if invoice.subtotal_cents != invoice.credit_cents + invoice.total_cents {
                 return Err(format!("INV-E4: {invoice:?} does not add up"));
             }
-            // What was paid bought a period, or went back.
-            let paid = matches!(invoice.state, InvoiceState::Paid { block: Some(_), .. });
-            if paid && invoice.period.is_none() && !matches!(invoice.refund, Some(RefundState::Done { .. })) {
+        }
+        // What was paid bought a period or a part of one, or went back.
+        for event in events {
+            let EventKind::InvoicePaid { invoice: id, block: Some(_), period: None } = event else {
+                continue;
+            };
+            let invoice = invoices.iter().find(|invoice| invoice.id == *id);
+            if !invoice.is_some_and(|invoice| matches!(invoice.refund, Some(RefundState::Done { .. }))) {
                 return Err(format!("INV-E4: {invoice:?} bought nothing and was not given back"));
             }
         }
-        for user in 0..3 {
-            let mut credit: i128 = 0;
-            for index in 0..self.economy.events_len() {
-                match self.economy.event(index).unwrap().kind {
-                    EventKind::Credited { account, cents } if account == principal(user) => {
-                        credit += i128::from(cents);
-                    }
-                    EventKind::InvoiceIssued(invoice) if invoice.account == principal(user) => {
-                        credit -= i128::from(invoice.credit_cents);
-                    }
-                    EventKind::InvoiceVoided { invoice, .. } => {
-                        let invoice = &invoices[invoice as usize - 1];
-                        if invoice.account == principal(user) {
-                            credit += i128::from(invoice.credit_cents);
-                        }
-                    }
-                    _ => {}
+        Ok(())
+    }
+
+    /// INV-E4 for credit: what is left is what was credited, less what invoices took and did not give back.
+    fn check_credit(&self, events: &[EventKind]) -> Result<(), Violation> {
+        let mut credit: BTreeMap<Principal, i128> = BTreeMap::new();
+        let mut taken: BTreeMap<InvoiceId, (Principal, i128)> = BTreeMap::new();
+        for event in events {
+            let (account, cents) = match event {
+                EventKind::Credited { account, cents } => (*account, i128::from(*cents)),
+                EventKind::InvoiceIssued(invoice) => {
+                    let cents = i128::from(invoice.credit_cents);
+                    taken.insert(invoice.id, (invoice.account, cents));
+                    (invoice.account, -cents)
                 }
-            }
+                EventKind::InvoiceVoided { invoice, .. } => taken[invoice],
+                _ => continue,
+            };
+            *credit.entry(account).or_default() += cents;
+        }
+        for user in 0..3 {
             let said = self.economy.account(principal(user)).credit_cents;
+            let credit = credit.get(&principal(user)).copied().unwrap_or(0);
             if credit != i128::from(said) {
                 return Err(format!("INV-E4: {said} cents of credit, {credit} by the events"));
             }
@@ -734,17 +755,17 @@ impl World {
     }
 
     /// INV-E5: every entry before a call has one after it, and every transfer an outcome.
-    fn check_journal(&self) -> Result<(), Violation> {
+    fn check_journal(&self, events: &[EventKind]) -> Result<(), Violation> {
         let mut open: BTreeMap<TransferId, Step> = BTreeMap::new();
-        for index in 0..self.economy.events_len() {
-            match self.economy.event(index).unwrap().kind {
+        for event in events {
+            match event {
                 // A reading whose answer was lost is begun again; a submission has an end of its own.
                 EventKind::StepBegun { transfer, step }
-                    if open.insert(transfer, step) == Some(Step::Submit) =>
+                    if open.insert(*transfer, *step) == Some(Step::Submit) =>
                 {
                     return Err(format!("INV-E5: a submission of transfer {transfer} has no end"));
                 }
-                EventKind::StepAnswered { transfer, .. } => _ = open.remove(&transfer),
+                EventKind::StepAnswered { transfer, .. } => _ = open.remove(transfer),
                 _ => {}
             }
         }
@@ -787,6 +808,7 @@ fn check_periods(invoices: &[Invoice]) -> Result<(), Violation> {
 fn contents(economy: &Economy) -> Vec<String> {
     vec![
         format!("{:?}", economy.settings()),
+        format!("{:?}", economy.numbers.get()),
         format!("{:?}", economy.services.iter().map(|e| e.into_pair()).collect::<Vec<_>>()),
         format!("{:?}", economy.accounts.iter().map(|e| e.into_pair()).collect::<Vec<_>>()),
         format!("{:?}", economy.agents.iter().map(|e| e.into_pair()).collect::<Vec<_>>()),
@@ -842,8 +864,28 @@ fn no_invariant_is_violated_whatever_happens() {
         assert!(outcome.is_ok(), "{:?}", outcome.err());
         return;
     }
-    let mut counts = [0u64; 6];
-    for seed in 0..SCENARIOS {
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let counts = std::thread::scope(|scope| {
+        let part = |first| move || counts_of((first..SCENARIOS).step_by(threads as usize));
+        let parts: Vec<_> = (0..threads).map(|first| scope.spawn(part(first))).collect();
+        parts.into_iter().fold([0; 6], |mut sum, part| {
+            let counts = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            sum
+        })
+    });
+    let [paid, refunded, voided, renewals, doubtful, periods] = counts;
+    println!(
+        "{SCENARIOS} scenarios: {paid} invoices paid, {renewals} of them renewals, {refunded} refunded, {voided} void; \
+         {doubtful} transfers were in doubt; {periods} periods were used"
+    );
+    assert!(counts.iter().all(|count| *count > 100), "the scenarios reach everything: {counts:?}");
+}
+
+/// What the scenarios of some seeds have reached.
+fn counts_of(seeds: impl Iterator<Item = u64>) -> [u64; 6] {
+    let mut counts = [0; 6];
+    for seed in seeds {
         let world = scenario(seed).unwrap_or_else(|violation| panic!("ECON_SEED={seed}: {violation}"));
         for invoice in world.invoices() {
             counts[0] += u64::from(matches!(invoice.state, InvoiceState::Paid { .. }));
@@ -857,12 +899,7 @@ fn no_invariant_is_violated_whatever_happens() {
             world.economy.transfers.values().filter(|stored| stored.0.transfer.doubtful).count() as u64;
         counts[5] += world.charged.values().filter(|charged| **charged > 0).count() as u64;
     }
-    let [paid, refunded, voided, renewals, doubtful, periods] = counts;
-    println!(
-        "{SCENARIOS} scenarios: {paid} invoices paid, {renewals} of them renewals, {refunded} refunded, {voided} void; \
-         {doubtful} transfers were in doubt; {periods} periods were used"
-    );
-    assert!(counts.iter().all(|count| *count > 100), "the scenarios reach everything: {counts:?}");
+    counts
 }
 
 /// The same run finds that a rule is broken, and names an invariant that depends on it.

@@ -12,6 +12,7 @@ pub mod charges;
 pub mod consent;
 pub mod driver;
 pub mod economy;
+pub mod event_log;
 pub mod events;
 pub mod exports;
 pub mod governance;
@@ -27,6 +28,8 @@ pub mod quotas;
 #[cfg(test)]
 mod quotas_tests;
 pub mod rate_limits;
+#[cfg(test)]
+mod retention_tests;
 pub mod rules;
 pub mod settlement;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use ic_stable_structures::DefaultMemoryImpl;
 use ic_stable_structures::memory_manager::{MemoryId, MemoryManager, VirtualMemory};
 
+use crate::event_log::{EventLogMemories, SegmentMemories};
 use crate::settlement::SettlementMemories;
 
 /// A part of stable memory.
@@ -22,8 +23,10 @@ const TRANSFERS: MemoryId = MemoryId::new(10);
 const USAGE: MemoryId = MemoryId::new(11);
 const HOURS: MemoryId = MemoryId::new(12);
 const DAYS: MemoryId = MemoryId::new(13);
-const EVENTS_INDEX: MemoryId = MemoryId::new(14);
-const EVENTS_DATA: MemoryId = MemoryId::new(15);
+const EVENTS: [[MemoryId; 2]; 2] =
+    [[MemoryId::new(14), MemoryId::new(15)], [MemoryId::new(16), MemoryId::new(17)]];
+const EVENT_TURNS: MemoryId = MemoryId::new(18);
+const NUMBERS: MemoryId = MemoryId::new(19);
 const WALLETS: MemoryId = MemoryId::new(20);
 const ESCROWS: MemoryId = MemoryId::new(21);
 const WITHDRAWALS: MemoryId = MemoryId::new(22);
@@ -62,10 +65,10 @@ pub struct Memories {
     pub hours: Memory,
     /// Daily sums of the hours that are not kept any more.
     pub days: Memory,
-    /// Offsets of the events.
-    pub events_index: Memory,
     /// The events.
-    pub events_data: Memory,
+    pub events: EventLogMemories,
+    /// The last numbers of invoices and transfers.
+    pub numbers: Memory,
     /// Wallets, escrows and withdrawals.
     pub settlement: SettlementMemories,
 }
@@ -93,8 +96,14 @@ impl Memories {
             usage: manager.get(USAGE),
             hours: manager.get(HOURS),
             days: manager.get(DAYS),
-            events_index: manager.get(EVENTS_INDEX),
-            events_data: manager.get(EVENTS_DATA),
+            events: EventLogMemories {
+                segments: EVENTS.map(|[index, data]| SegmentMemories {
+                    index: manager.get(index),
+                    data: manager.get(data),
+                }),
+                turns: manager.get(EVENT_TURNS),
+            },
+            numbers: manager.get(NUMBERS),
             settlement: SettlementMemories {
                 wallets: manager.get(WALLETS),
                 escrows: manager.get(ESCROWS),

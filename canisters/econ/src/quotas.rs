@@ -1,10 +1,11 @@
 //! Reserving, settling, releasing: what is asked of an authorised canister, and what is recorded.
 
 use candid::Principal;
+use canister_common::cbor::Cbor;
 use shared_types::FieldError;
 use shared_types::econ::quota::{MAX_OPEN_RESERVATIONS, MAX_RESERVATION_NS};
 use shared_types::econ::{
-    AccountSummary, EconError, MAX_KEY_BYTES, Meter, Reservation, ReservationId, ReservationState,
+    AccountSummary, EconError, MAX_KEY_BYTES, Meter, RateClass, Reservation, ReservationId, ReservationState,
     ReserveArgs, Resource, ReturnAgentArgs, ServiceRole, SettleArgs, Settlement,
 };
 
@@ -26,6 +27,15 @@ impl Economy {
             Some(ServiceRole::Agent { account: owner }) => owner == account,
             None => false,
         }
+    }
+
+    /// The class of the account for which a caller speaks: its own, or its owner's if it is an agent.
+    pub fn class_of(&self, caller: Principal) -> RateClass {
+        let account = match self.services.get(&caller) {
+            Some(Cbor(ServiceRole::Agent { account })) => account,
+            _ => caller,
+        };
+        self.account(account).rate_class()
     }
 
     fn authorise(&self, caller: Principal, account: Principal) -> Result<(), EconError> {
@@ -229,6 +239,7 @@ impl Economy {
             method: account.method,
             open_invoices: account.open_invoices,
             totals: account.totals,
+            earlier_totals: account.earlier,
             agents: account.agents,
             agents_reserved: account.agents_reserved,
             open_reservations: account.open_reservations,

@@ -1,4 +1,4 @@
-//! Token buckets: how often each principal of each class may call.
+//! Token buckets: how often each principal of each class may call, and how often something may be reserved for an account.
 //!
 //! A bucket is one number, the time at which it will be full again (the generic cell rate algorithm, ITU-T I.371): a call
 //! moves it on by the limit's interval, and is refused when it would then lie further ahead than a whole bucket takes to

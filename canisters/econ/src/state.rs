@@ -12,7 +12,8 @@ use crate::rate_limits::RateLimits;
 
 thread_local! {
     static ECONOMY: RefCell<Economy> = RefCell::new(Economy::open(Memories::of(DefaultMemoryImpl::default())));
-    static RATE_LIMITS: RefCell<RateLimits> = RefCell::default();
+    static WORK_LIMITS: RefCell<RateLimits> = RefCell::default();
+    static CALL_LIMITS: RefCell<RateLimits> = RefCell::default();
     static IN_PROGRESS: RefCell<BTreeSet<Task>> = const { RefCell::new(BTreeSet::new()) };
 }
 
@@ -26,9 +27,14 @@ pub fn mutate<R>(f: impl FnOnce(&mut Economy) -> R) -> R {
     ECONOMY.with_borrow_mut(f)
 }
 
-/// The token buckets.
-pub fn limit_rates<R>(f: impl FnOnce(&mut RateLimits) -> R) -> R {
-    RATE_LIMITS.with_borrow_mut(f)
+/// The token buckets of accounts, for what is reserved for them.
+pub fn limit_work<R>(f: impl FnOnce(&mut RateLimits) -> R) -> R {
+    WORK_LIMITS.with_borrow_mut(f)
+}
+
+/// The token buckets of callers, for what they ask for themselves.
+pub fn limit_calls<R>(f: impl FnOnce(&mut RateLimits) -> R) -> R {
+    CALL_LIMITS.with_borrow_mut(f)
 }
 
 /// Invoices and transfers that are being worked on.

@@ -28,19 +28,18 @@ fn tick() {
     state::mutate(|economy| economy.sweep_settlement(now_ns, TASKS_PER_TICK));
     let mut payments = 0;
     for task in tasks {
-        match task {
-            Task::Reservation(id) => state::mutate(|economy| economy.sweep_reservation(id, now_ns)),
-            Task::Account(account) => state::mutate(|economy| economy.advance_subscription(account, now_ns)),
-            Task::Invoice(_) | Task::Transfer(_) if payments >= PAYMENTS_PER_TICK => {}
-            // Busy is no loss: it stays due.
-            Task::Invoice(id) => {
-                payments += 1;
-                ic_cdk::futures::spawn(async move { drop(driver::collect(id).await) });
-            }
-            Task::Transfer(id) => {
-                payments += 1;
-                ic_cdk::futures::spawn(async move { drop(driver::drive(id).await) });
-            }
+        let takes_calls = state::mutate(|economy| economy.take_up(task, now_ns));
+        if !takes_calls || payments >= PAYMENTS_PER_TICK {
+            continue;
         }
+        payments += 1;
+        ic_cdk::futures::spawn(async move {
+            // Busy is no loss: it stays due.
+            match task {
+                Task::Invoice(id) => drop(driver::collect(id).await),
+                Task::Transfer(id) => drop(driver::drive(id).await),
+                Task::Reservation(_) | Task::Account(_) => {}
+            }
+        });
     }
 }

@@ -45,6 +45,9 @@ const MAX_PAUSE_NS: u64 = 3_600 * SECOND_NS;
 /// When a step that was begun is looked at again, should its answer not come.
 const ANSWER_WITHIN_NS: u64 = 2 * 60 * SECOND_NS;
 
+/// Time for which a transfer that has ended is kept.
+pub const REMEMBERED_NS: u64 = 31 * DAY_NS;
+
 /// Where the tokens come from.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -121,7 +124,7 @@ pub struct Transfer {
     pub submissions: u32,
     /// Refusals and unanswered readings in a row.
     pub failures: u32,
-    /// When the next step is due.
+    /// When the next step is due, or the transfer is forgotten.
     pub due_ns: u64,
 }
 
@@ -268,6 +271,13 @@ impl Transfer {
         if self.is_final() {
             return;
         }
+        self.take_in(answer, now_ns);
+        if self.is_final() {
+            self.due_ns = now_ns.saturating_add(REMEMBERED_NS);
+        }
+    }
+
+    fn take_in(&mut self, answer: &Answer, now_ns: u64) {
         match answer {
             Answer::Tip(blocks) => {
                 if self.phase == Phase::Planned {

@@ -83,7 +83,8 @@ impl History {
         points
     }
 
-    fn add(&mut self, account: Principal, record: &UsageRecord) {
+    /// Enters a run; sums of days that are not kept any more.
+    fn add(&mut self, account: Principal, record: &UsageRecord) -> UsageTotals {
         let hour = record.time_ns / HOUR_NS;
         let key = (account, hour);
         let known = self.hours.get(&key);
@@ -92,13 +93,11 @@ impl History {
         totals.add(record);
         self.hours.insert(key, Cbor(totals));
         self.runs.insert((account, record.sequence), Cbor(record.clone()));
-        if new {
-            self.age(account, hour);
-        }
+        if new { self.age(account, hour) } else { UsageTotals::default() }
     }
 
-    /// Moves hours that are too old into their days, and removes days that are.
-    fn age(&mut self, account: Principal, hour: u64) {
+    /// Moves hours that are too old into their days, and removes days that are; the sums of these.
+    fn age(&mut self, account: Principal, hour: u64) -> UsageTotals {
         let oldest = (account, hour.saturating_sub(MAX_HOURS));
         let aged = self.hours.range((account, 0)..oldest).take(AGED_PER_RUN);
         let aged: Vec<_> = aged.map(|entry| (entry.key().1, entry.value().0)).collect();
@@ -111,9 +110,13 @@ impl History {
         }
         let oldest = (account, (hour / (DAY_NS / HOUR_NS)).saturating_sub(MAX_DAYS));
         let gone = self.days.range((account, 0)..oldest).take(AGED_PER_RUN).map(|entry| *entry.key());
+        let mut earlier = UsageTotals::default();
         for key in gone.collect::<Vec<_>>() {
-            self.days.remove(&key);
+            if let Some(Cbor(totals)) = self.days.remove(&key) {
+                earlier.merge(&totals);
+            }
         }
+        earlier
     }
 }
 
@@ -150,7 +153,7 @@ pub fn add_run(
         cost_microcents: cost.unwrap_or(0),
     };
     account.totals.add(&record);
-    history.add(reservation.account, &record);
+    account.earlier.merge(&history.add(reservation.account, &record));
     if account.kept_runs < MAX_USAGE_RECORDS {
         account.kept_runs += 1;
     } else {

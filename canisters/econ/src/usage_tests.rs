@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use shared_types::econ::usage::{ExportSubject, MAX_HOURS};
+use shared_types::econ::usage::{ExportSubject, MAX_DAYS, MAX_HOURS};
 use shared_types::econ::{
-    DAY_NS, ExportArgs, ExportFormat, HOUR_NS, Reservation, ReservationState, Resource, SeriesArgs,
-    SeriesStep, Settlement, UsageArgs, UsageEnvelope, UsageTotals,
+    DAY_NS, ExportArgs, ExportFormat, HOUR_NS, RateClass, Reservation, ReservationState, Resource,
+    SeriesArgs, SeriesStep, Settlement, UsageArgs, UsageEnvelope, UsageTotals,
 };
 
 use crate::economy::{Account, Economy};
@@ -23,6 +23,7 @@ fn run(economy: &mut Economy, account: &mut Account, now_ns: u64, envelope: Usag
         resource: Resource::Tokens(1),
         period: 1,
         expires_ns: 0,
+        rate_class: RateClass::Standard,
         state: ReservationState::Open,
     };
     let charged = envelope.tokens();
@@ -53,7 +54,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn sums_are_sums_of_their_parts(
-        runs in prop::collection::vec((0u64..200, 0u64..500, 0u64..500, 0u64..1_000_000), 1..80),
+        runs in prop::collection::vec((0u64..800, 0u64..500, 0u64..500, 0u64..1_000_000), 1..80),
         limit in 1u32..40,
     ) {
         let mut economy = economy();
@@ -69,10 +70,16 @@ proptest! {
             record.envelope = envelope;
             days.entry(now / DAY_NS * DAY_NS).or_default().add(&record);
         }
-        // Folded hours are still in their days.
+        // Folded hours are still in their days; days that are gone, in the sums of what was earlier.
         let by_day = series(&economy, SeriesStep::Day, limit);
-        prop_assert_eq!(&by_day, &days.iter().map(|(day, totals)| (*day, *totals)).collect::<Vec<_>>());
-        prop_assert_eq!(sum(days.values()), account.totals);
+        let days: Vec<_> = days.into_iter().collect();
+        let kept = days.len() - by_day.len();
+        prop_assert_eq!(&by_day, &days[kept..]);
+        prop_assert_eq!(sum(days[..kept].iter().map(|(_, totals)| totals)), account.earlier);
+        prop_assert_eq!(sum(days.iter().map(|(_, totals)| totals)), account.totals);
+        // Those of the last 400 days are there, and older ones only until the next runs.
+        prop_assert!(days[..kept].iter().all(|(day, _)| day / DAY_NS + MAX_DAYS < now / DAY_NS));
+        prop_assert!(by_day.len() as u64 <= MAX_DAYS + 80);
         // The hours that are kept are the end of the history.
         let by_hour = series(&economy, SeriesStep::Hour, limit);
         let first_kept = now / HOUR_NS - MAX_HOURS;

@@ -137,7 +137,7 @@ impl Economy {
             memo,
         };
         self.record(now_ns, EventKind::TransferPlanned { purpose: Purpose::Deposit(wallet), order });
-        Ok(self.last_transfer())
+        Ok(Some(self.numbers.get().0.transfer))
     }
 
     /// Takes what is withdrawn out of the wallet and plans the transfer; the withdrawal, and the transfer if it is new.
@@ -165,13 +165,9 @@ impl Economy {
                     memo: memo_of("withdrawal", args.wallet, id),
                 };
                 self.record(now_ns, EventKind::TransferPlanned { purpose: Purpose::Withdrawal(id), order });
-                Ok((id, self.last_transfer()))
+                Ok((id, Some(self.numbers.get().0.transfer)))
             }
         }
-    }
-
-    fn last_transfer(&self) -> Option<TransferId> {
-        self.transfers.last_key_value().map(|(id, _)| id)
     }
 
     /// What an answer means for a purpose: a wallet has paid the fee that the ledger had, so a transfer at another fee is not

@@ -10,6 +10,9 @@ use crate::field::FieldError;
 /// Most admins.
 pub const MAX_ADMINS: usize = 32;
 
+/// Most accounts: with some 500 bytes each they take 5 GB.
+pub const MAX_ACCOUNTS: u64 = 10_000_000;
+
 /// Argument of the canister's installation.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct EconInitArgs {
@@ -39,6 +42,8 @@ pub struct EconConfig {
     pub max_rate_deviation_bp: u32,
     /// How long a quote holds.
     pub quote_ns: u64,
+    /// Most accounts. Those that never had a subscription are forgotten after a month.
+    pub max_accounts: u64,
     /// Most payments under way at the same time.
     pub max_concurrent: u32,
     /// What the release of an escrow costs the payee, in hundredths of a percent.
@@ -56,6 +61,7 @@ impl Default for EconConfig {
             max_rate_age_ns: 10 * 60 * super::SECOND_NS,
             max_rate_deviation_bp: 200,
             quote_ns: 10 * 60 * super::SECOND_NS,
+            max_accounts: MAX_ACCOUNTS,
             max_concurrent: 50,
             escrow_fee_bp: super::settlement::DEFAULT_FEE_BP,
         }
@@ -76,6 +82,7 @@ impl EconConfig {
             ("max_rate_age_ns", self.max_rate_age_ns, minute, DAY_NS),
             ("max_rate_deviation_bp", u64::from(self.max_rate_deviation_bp), 1, 10_000),
             ("quote_ns", self.quote_ns, minute, DAY_NS),
+            ("max_accounts", self.max_accounts, 1, MAX_ACCOUNTS),
             ("max_concurrent", u64::from(self.max_concurrent), 1, 400),
             ("escrow_fee_bp", u64::from(self.escrow_fee_bp), 0, u64::from(super::settlement::MAX_FEE_BP)),
         ];

@@ -16,12 +16,25 @@ pub use icrc_ledger_types::icrc1::account::Account;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::DAY_NS;
 use super::tiers::Terms;
 use crate::digest::Digest;
 use crate::receipt::hash_of;
 
 /// Number of an invoice, from 1.
 pub type InvoiceId = u64;
+
+/// Most invoices of an account that are kept: beyond, no new one is written but those of renewals.
+pub const MAX_INVOICES: u32 = 1_000;
+
+/// Most void invoices of an account that are kept: who lets so many payments fail waits until the oldest one is forgotten.
+pub const MAX_VOID_INVOICES: u32 = 20;
+
+/// Time for which a paid invoice is kept: ten years.
+pub const PAID_REMEMBERED_NS: u64 = 3_653 * DAY_NS;
+
+/// Time for which a void invoice is kept, and its key with it.
+pub const VOID_REMEMBERED_NS: u64 = 31 * DAY_NS;
 
 /// The subaccount of this canister that spends for `user`: SHA-256 of the domain and the principal's bytes.
 pub fn payment_subaccount(user: Principal) -> [u8; 32] {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::payment::{InvoiceId, PaymentMethod};
 use super::subscription::Subscription;
+use super::tiers::RateClass;
 use super::usage::{UsageEnvelope, UsageTotals};
 
 /// Number of a reservation.
@@ -22,6 +23,9 @@ pub const MAX_RESERVATION_NS: u64 = super::DAY_NS;
 
 /// Time for which a reservation that has ended answers repeated calls.
 pub const REMEMBERED_NS: u64 = super::DAY_NS;
+
+/// Time for which an account is kept that never had a subscription, after its last request and its last invoice.
+pub const IDLE_REMEMBERED_NS: u64 = 31 * super::DAY_NS;
 
 /// Most reservations of an account that are open at the same time.
 pub const MAX_OPEN_RESERVATIONS: u32 = 1_000;
@@ -65,6 +69,8 @@ pub struct Reservation {
     pub period: u32,
     /// When it ends by itself.
     pub expires_ns: u64,
+    /// The account's class when it was made: what is reserved for has [`RateClass::priority_for`] its place in agents' queues.
+    pub rate_class: RateClass,
     /// Where it stands.
     pub state: ReservationState,
 }
@@ -154,8 +160,10 @@ pub struct AccountSummary {
     pub method: Option<PaymentMethod>,
     /// Invoices that are open.
     pub open_invoices: Vec<InvoiceId>,
-    /// Sums over all runs.
+    /// Sums over all runs: those of `earlier_totals` and of all days of the daily series.
     pub totals: UsageTotals,
+    /// Sums over the runs of days that the series does not keep any more.
+    pub earlier_totals: UsageTotals,
     /// Tokens of the current period.
     pub tokens: Meter,
     /// Creations of the current period.

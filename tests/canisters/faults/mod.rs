@@ -4,6 +4,7 @@
 //! run that fails prints its plan; with `FAULT_PLAN` set to that text the scenarios are run with this plan only.
 
 mod agent;
+mod econ;
 mod factory;
 mod model;
 
@@ -52,6 +53,16 @@ fn explore(
         plans.len(),
         failures.join("\n")
     );
+}
+
+/// So many of `plans`, spread over all of them; all with `FAULTS=all` in the environment. The first one is chosen by `FAULT_SEED`.
+fn sample(plans: Vec<FaultPlan>, most: usize) -> Vec<FaultPlan> {
+    if std::env::var("FAULTS").is_ok_and(|which| which == "all") {
+        return plans;
+    }
+    let seed = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0usize);
+    let stride = plans.len().div_ceil(most).max(1);
+    plans.into_iter().skip(seed % stride).step_by(stride).collect()
 }
 
 fn single(rule: Rule) -> FaultPlan {

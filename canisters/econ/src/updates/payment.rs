@@ -1,4 +1,4 @@
-//! What people ask for and pay.
+//! What people ask for and pay: as often as their class allows ([`EconError::RateLimited`]).
 
 use candid::Principal;
 use ic_cdk::api::time;
@@ -8,7 +8,7 @@ use shared_types::econ::{
     SubscribeArgs,
 };
 
-use crate::guards::signed_caller;
+use crate::guards::limited_caller;
 use crate::{driver, platform, state};
 
 /// Begins a subscription and collects its first invoice. A repeated call goes on with the collection.
@@ -16,7 +16,7 @@ use crate::{driver, platform, state};
 /// # Errors
 /// As [`crate::economy::Economy::subscribe`]; [`EconError::Busy`]. That a payment failed is in the invoice, not an error.
 pub async fn subscribe(args: SubscribeArgs) -> Result<Invoice, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     let invoice = state::mutate(|economy| economy.subscribe(caller, &args, time()))?;
     collected(caller, invoice).await
 }
@@ -26,7 +26,7 @@ pub async fn subscribe(args: SubscribeArgs) -> Result<Invoice, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::change_tier`]; [`EconError::Busy`].
 pub async fn change_tier(args: ChangeTierArgs) -> Result<Option<Invoice>, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     match state::mutate(|economy| economy.change_tier(caller, &args, time()))? {
         Some(invoice) => collected(caller, invoice).await.map(Some),
         None => Ok(None),
@@ -38,7 +38,7 @@ pub async fn change_tier(args: ChangeTierArgs) -> Result<Option<Invoice>, EconEr
 /// # Errors
 /// As [`crate::economy::Economy::pay`]; [`EconError::Busy`].
 pub async fn pay(args: PayArgs) -> Result<Invoice, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     let invoice = state::mutate(|economy| economy.pay(caller, &args, time()))?;
     collected(caller, invoice).await
 }
@@ -48,7 +48,7 @@ pub async fn pay(args: PayArgs) -> Result<Invoice, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::cancel`].
 pub fn cancel() -> Result<AccountSummary, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| {
         economy.cancel(caller, time())?;
         Ok(economy.summary(caller))
@@ -60,7 +60,7 @@ pub fn cancel() -> Result<AccountSummary, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::resume`].
 pub fn resume() -> Result<AccountSummary, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| {
         economy.resume(caller, time())?;
         Ok(economy.summary(caller))
@@ -72,7 +72,7 @@ pub fn resume() -> Result<AccountSummary, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::set_method`].
 pub fn set_payment_method(method: PaymentMethod) -> Result<(), EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| economy.set_method(caller, method, time()))
 }
 
@@ -81,7 +81,7 @@ pub fn set_payment_method(method: PaymentMethod) -> Result<(), EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::quote`].
 pub async fn quote(args: QuoteArgs) -> Result<Quote, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     let currency = state::read(|economy| {
         economy.terms(&args.tier, time())?;
         economy.ledger(args.ledger).map(|ledger| ledger.args.currency.clone())

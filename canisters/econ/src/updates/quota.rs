@@ -2,7 +2,7 @@
 
 use ic_cdk::api::time;
 use shared_types::econ::{
-    EconError, RateClass, Reservation, ReservationId, ReserveArgs, ReturnAgentArgs, SettleArgs, Settlement,
+    EconError, Reservation, ReservationId, ReserveArgs, ReturnAgentArgs, SettleArgs, Settlement,
 };
 
 use crate::guards::{self, signed_caller};
@@ -18,10 +18,9 @@ pub fn reserve(args: &ReserveArgs) -> Result<Reservation, EconError> {
         if !economy.may_reserve(caller, args.account) {
             return Err(EconError::Unauthorized);
         }
-        let period = economy.account(args.account).subscription.period;
-        Ok(period.map_or(RateClass::Standard, |period| period.terms.rate_class))
+        Ok(economy.account(args.account).rate_class())
     })?;
-    guards::limit_rate(args.account, class)?;
+    guards::limit_work(args.account, class)?;
     state::mutate(|economy| economy.reserve(caller, args, time()))
 }
 

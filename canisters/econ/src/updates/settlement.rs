@@ -1,4 +1,4 @@
-//! Wallets and escrows of agents.
+//! Wallets and escrows of agents: calls as often as the caller's class allows ([`EconError::RateLimited`]).
 
 use ic_cdk::api::time;
 use shared_types::econ::EconError;
@@ -6,7 +6,7 @@ use shared_types::econ::settlement::{
     DisputeArgs, Escrow, EscrowId, OpenEscrowArgs, OpenWalletArgs, Wallet, WalletId, WithdrawArgs, Withdrawal,
 };
 
-use crate::guards::signed_caller;
+use crate::guards::limited_caller;
 use crate::{driver, platform, state};
 
 /// Opens a wallet, or changes its limits.
@@ -14,7 +14,7 @@ use crate::{driver, platform, state};
 /// # Errors
 /// As [`crate::economy::Economy::open_wallet`].
 pub fn open_wallet(args: &OpenWalletArgs) -> Result<Wallet, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| economy.open_wallet(caller, args, time()))
 }
 
@@ -24,7 +24,7 @@ pub fn open_wallet(args: &OpenWalletArgs) -> Result<Wallet, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::begin_deposit`]; [`EconError::LedgerUnavailable`], [`EconError::Busy`].
 pub async fn deposit(wallet: WalletId) -> Result<Wallet, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     let account = state::read(|economy| {
         economy.settlement().readable_wallet(economy.actor(caller), wallet)?;
         Ok::<_, EconError>(economy.deposit_account(wallet.holder))
@@ -43,7 +43,7 @@ pub async fn deposit(wallet: WalletId) -> Result<Wallet, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::begin_withdrawal`]; [`EconError::Busy`].
 pub async fn withdraw(args: WithdrawArgs) -> Result<Withdrawal, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     let (id, begun) = state::mutate(|economy| economy.begin_withdrawal(caller, &args, time()))?;
     if let Some(transfer) = begun {
         driver::drive(transfer).await?;
@@ -57,7 +57,7 @@ pub async fn withdraw(args: WithdrawArgs) -> Result<Withdrawal, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::open_escrow`].
 pub fn open_escrow(args: &OpenEscrowArgs) -> Result<Escrow, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| economy.open_escrow(caller, args, time()))
 }
 
@@ -66,7 +66,7 @@ pub fn open_escrow(args: &OpenEscrowArgs) -> Result<Escrow, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::release_escrow`].
 pub fn release_escrow(escrow: EscrowId) -> Result<Escrow, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| economy.release_escrow(caller, escrow, time()))
 }
 
@@ -75,7 +75,7 @@ pub fn release_escrow(escrow: EscrowId) -> Result<Escrow, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::refund_escrow`].
 pub fn refund_escrow(escrow: EscrowId) -> Result<Escrow, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| economy.refund_escrow(caller, escrow, time()))
 }
 
@@ -84,6 +84,6 @@ pub fn refund_escrow(escrow: EscrowId) -> Result<Escrow, EconError> {
 /// # Errors
 /// As [`crate::economy::Economy::dispute_escrow`].
 pub fn dispute_escrow(args: &DisputeArgs) -> Result<Escrow, EconError> {
-    let caller = signed_caller()?;
+    let caller = limited_caller()?;
     state::mutate(|economy| economy.dispute_escrow(caller, args, time()))
 }

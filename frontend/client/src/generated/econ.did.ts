@@ -45,11 +45,15 @@ export interface AccountSummary {
    */
   'open_reservations' : number,
   /**
+   * Sums over the runs of days that the series does not keep any more.
+   */
+  'earlier_totals' : UsageTotals,
+  /**
    * Tokens of the current period.
    */
   'tokens' : Meter,
   /**
-   * Sums over all runs.
+   * Sums over all runs: those of `earlier_totals` and of all days of the daily series.
    */
   'totals' : UsageTotals,
   /**
@@ -231,6 +235,10 @@ export interface EconConfig {
    * at most 16.
    */
   'retry_pauses_ns' : BigUint64Array,
+  /**
+   * Most accounts. Those that never had a subscription are forgotten after a month.
+   */
+  'max_accounts' : bigint,
 }
 /**
  * Why the `econ` canister refused a call.
@@ -1359,6 +1367,10 @@ export interface Reservation {
    */
   'resource' : Resource,
   /**
+   * The account's class when it was made: what is reserved for has [`RateClass::priority_for`] its place in agents' queues.
+   */
+  'rate_class' : RateClass,
+  /**
    * Number of the billing period that it takes from.
    */
   'period' : number,
@@ -2162,6 +2174,7 @@ export const EconConfig = IDL.Record({
   'grace_ns' : IDL.Nat64,
   'quote_ns' : IDL.Nat64,
   'retry_pauses_ns' : IDL.Vec(IDL.Nat64),
+  'max_accounts' : IDL.Nat64,
 });
 export const EconInitArgs = IDL.Record({
   'admins' : IDL.Vec(IDL.Principal),
@@ -2230,6 +2243,7 @@ export const AccountSummary = IDL.Record({
   'agents' : IDL.Nat32,
   'open_invoices' : IDL.Vec(IDL.Nat64),
   'open_reservations' : IDL.Nat32,
+  'earlier_totals' : UsageTotals,
   'tokens' : Meter,
   'totals' : UsageTotals,
   'credit_cents' : IDL.Nat64,
@@ -2607,6 +2621,7 @@ export const Reservation = IDL.Record({
   'id' : IDL.Nat64,
   'key' : IDL.Text,
   'resource' : Resource,
+  'rate_class' : RateClass,
   'period' : IDL.Nat32,
   'state' : ReservationState,
   'account' : IDL.Principal,
@@ -2786,6 +2801,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'grace_ns' : IDL.Nat64,
     'quote_ns' : IDL.Nat64,
     'retry_pauses_ns' : IDL.Vec(IDL.Nat64),
+    'max_accounts' : IDL.Nat64,
   });
   const EconInitArgs = IDL.Record({
     'admins' : IDL.Vec(IDL.Principal),
@@ -2854,6 +2870,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'agents' : IDL.Nat32,
     'open_invoices' : IDL.Vec(IDL.Nat64),
     'open_reservations' : IDL.Nat32,
+    'earlier_totals' : UsageTotals,
     'tokens' : Meter,
     'totals' : UsageTotals,
     'credit_cents' : IDL.Nat64,
@@ -3204,6 +3221,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'id' : IDL.Nat64,
     'key' : IDL.Text,
     'resource' : Resource,
+    'rate_class' : RateClass,
     'period' : IDL.Nat32,
     'state' : ReservationState,
     'account' : IDL.Principal,
@@ -3382,6 +3400,7 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
     'grace_ns' : IDL.Nat64,
     'quote_ns' : IDL.Nat64,
     'retry_pauses_ns' : IDL.Vec(IDL.Nat64),
+    'max_accounts' : IDL.Nat64,
   });
   const EconInitArgs = IDL.Record({
     'admins' : IDL.Vec(IDL.Principal),
