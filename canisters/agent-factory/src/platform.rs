@@ -1,6 +1,7 @@
 //! The calls to other canisters that the steps of [`crate::agents`] consist of.
 
 use candid::{Encode, Principal};
+use ic_cdk::api::canister_self;
 use ic_cdk::call::{Call, CallFailed, Error, RejectCode};
 use ic_cdk_management_canister::{
     CanisterInfoArgs, CanisterInstallMode, CanisterSettings, CanisterStatusArgs, ChunkHash,
@@ -9,8 +10,9 @@ use ic_cdk_management_canister::{
     canister_status, clear_chunk_store, create_canister, delete_canister, deposit_cycles,
     install_chunked_code, install_code, start_canister, stop_canister, uninstall_code, upload_chunk,
 };
+use shared_types::Digest;
 use shared_types::agent::{AgentConfig, AgentError, AgentInitArgs};
-use shared_types::factory::{AgentRecord, AgentStep};
+use shared_types::factory::{AgentRecord, AgentStep, FactoryError};
 
 use crate::agents::Done;
 use crate::state;
@@ -112,7 +114,7 @@ async fn prepare(canister_id: Principal, cycles: u128) -> Result<(), Error> {
 pub async fn objection(canister_id: Principal) -> Result<Option<String>, String> {
     let args = CanisterInfoArgs { canister_id, num_requested_changes: None };
     let info = canister_info(&args).await.map_err(|error| error.to_string())?;
-    Ok(if info.controllers != [ic_cdk::api::canister_self()] {
+    Ok(if info.controllers != [canister_self()] {
         Some("the factory is not its only controller".to_owned())
     } else if info.module_hash.is_some() {
         Some("it has code".to_owned())
@@ -130,34 +132,63 @@ async fn install(canister_id: Principal, record: &AgentRecord, config: &AgentCon
         coordinator: record.coordinator,
     };
     let arg = Encode!(&args).map_err(|error| Failure::Refused(error.to_string()))?;
-    let chunks: Vec<Vec<u8>> = state::read(|state| {
-        let chunks = state.templates.chunks(&record.template).map(Iterator::collect);
-        chunks.map_err(|error| Failure::Refused(error.to_string()))
-    })?;
-    let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
     // The canister is nobody's yet. Should the answer of an installation have been lost, it is done again.
-    let mode = CanisterInstallMode::Reinstall;
-    let installed = if bytes <= MAX_SINGLE_INSTALL_BYTES {
-        install_code(&InstallCodeArgs { mode, canister_id, wasm_module: chunks.concat(), arg }).await
-    } else {
-        let mut chunk_hashes_list: Vec<ChunkHash> = Vec::new();
-        for chunk in chunks {
-            chunk_hashes_list.push(upload_chunk(&UploadChunkArgs { canister_id, chunk }).await?);
-        }
-        let installed = install_chunked_code(&InstallChunkedCodeArgs {
-            mode,
-            target_canister: canister_id,
-            store_canister: None,
-            chunk_hashes_list,
-            wasm_module_hash: record.template.as_bytes().to_vec(),
-            arg,
-        })
-        .await;
-        // The chunks cost storage and serve nobody any more; they go also when the installation failed.
-        let cleared = clear_chunk_store(&ClearChunkStoreArgs { canister_id }).await;
-        installed.and(cleared)
+    install_template(canister_id, &record.template, CanisterInstallMode::Reinstall, arg).await
+}
+
+/// Installs a template. One that is too large for a message comes from the factory's own chunk store, which is filled once for
+/// all agents.
+async fn install_template(
+    canister_id: Principal,
+    template: &Digest,
+    mode: CanisterInstallMode,
+    arg: Vec<u8>,
+) -> Result<(), Failure> {
+    let refused = |error: FactoryError| Failure::Refused(error.to_string());
+    let known = state::read(|state| state.templates.committed(Some(template))).map_err(refused)?;
+    if known.bytes <= MAX_SINGLE_INSTALL_BYTES {
+        let chunks = state::read(|state| state.templates.chunks(template).map(Iterator::collect::<Vec<_>>));
+        let wasm_module = chunks.map_err(refused)?.concat();
+        return Ok(install_code(&InstallCodeArgs { mode, canister_id, wasm_module, arg }).await?);
+    }
+    let stored = state::read(|state| state.templates.in_chunk_store(template)).map_err(refused)?;
+    let chunks = match stored {
+        Some(chunks) => chunks,
+        None => fill_chunk_store(template).await?,
     };
+    let hash = |chunk: Digest| ChunkHash { hash: chunk.as_bytes().to_vec() };
+    let installed = install_chunked_code(&InstallChunkedCodeArgs {
+        mode,
+        target_canister: canister_id,
+        store_canister: Some(canister_self()),
+        chunk_hashes_list: chunks.into_iter().map(hash).collect(),
+        wasm_module_hash: template.as_bytes().to_vec(),
+        arg,
+    })
+    .await;
+    if installed.is_err() {
+        // Should the store have been emptied, the next attempt fills it.
+        state::mutate(|state| state.templates.set_in_chunk_store(template, None)).map_err(refused)?;
+    }
     Ok(installed?)
+}
+
+/// Puts a template's chunks into the factory's chunk store; what is there already costs a call and changes nothing.
+async fn fill_chunk_store(template: &Digest) -> Result<Vec<Digest>, Failure> {
+    let refused = |error: FactoryError| Failure::Refused(error.to_string());
+    let canister_id = canister_self();
+    if !state::read(|state| state.templates.fits_chunk_store(template)).map_err(refused)? {
+        clear_chunk_store(&ClearChunkStoreArgs { canister_id }).await?;
+        state::mutate(|state| state.templates.chunk_store_cleared());
+    }
+    let chunks = state::read(|state| state.templates.chunks(template).map(Iterator::collect::<Vec<_>>));
+    let mut hashes = Vec::new();
+    for chunk in chunks.map_err(refused)? {
+        hashes.push(Digest::of(&chunk));
+        upload_chunk(&UploadChunkArgs { canister_id, chunk }).await?;
+    }
+    state::mutate(|state| state.templates.set_in_chunk_store(template, Some(hashes.clone()))).map_err(refused)?;
+    Ok(hashes)
 }
 
 /// Has the agent send its cycles to the factory. An agent that does not answer in time is not waited for.

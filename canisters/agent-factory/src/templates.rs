@@ -19,7 +19,13 @@ use crate::memory::Memory;
 struct TemplateEntry {
     template: Template,
     offset: u64,
+    /// Hashes of its chunks, while all of them are in the factory's chunk store.
+    #[serde(default)]
+    in_chunk_store: Option<Vec<Digest>>,
 }
+
+/// Most chunks in a canister's chunk store (`upload_chunk` of the interface specification: 100 MiB in chunks of 1 MiB).
+const CHUNK_STORE_CHUNKS: usize = 100;
 
 /// The templates.
 pub struct Templates {
@@ -61,7 +67,7 @@ impl Templates {
             committed_at_ns: None,
         };
         let offset = self.extents.allocate(args.bytes).map_err(|full| out_of_room(&full))?;
-        self.put(TemplateEntry { template: template.clone(), offset });
+        self.put(TemplateEntry { template: template.clone(), offset, in_chunk_store: None });
         Ok(template)
     }
 
@@ -160,6 +166,47 @@ impl Templates {
                 .expect("a template's chunks lie inside the region");
             chunk
         }))
+    }
+
+    /// Hashes of the template's chunks, if all of them are in the factory's chunk store.
+    ///
+    /// # Errors
+    /// [`FactoryError::UnknownTemplate`].
+    pub fn in_chunk_store(&self, sha256: &Digest) -> Result<Option<Vec<Digest>>, FactoryError> {
+        Ok(self.entry(sha256)?.in_chunk_store)
+    }
+
+    /// Takes note that all chunks of a template are in the chunk store, or (`None`) that they have to be put there again: the
+    /// store is no part of the factory's memory, and whoever controls the factory can empty it.
+    ///
+    /// # Errors
+    /// [`FactoryError::UnknownTemplate`].
+    pub fn set_in_chunk_store(
+        &mut self,
+        sha256: &Digest,
+        chunks: Option<Vec<Digest>>,
+    ) -> Result<(), FactoryError> {
+        let entry = self.entry(sha256)?;
+        self.put(TemplateEntry { in_chunk_store: chunks, ..entry });
+        Ok(())
+    }
+
+    /// Whether the chunk store has room for a template beside those that are in it.
+    ///
+    /// # Errors
+    /// [`FactoryError::UnknownTemplate`].
+    pub fn fits_chunk_store(&self, sha256: &Digest) -> Result<bool, FactoryError> {
+        let chunks = self.entry(sha256)?.template.bytes.div_ceil(TEMPLATE_CHUNK_BYTES) as usize;
+        let stored = self.entries.values().filter_map(|entry| Some(entry.0.in_chunk_store?.len()));
+        Ok(stored.sum::<usize>() + chunks <= CHUNK_STORE_CHUNKS)
+    }
+
+    /// Takes note that the chunk store is empty.
+    pub fn chunk_store_cleared(&mut self) {
+        let stored: Vec<TemplateEntry> = self.entries.values().map(|entry| entry.0).collect();
+        for entry in stored.into_iter().filter(|entry| entry.in_chunk_store.is_some()) {
+            self.put(TemplateEntry { in_chunk_store: None, ..entry });
+        }
     }
 
     /// A page of the templates.
