@@ -166,6 +166,8 @@ fn explained_cycles(trace: &FaultTrace) -> u128 {
         "create_canister" => 500 * BILLION,
         // 200 M instructions, and a chunk of 1 MiB at 1,000 cycles a byte.
         "upload_chunk" => 2 * BILLION,
+        // What is left of an agent is burnt with it: storage for its freezing threshold, and what it needs to send the rest.
+        "delete_canister" => 300 * BILLION,
         // The start of the agent's code.
         "install_code" | "install_chunked_code" => BILLION,
         _ => BILLION / 10,
