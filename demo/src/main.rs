@@ -2,6 +2,7 @@
 //! writes a tale from those weights, and a native run that has to write the same.
 
 mod canisters;
+mod economy;
 mod network;
 mod report;
 mod site;
@@ -83,15 +84,6 @@ async fn main() -> anyhow::Result<()> {
     fact("agent-factory", factory);
     fact("agent template", client.upload_template(factory).await?);
 
-    let app = match args.site.as_deref().zip(args.stand_in.as_deref()) {
-        Some(folders) => {
-            step("web app");
-            let canisters = [("model", model_canister), ("agent-factory", factory)];
-            Some(site::publish(&network, &client, &admin, folders, &canisters).await?)
-        }
-        None => None,
-    };
-
     let artifact = match args.artifact {
         Some(artifact) => artifact,
         None => compress(folder.path(), args.bpw)?,
@@ -105,6 +97,25 @@ async fn main() -> anyhow::Result<()> {
     let inspected: Value = novaq_json(&["inspect".as_ref(), artifact.as_os_str(), "--json".as_ref()])?;
     let model_id = inspected["model_id"].as_str().context("`novaq inspect` names no model")?.to_string();
     novaq(&[&["models".as_ref(), "activate".as_ref(), model_id.as_ref()], &on_network[..]].concat())?;
+
+    let app = match args.site.as_deref().zip(args.stand_in.as_deref()) {
+        Some(folders) => {
+            step("economics and coordinator");
+            let economy =
+                economy::deploy(&client, admin.principal(), factory, model_canister, model_id.parse()?).await?;
+            fact("econ", economy.econ);
+            fact("coordinator", economy.coordinator);
+            step("web app");
+            let canisters = [
+                ("model", model_canister),
+                ("agent-factory", factory),
+                ("econ", economy.econ),
+                ("coordinator", economy.coordinator),
+            ];
+            Some(site::publish(&network, &client, &admin, folders, &canisters).await?)
+        }
+        None => None,
+    };
 
     step("agent");
     let agent =

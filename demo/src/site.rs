@@ -14,7 +14,7 @@ pub const ADMIN: &str = "admin";
 /// Name of an identity without any role.
 pub const USER: &str = "user";
 
-/// Publishes the app and the stand-in, whose folders are `site`; `preparer` sends the files, `committer` publishes them. Returns
+/// Publishes the app and the stand-ins, whose folders are `site`; `preparer` sends the files, `committer` publishes them. Returns
 /// the app's address. `canisters` are those that the app calls, by name.
 pub async fn publish(
     network: &LocalNetwork,
@@ -25,10 +25,10 @@ pub async fn publish(
 ) -> anyhow::Result<String> {
     let (app, stand_in) = site;
     let stand_in = publish_folder(preparer, committer, stand_in, SiteConfig::default(), "stand-in").await?;
-    let mut variables = vec![SiteVariable {
-        name: "PUBLIC_IDENTITY_PROVIDER".to_owned(),
-        value: format!("{}identity.html", address(network, stand_in)?),
-    }];
+    let stand_in = address(network, stand_in)?;
+    let page = |name: &str, page| SiteVariable { name: name.to_owned(), value: format!("{stand_in}{page}") };
+    let mut variables =
+        vec![page("PUBLIC_IDENTITY_PROVIDER", "identity.html"), page("PUBLIC_WALLET", "wallet.html")];
     variables.extend(canisters.iter().map(canister_variable));
     let config = SiteConfig { variables, connect_origins: Vec::new() };
     let ui = publish_folder(preparer, committer, app, config.clone(), "ui").await?;
