@@ -10,6 +10,6 @@ export default defineConfig({
     emptyOutDir: true,
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    rolldownOptions: { input: ["stand-in/index.html", "stand-in/identity.html"] },
+    rolldownOptions: { input: ["stand-in/index.html", "stand-in/identity.html", "stand-in/wallet.html"] },
   },
 });

@@ -18,7 +18,16 @@ test("no stand-in is part of the app", () => {
   for (const path of files(dist)) {
     const text = readFileSync(path, "utf8");
     expect(text.includes("ohms local identity"), path).toBe(false);
+    // The window's side of signing in, and the wallet's side of paying.
     expect(text.includes("icrc29_status") && text.includes("HeartbeatServer"), path).toBe(false);
+    for (const words of ["Local wallet", "sessionPermissionExpirationInMilliseconds"]) expect(text.includes(words), `${path}: ${words}`).toBe(false);
+  }
+});
+
+test("the stand-ins have what the app must not have", () => {
+  const texts = files(new URL("../dist-stand-in", import.meta.url).pathname).map((path) => readFileSync(path, "utf8"));
+  for (const words of ["ohms local identity", "Local wallet", "sessionPermissionExpirationInMilliseconds"]) {
+    expect(texts.some((text) => text.includes(words)), words).toBe(true);
   }
 });
 

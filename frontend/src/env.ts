@@ -9,11 +9,14 @@ export interface Environment {
   canisters: Readonly<Record<string, string>>;
   /** Where people sign in. */
   identityProvider: string;
+  /** Where people's tokens are: the page of a wallet that speaks ICRC-25, 27, 29 and 49. */
+  wallet: string;
   /** Whether the network runs on this machine. */
   local: boolean;
 }
 
 const REMEMBERED = "ohms-environment";
+const OISY = "https://oisy.com/sign";
 const INTERNET_IDENTITY = "https://id.ai/authorize";
 const CANISTER_PREFIX = "PUBLIC_CANISTER_ID:";
 
@@ -24,15 +27,16 @@ export function isLocal(hostname: string): boolean {
   return hostname === "127.0.0.1" || hostname === "localhost" || hostname.endsWith(".localhost");
 }
 
-/** What the variables of the `ic_env` cookie say. Another identity provider than Internet Identity is for local networks only. */
+/** What the variables of the `ic_env` cookie say. Others than Internet Identity and OISY are for local networks only. */
 export function environmentOf(rootKey: Uint8Array, variables: Variables, hostname: string): Environment {
   const ids = Object.entries(variables).filter(([name]) => name.startsWith(CANISTER_PREFIX));
   const local = isLocal(hostname);
-  const provider = local ? variables["PUBLIC_IDENTITY_PROVIDER"] : undefined;
+  const standIns: Variables = local ? variables : {};
   return {
     rootKey,
     canisters: Object.fromEntries(ids.map(([name, id]) => [name.slice(CANISTER_PREFIX.length), id])),
-    identityProvider: provider ?? INTERNET_IDENTITY,
+    identityProvider: standIns["PUBLIC_IDENTITY_PROVIDER"] ?? INTERNET_IDENTITY,
+    wallet: standIns["PUBLIC_WALLET"] ?? OISY,
     local,
   };
 }

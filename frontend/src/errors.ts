@@ -1,4 +1,5 @@
 import { CanisterError } from "@ohms/client";
+import { dateOf, duration } from "./format.ts";
 
 /** An error as a person reads it: what happened, and what to do. */
 export interface Explanation {
@@ -9,7 +10,19 @@ export interface Explanation {
 type Fields = Readonly<Record<string, unknown>>;
 
 const number = (value: unknown) => Number(value ?? 0).toLocaleString("en");
+const seconds = (ns: unknown) => duration(Number((ns as bigint | undefined) ?? 0n) / 1e6);
+const day = (ns: unknown) => dateOf((ns as bigint | undefined) ?? 0n).toLocaleDateString("en", { dateStyle: "long" });
+/** `OpenProjects` as words. */
+const limit = (what: unknown) => alternative(what).replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase();
 const alternative = (value: unknown) => Object.keys((value ?? {}) as object)[0] ?? "";
+
+/** Why a change does not apply to a subscription. */
+function refusal(fields: Fields): string {
+  if ("WrongDirection" in fields) return "at once, a higher tier must be dearer and a lower one cheaper";
+  if ("NotDue" in fields) return "the moment has not come";
+  const status = (fields["WrongStatus"] as { status?: unknown } | undefined)?.status;
+  return `it is ${alternative(status).toLowerCase() || "in another state"}`;
+}
 
 /** Sentences for the errors of the canisters, by the error's name. The fields are those of the Candid interface. */
 const EXPLANATIONS: Record<string, (fields: Fields) => Explanation> = {
@@ -34,9 +47,12 @@ const EXPLANATIONS: Record<string, (fields: Fields) => Explanation> = {
   JobOpen: () => ({ what: "The job has not ended, so it has no receipt yet.", todo: "Wait for it, or cancel it." }),
   NoReceipt: () => ({ what: "This job ended before agents gave receipts.", todo: "Run it again for one." }),
   KeyReused: (f) => ({ what: `The name is taken by a request with another ${String(f["field"])}.`, todo: "Choose another name." }),
-  UnknownAgent: (f) => ({ what: `You have no agent called “${String(f["key"])}”.`, todo: "It may have been deleted: see the list of your agents." }),
+  UnknownAgent: (f) => ({ what: `You have no agent called “${String(f["key"] ?? f["name"])}”.`, todo: "It may have been deleted: see the list of your agents." }),
   TooManyAgents: (f) => ({ what: `You have ${number(f["agents"])} agents, as many as you may.`, todo: "Delete one that you don't need." }),
-  Busy: () => ({ what: "Many agents are being created at this moment.", todo: "Try again in a minute." }),
+  Busy: (f) =>
+    "retry_after_ns" in f
+      ? { what: "The coordinator has as much to do as it can.", todo: `Try again in ${seconds(f["retry_after_ns"])}.` }
+      : { what: "So much is going on that no more can begin.", todo: "Try again in a minute." },
   InProgress: () => ({ what: "This agent is being worked on.", todo: "Wait until it is done." }),
   OutOfCycles: () => ({ what: "The factory has too few cycles to create an agent.", todo: "An admin has to top it up." }),
   NoTemplate: () => ({ what: "No agent code has been published yet.", todo: "An admin has to upload a template to the factory." }),
@@ -48,12 +64,50 @@ const EXPLANATIONS: Record<string, (fields: Fields) => Explanation> = {
   ProposalClosed: (f) => ({ what: `Proposal ${String(f["id"])} is closed: ${alternative(f["state"]).toLowerCase()}.`, todo: "Reload to see what came of it." }),
   UnknownProposal: (f) => ({ what: `There is no proposal ${String(f["id"])} any more.`, todo: "See the list of proposals." }),
   ThresholdOutOfReach: (f) => ({ what: `There would be ${String(f["voters"])} voters for ${String(f["approvals"])} approvals.`, todo: "Lower the approvals that are needed first, or add voters." }),
-  TooMany: (f) => ({ what: `There are as many ${String(f["what"])} as there may be: ${number(f["limit"])}.`, todo: "Finish or drop some first." }),
+  TooMany: (f) =>
+    "most" in f
+      ? { what: `That makes ${number(f["asked"])} ${limit(f["what"])}; at most ${number(f["most"])} are possible.`, todo: "Ask for less, or end some first." }
+      : { what: `There are as many ${String(f["what"])} as there may be: ${number(f["limit"])}.`, todo: "Finish or drop some first." },
   NotValidated: () => ({ what: "The upload was not finished.", todo: "Run `novaq upload` again: it sends what is missing." }),
   Incomplete: (f) => ({ what: `${number(f["missing"] ?? f["missing_chunks"])} parts are still missing.`, todo: "Run the upload again: it sends what is missing." }),
   LastAdmin: () => ({ what: "This is the last admin.", todo: "Make somebody else an admin first." }),
-  QuotaExceeded: () => ({ what: "The uploader's storage is used up.", todo: "Discard uploads that are not needed." }),
+  QuotaExceeded: (f) =>
+    "resets_ns" in f
+      ? {
+          what: `Your subscription has ${number(f["available"])} ${String(f["resource"])} left, and this takes ${number(f["requested"])}.`,
+          todo: `Take a larger tier under Subscription, or wait until ${day(f["resets_ns"])}.`,
+        }
+      : { what: "The uploader's storage is used up.", todo: "Discard uploads that are not needed." },
   Draft: () => ({ what: "The next part of this job can't be computed.", todo: "See why in the job itself." }),
+  UnknownProject: (f) => ({ what: `You have no project ${String(f["project"])}.`, todo: "Old projects make room for new ones: see the list." }),
+  UnknownTask: () => ({ what: "The project has no such task.", todo: "See the list of its tasks." }),
+  UnknownRole: (f) => ({ what: `There is no role “${String(f["name"])}”.`, todo: "Choose one of the list, or define it first." }),
+  UnknownConversation: () => ({ what: "This conversation is not kept any more.", todo: "Begin a new one." }),
+  IdReused: () => ({ what: "Another message has this id.", todo: "Reload, then send it again." }),
+  WrongProjectState: (f) => ({ what: `The project is in another state: ${alternative(f["state"]).toLowerCase()}.`, todo: "Reload to see where it stands." }),
+  WrongTaskState: (f) => ({ what: `The task is in another state: ${alternative(f["state"]).toLowerCase()}.`, todo: "Reload to see where it stands." }),
+  NoAnswer: (f) => ({ what: `Another canister did not answer: ${String(f["reason"])}.`, todo: "Try again in a minute." }),
+  NotSubscribed: () => ({ what: "You have no subscription that can be used.", todo: "Choose a tier under Subscription." }),
+  QuoteNeeded: () => ({ what: "The price in this token has changed meanwhile.", todo: "Try again for a new one." }),
+  UnknownTier: (f) => ({ what: `There is no tier “${String(f["tier"])}”.`, todo: "Choose one of the list." }),
+  UnknownLedger: () => ({ what: "Payments can't use this token.", todo: "Choose another one." }),
+  LedgerUnavailable: (f) => ({ what: `The token's ledger does not answer: ${String(f["reason"])}.`, todo: "Try again in a minute." }),
+  RateUnavailable: (f) => ({ what: `The token's price can't be had: ${String(f["reason"])}.`, todo: "Try again later, or pay with another token." }),
+  InvoiceOpen: (f) => ({ what: `Invoice ${String(f["invoice"])} is still open.`, todo: "Pay it first, or wait until it is paid." }),
+  UnknownInvoice: () => ({ what: "You have no such invoice.", todo: "See the list of your invoices." }),
+  WrongInvoiceState: () => ({ what: "The invoice does not allow this now.", todo: "Reload to see where it stands." }),
+  Subscription: (f) => ({ what: `Your subscription does not allow this now: ${refusal(f)}.`, todo: "Reload to see where it stands." }),
+  InsufficientBalance: () => ({ what: "The wallet has less than that.", todo: "Put tokens in first, or choose a smaller amount." }),
+  SpendingLimit: (f) => ({ what: `That is over the wallet's limit ${f["limit"] === "per_day" ? "for a day" : "at a time"}.`, todo: "Raise the limit, or choose a smaller amount." }),
+  UnknownWallet: () => ({ what: "There is no such wallet yet.", todo: "Open it first." }),
+  UnknownEscrow: () => ({ what: "There is no such payment any more.", todo: "See the list of the wallet's payments." }),
+  EscrowEnded: () => ({ what: "This payment has ended already.", todo: "Reload to see how." }),
+  UnknownWithdrawal: () => ({ what: "There is no such withdrawal any more.", todo: "The wallet's balance says what is there." }),
+  UnknownReservation: () => ({ what: "There is no such reservation any more.", todo: "Your usage says what was charged." }),
+  ReservationEnded: () => ({ what: "The reservation has ended already.", todo: "Reload to see how." }),
+  TooManyReservations: () => ({ what: "Too much of your quota is reserved at the same time.", todo: "Wait until some work has ended." }),
+  RateLimited: (f) => ({ what: "You have called more often than your tier allows.", todo: `Try again in ${seconds(f["retry_after_ns"])}.` }),
+  LimitReached: (f) => ({ what: `There are as many ${String(f["what"])} as there may be: ${number(f["most"])}.`, todo: "End some first." }),
   NotInHeap: () => ({ what: "The model is not in memory yet.", todo: "It gets there with the first message." }),
 };
 

@@ -56,3 +56,13 @@ export function readable(value: unknown): string {
     2,
   );
 }
+
+/** Has the browser save a text as a file. */
+export function saveFile(name: string, type: string, text: string) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}

@@ -38,6 +38,66 @@ const settings = createRoute({
   path: "/settings",
   component: lazyRouteComponent(() => import("./pages/AgentSettingsPage.tsx"), "AgentSettingsPage"),
 });
+const projects = createRoute({
+  getParentRoute: () => people,
+  path: "/projects",
+  component: lazyRouteComponent(() => import("./pages/projects/ProjectsPage.tsx"), "ProjectsPage"),
+});
+const project = createRoute({
+  getParentRoute: () => people,
+  path: "/projects/$project",
+  component: lazyRouteComponent(() => import("./pages/projects/ProjectLayout.tsx"), "ProjectLayout"),
+});
+const projectWork = createRoute({
+  getParentRoute: () => project,
+  path: "/",
+  component: lazyRouteComponent(() => import("./pages/projects/WorkPage.tsx"), "WorkPage"),
+});
+const projectTask = createRoute({
+  getParentRoute: () => project,
+  path: "/tasks/$task",
+  component: lazyRouteComponent(() => import("./pages/projects/TaskPage.tsx"), "TaskPage"),
+});
+const projectMessages = createRoute({
+  getParentRoute: () => project,
+  path: "/messages",
+  component: lazyRouteComponent(() => import("./pages/projects/MessagesPage.tsx"), "MessagesPage"),
+});
+const projectPlan = createRoute({
+  getParentRoute: () => project,
+  path: "/plan",
+  component: lazyRouteComponent(() => import("./pages/projects/PlanPage.tsx"), "PlanPage"),
+});
+const projectLog = createRoute({
+  getParentRoute: () => project,
+  path: "/log",
+  component: lazyRouteComponent(() => import("./pages/projects/LogPage.tsx"), "LogPage"),
+});
+const subscription = createRoute({
+  getParentRoute: () => people,
+  path: "/subscription",
+  component: lazyRouteComponent(() => import("./pages/subscription/SubscriptionLayout.tsx"), "SubscriptionLayout"),
+});
+const tier = createRoute({
+  getParentRoute: () => subscription,
+  path: "/",
+  component: lazyRouteComponent(() => import("./pages/subscription/TierPage.tsx"), "TierPage"),
+});
+const usage = createRoute({
+  getParentRoute: () => subscription,
+  path: "/usage",
+  component: lazyRouteComponent(() => import("./pages/subscription/UsagePage.tsx"), "UsagePage"),
+});
+const invoices = createRoute({
+  getParentRoute: () => subscription,
+  path: "/invoices",
+  component: lazyRouteComponent(() => import("./pages/subscription/InvoicesPage.tsx"), "InvoicesPage"),
+});
+const wallets = createRoute({
+  getParentRoute: () => subscription,
+  path: "/wallets",
+  component: lazyRouteComponent(() => import("./pages/subscription/WalletsPage.tsx"), "WalletsPage"),
+});
 const account = createRoute({
   getParentRoute: () => people,
   path: "/account",
@@ -88,6 +148,9 @@ export const router = createRouter({
       agents,
       newAgent,
       agent.addChildren([chat, jobs, job, receipts, settings]),
+      projects,
+      project.addChildren([projectWork, projectTask, projectMessages, projectPlan, projectLog]),
+      subscription.addChildren([tier, usage, invoices, wallets]),
       account,
       admin.addChildren([adminModels, adminModel, adminProposals, adminCanisters, adminAudit, adminRoles]),
     ]),

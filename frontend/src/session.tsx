@@ -141,6 +141,10 @@ export function useCanisters() {
       id,
       model: createActor("model", id("model"), agent),
       factory: createActor("agent-factory", id("agent-factory"), agent),
+      /** Sites may be without it: {@link Environment.canisters} says. */
+      coordinator: () => createActor("coordinator", id("coordinator"), agent),
+      /** Sites may be without it: {@link Environment.canisters} says. */
+      econ: () => createActor("econ", id("econ"), agent),
       agent: (canister: Principal | string) => createActor("agent", canister, agent),
       ui: (canister: Principal | string) => createActor("ui", canister, agent),
     };

@@ -1,5 +1,5 @@
 import { Principal } from "@icp-sdk/core/principal";
-import { agentTypes, CanisterError, factoryTypes, modelTypes } from "@ohms/client";
+import { agentTypes, CanisterError, coordinatorTypes, econTypes, factoryTypes, modelTypes } from "@ohms/client";
 import type { IDL } from "@icp-sdk/core/candid";
 import { expect, test } from "vitest";
 import { environmentOf, isLocal } from "./env.ts";
@@ -43,13 +43,18 @@ test("an export is plain JSON", () => {
   expect(JSON.parse(text)).toEqual({ a: 5, b: "1152921504606846976", blob: "01ff", who: "aaaaa-aa" });
 });
 
-test("another identity provider is for this machine only", () => {
-  const variables = { PUBLIC_IDENTITY_PROVIDER: "http://x.localhost:1/identity.html", "PUBLIC_CANISTER_ID:model": "aaaaa-aa" };
+test("another identity provider and another wallet are for this machine only", () => {
+  const variables = {
+    PUBLIC_IDENTITY_PROVIDER: "http://x.localhost:1/identity.html",
+    PUBLIC_WALLET: "http://x.localhost:1/wallet.html",
+    "PUBLIC_CANISTER_ID:model": "aaaaa-aa",
+  };
   const here = environmentOf(new Uint8Array(), variables, "abc.localhost");
   expect(here.identityProvider).toBe("http://x.localhost:1/identity.html");
+  expect(here.wallet).toBe("http://x.localhost:1/wallet.html");
   expect(here.canisters).toEqual({ model: "aaaaa-aa" });
   const there = environmentOf(new Uint8Array(), variables, "abc.icp0.io");
-  expect(there).toMatchObject({ identityProvider: "https://id.ai/authorize", local: false });
+  expect(there).toMatchObject({ identityProvider: "https://id.ai/authorize", wallet: "https://oisy.com/sign", local: false });
   expect(isLocal("localhost.example.com")).toBe(false);
   expect(isLocal("evil-localhost")).toBe(false);
 });
@@ -58,7 +63,7 @@ test("another identity provider is for this machine only", () => {
 const alternatives = (type: IDL.VariantClass) => type._fields.map(([name]) => name);
 
 test("every error of the canisters that people call is explained", () => {
-  const kinds = [agentTypes.AgentError, factoryTypes.FactoryError].flatMap(alternatives);
+  const kinds = [agentTypes.AgentError, factoryTypes.FactoryError, coordinatorTypes.CoordinatorError, econTypes.EconError].flatMap(alternatives);
   const admins = ["UnknownTemplate", "WrongTemplateHash", "TemplateIncomplete", "NotAdoptable"];
   for (const kind of new Set(kinds)) {
     if (admins.includes(kind)) continue;

@@ -2,6 +2,7 @@ import { Actor, type ActorSubclass, type Agent } from "@icp-sdk/core/agent";
 import type { Principal } from "@icp-sdk/core/principal";
 import * as agent from "./generated/agent.did.ts";
 import * as factory from "./generated/agent-factory.did.ts";
+import * as coordinator from "./generated/coordinator.did.ts";
 import * as econ from "./generated/econ.did.ts";
 import * as model from "./generated/model.did.ts";
 import * as ui from "./generated/ui.did.ts";
@@ -10,6 +11,7 @@ import * as ui from "./generated/ui.did.ts";
 export interface Services {
   agent: agent._SERVICE;
   "agent-factory": factory._SERVICE;
+  coordinator: coordinator._SERVICE;
   econ: econ._SERVICE;
   model: model._SERVICE;
   ui: ui._SERVICE;
@@ -21,6 +23,7 @@ export type CanisterName = keyof Services;
 const factories = {
   agent: agent.idlFactory,
   "agent-factory": factory.idlFactory,
+  coordinator: coordinator.idlFactory,
   econ: econ.idlFactory,
   model: model.idlFactory,
   ui: ui.idlFactory,

@@ -1,5 +1,5 @@
 import { Link, Outlet, useRouterState } from "@tanstack/react-router";
-import { Bot, LogIn, LogOut, Moon, ShieldCheck, Sun, UserRound, WifiOff } from "lucide-react";
+import { Bot, LogIn, LogOut, Moon, ShieldCheck, Sun, UserRound, Wallet, WifiOff, Workflow } from "lucide-react";
 import { type ComponentType, useEffect, useRef, useState } from "react";
 import { useOnline } from "../offline.ts";
 import { isAdmin, queryClient, useRights } from "../queries.ts";
@@ -7,19 +7,23 @@ import { useSession } from "../session.tsx";
 import { Button, cx, ErrorNotice, Notice } from "./ui.tsx";
 
 interface Destination {
-  to: "/agents" | "/account" | "/admin";
+  to: "/agents" | "/projects" | "/subscription" | "/account" | "/admin";
   label: string;
+  /** For narrow screens, where the label is too long. */
+  short?: string;
   icon: ComponentType<{ className?: string; "aria-hidden"?: boolean }>;
 }
 
 /** The frame of every page: where one can go, who one is, and what is wrong. */
 export function Shell() {
-  const { principal, notice } = useSession();
+  const { environment, principal, notice } = useSession();
   const rights = useRights();
   const destinations: Destination[] = principal
     ? [
+        ...("coordinator" in environment.canisters ? [{ to: "/projects", label: "Projects", icon: Workflow } as const] : []),
         { to: "/agents", label: "Agents", icon: Bot },
-        ...(isAdmin(rights.data) ? [{ to: "/admin", label: "Administration", icon: ShieldCheck } as const] : []),
+        ...("econ" in environment.canisters ? [{ to: "/subscription", label: "Subscription", short: "Plan", icon: Wallet } as const] : []),
+        ...(isAdmin(rights.data) ? [{ to: "/admin", label: "Administration", short: "Admin", icon: ShieldCheck } as const] : []),
         { to: "/account", label: "Account", icon: UserRound },
       ]
     : [];
@@ -39,14 +43,15 @@ export function Shell() {
         <nav aria-label="Main" className="max-md:fixed max-md:inset-x-0 max-md:bottom-0 max-md:z-10 max-md:border-t max-md:border-line max-md:bg-panel max-md:pb-[env(safe-area-inset-bottom)] empty:hidden">
           {destinations.length > 0 && (
             <ul className="flex md:flex-col md:gap-1">
-              {destinations.map(({ to, label, icon: Icon }) => (
+              {destinations.map(({ to, label, short, icon: Icon }) => (
                 <li key={to} className="max-md:flex-1">
                   <Link
                     to={to}
-                    className="flex items-center gap-2.5 rounded-md px-2 py-1.5 text-ink-2 hover:bg-sunken max-md:flex-col max-md:gap-0.5 max-md:py-2 max-md:text-xs aria-[current=page]:bg-accent-soft aria-[current=page]:font-medium aria-[current=page]:text-ink"
+                    className="flex items-center gap-2.5 rounded-md px-2 py-1.5 text-ink-2 hover:bg-sunken max-md:flex-col max-md:gap-0.5 max-md:px-0 max-md:py-2 max-md:text-xs aria-[current=page]:bg-accent-soft aria-[current=page]:font-medium aria-[current=page]:text-ink"
                   >
                     <Icon aria-hidden className="size-5" />
-                    {label}
+                    {short && <span className="md:hidden">{short}</span>}
+                    <span className={cx(short && "max-md:hidden")}>{label}</span>
                   </Link>
                 </li>
               ))}

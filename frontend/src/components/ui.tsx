@@ -308,6 +308,7 @@ export function ConfirmButton({
   title,
   children,
   confirm,
+  dismiss = "Cancel",
   look = "danger",
   onConfirm,
   busy = false,
@@ -317,6 +318,7 @@ export function ConfirmButton({
   title: string;
   children: ReactNode;
   confirm: string;
+  dismiss?: string;
   look?: keyof typeof LOOKS;
   onConfirm: () => void;
   busy?: boolean;
@@ -331,7 +333,7 @@ export function ConfirmButton({
       <Dialog open={open} onClose={() => setOpen(false)} title={title}>
         <div className="text-ink-2">{children}</div>
         <div className="mt-5 flex justify-end gap-2">
-          <Button onClick={() => setOpen(false)}>Cancel</Button>
+          <Button onClick={() => setOpen(false)}>{dismiss}</Button>
           <Button
             look={look === "danger" ? "danger" : "primary"}
             onClick={() => {

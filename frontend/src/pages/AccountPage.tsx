@@ -3,7 +3,7 @@ import { unwrap } from "@ohms/client";
 import { useState } from "react";
 import { Button, ConfirmButton, ErrorNotice, Facts, Id, Notice, PageHeading, Panel, When } from "../components/ui.tsx";
 import { count } from "../format.ts";
-import { allAgents, collect, readable } from "../export.ts";
+import { allAgents, collect, readable, saveFile } from "../export.ts";
 import { useCanisters, useSignedIn } from "../session.tsx";
 
 /** Who one is here, and what is kept. */
@@ -16,12 +16,7 @@ export function AccountPage() {
   const exporting = useMutation({
     mutationFn: async () => {
       const data = await collect(canisters, principal.toText(), setStep);
-      const url = URL.createObjectURL(new Blob([readable(data)], { type: "application/json" }));
-      const link = document.createElement("a");
-      link.href = url;
-      link.download = `ohms-${new Date().toISOString().slice(0, 10)}.json`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+      saveFile(`ohms-${new Date().toISOString().slice(0, 10)}.json`, "application/json", readable(data));
       return data.agents.length;
     },
   });

@@ -1,7 +1,8 @@
 import { Link, Outlet, useParams } from "@tanstack/react-router";
 import { optional } from "@ohms/client";
 import { Loaded } from "../components/Loaded.tsx";
-import { Badge, buttonClass, cx, ErrorNotice, Panel } from "../components/ui.tsx";
+import { Tab, Tabs } from "../components/Tabs.tsx";
+import { Badge, buttonClass, ErrorNotice, Panel } from "../components/ui.tsx";
 import { useAgentRecord, useAgentStatus, useManifest } from "../queries.ts";
 import { agentState, loadState } from "../words.ts";
 
@@ -69,25 +70,13 @@ export function AgentLayout() {
           }
           return (
             <>
-              <nav aria-label="Agent" className="mb-4 border-b border-line">
-                <ul className="-mb-px flex gap-1 overflow-x-auto">
-                  {TABS.map(([to, label]) => (
-                    <li key={to}>
-                      <Link
-                        to={to}
-                        params={{ key }}
-                        activeOptions={{ exact: label === "Chat" }}
-                        className={cx(
-                          "block border-b-2 border-transparent px-3 py-2 text-sm text-ink-2 hover:text-ink",
-                          "aria-[current=page]:border-accent aria-[current=page]:font-medium aria-[current=page]:text-ink",
-                        )}
-                      >
-                        {label}
-                      </Link>
-                    </li>
-                  ))}
-                </ul>
-              </nav>
+              <Tabs label="Agent">
+                {TABS.map(([to, label]) => (
+                  <Tab key={to} to={to} params={{ key }} activeOptions={{ exact: label === "Chat" }}>
+                    {label}
+                  </Tab>
+                ))}
+              </Tabs>
               {status.error && !status.data ? (
                 <ErrorNotice error={status.error} onRetry={() => void status.refetch()} />
               ) : (

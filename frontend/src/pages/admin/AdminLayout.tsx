@@ -1,5 +1,6 @@
-import { Link, Outlet } from "@tanstack/react-router";
-import { cx, ErrorNotice, Loading } from "../../components/ui.tsx";
+import { Outlet } from "@tanstack/react-router";
+import { Tab, Tabs } from "../../components/Tabs.tsx";
+import { ErrorNotice, Loading } from "../../components/ui.tsx";
 import { isAdmin, useRights } from "../../queries.ts";
 import { LostPage } from "../HomePage.tsx";
 
@@ -19,24 +20,13 @@ export function AdminLayout() {
   if (!isAdmin(rights.data)) return <LostPage />;
   return (
     <>
-      <nav aria-label="Administration" className="mb-5 border-b border-line">
-        <ul className="-mb-px flex gap-1 overflow-x-auto">
-          {TABS.map(([to, label]) => (
-            <li key={to}>
-              <Link
-                to={to}
-                activeOptions={{ exact: to === "/admin" }}
-                className={cx(
-                  "block border-b-2 border-transparent px-3 py-2 text-sm whitespace-nowrap text-ink-2 hover:text-ink",
-                  "aria-[current=page]:border-accent aria-[current=page]:font-medium aria-[current=page]:text-ink",
-                )}
-              >
-                {label}
-              </Link>
-            </li>
-          ))}
-        </ul>
-      </nav>
+      <Tabs label="Administration">
+        {TABS.map(([to, label]) => (
+          <Tab key={to} to={to} activeOptions={{ exact: to === "/admin" }}>
+            {label}
+          </Tab>
+        ))}
+      </Tabs>
       <Outlet />
     </>
   );
