@@ -25,17 +25,18 @@ pub async fn publish(
 ) -> anyhow::Result<String> {
     let (app, stand_in) = site;
     let stand_in = publish_folder(preparer, committer, stand_in, SiteConfig::default(), "stand-in").await?;
-    let stand_in = address(network, stand_in)?;
-    let page = |name: &str, page| SiteVariable { name: name.to_owned(), value: format!("{stand_in}{page}") };
+    let provider = format!("{}identity.html", address(network, stand_in)?);
+    // What speaks to wallets takes, of addresses without TLS, those whose host is `localhost` and nothing more.
+    let gateway = format!("http://localhost:{}", port(network)?);
+    let wallet = format!("{gateway}/wallet.html?canisterId={stand_in}");
+    let variable = |name: &str, value| SiteVariable { name: name.to_owned(), value };
     let mut variables =
-        vec![page("PUBLIC_IDENTITY_PROVIDER", "identity.html"), page("PUBLIC_WALLET", "wallet.html")];
+        vec![variable("PUBLIC_IDENTITY_PROVIDER", provider), variable("PUBLIC_WALLET", wallet)];
     variables.extend(canisters.iter().map(canister_variable));
-    let config = SiteConfig { variables, connect_origins: Vec::new() };
+    let mut config = SiteConfig { variables, connect_origins: vec![gateway] };
     let ui = publish_folder(preparer, committer, app, config.clone(), "ui").await?;
     // The app's own id is known only now.
-    let mut variables = config.variables;
-    variables.push(canister_variable(&("ui", ui)));
-    let config = SiteConfig { variables, connect_origins: Vec::new() };
+    config.variables.push(canister_variable(&("ui", ui)));
     preparer.update::<(), UiError>(ui, "configure", (config,)).await?;
     let app = address(network, ui)?;
     fact("app", &app);
@@ -46,9 +47,13 @@ fn canister_variable((name, id): &(&str, Principal)) -> SiteVariable {
     SiteVariable { name: format!("PUBLIC_CANISTER_ID:{name}"), value: id.to_text() }
 }
 
-fn address(network: &LocalNetwork, canister: Principal) -> anyhow::Result<String> {
+fn port(network: &LocalNetwork) -> anyhow::Result<&str> {
     let (_, port) = network.url.trim_end_matches('/').rsplit_once(':').context("the network has no port")?;
-    Ok(format!("http://{canister}.localhost:{port}/"))
+    Ok(port)
+}
+
+fn address(network: &LocalNetwork, canister: Principal) -> anyhow::Result<String> {
+    Ok(format!("http://{canister}.localhost:{}/", port(network)?))
 }
 
 async fn publish_folder(

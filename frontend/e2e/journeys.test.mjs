@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { inspect, launch, newPerson, signIn } from "./browser.mjs";
 import { novaq, startNetwork } from "./network.mjs";
+import { projectJourneys } from "./projects.mjs";
 
 let network;
 let browser;
@@ -47,7 +48,8 @@ test("the gateway serves certified pages with their headers, variants and fallba
   assert.equal(response.status, 200);
   const policy = response.headers.get("content-security-policy");
   assert.match(policy, /default-src 'none'; script-src 'self'/);
-  assert.doesNotMatch(policy, /unsafe|https?:/);
+  // Nothing from elsewhere; `localhost` is where the wallet reaches this network.
+  assert.doesNotMatch(policy.replace(` http://localhost:${port}`, ""), /unsafe|https?:/);
   assert.equal(response.headers.get("x-content-type-options"), "nosniff");
   assert.match(response.headers.get("set-cookie"), /^ic_env=ic_root_key%3D[0-9a-f]{266}%26/);
   const html = await response.text();
@@ -283,6 +285,8 @@ test("an admin grants and revokes roles, and sees the canisters", async () => {
   await page.getByRole("region", { name: "Journal" }).waitFor();
   await inspect(page, "admin-canisters");
 });
+
+projectJourneys({ enter, at });
 
 test("an agent can be deleted", async () => {
   page = person.page;

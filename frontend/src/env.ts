@@ -11,6 +11,8 @@ export interface Environment {
   identityProvider: string;
   /** Where people's tokens are: the page of a wallet that speaks ICRC-25, 27, 29 and 49. */
   wallet: string;
+  /** Where the wallet reaches a local network; absent for the Internet Computer. */
+  walletHost: string | undefined;
   /** Whether the network runs on this machine. */
   local: boolean;
 }
@@ -37,6 +39,7 @@ export function environmentOf(rootKey: Uint8Array, variables: Variables, hostnam
     canisters: Object.fromEntries(ids.map(([name, id]) => [name.slice(CANISTER_PREFIX.length), id])),
     identityProvider: standIns["PUBLIC_IDENTITY_PROVIDER"] ?? INTERNET_IDENTITY,
     wallet: standIns["PUBLIC_WALLET"] ?? OISY,
+    walletHost: standIns["PUBLIC_WALLET"] && new URL(standIns["PUBLIC_WALLET"]).origin,
     local,
   };
 }

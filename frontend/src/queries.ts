@@ -1,4 +1,5 @@
-import { keepPreviousData, QueryClient, useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { keepPreviousData, QueryClient, queryOptions, useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import type { Principal } from "@icp-sdk/core/principal";
 import {
   allPages,
   type agentTypes,
@@ -203,19 +204,23 @@ export interface Manifest {
   tags?: string[];
 }
 
-/** A model's manifest; it never changes. */
-export function useManifest(modelId: Uint8Array | number[], enabled = true) {
-  const { model } = useCanisters();
+/** How a model's manifest is read; it never changes. */
+export function manifestQuery(model: ReturnType<typeof useCanisters>["model"], modelId: Uint8Array | number[]) {
   const id = Uint8Array.from(modelId);
-  return useQuery({
+  return queryOptions({
     queryKey: ["manifest", id.join()],
     staleTime: Infinity,
-    enabled,
     queryFn: async () => {
       const bytes = Uint8Array.from(unwrap(await model.get_manifest(id)));
       return JSON.parse(new TextDecoder().decode(bytes)) as Manifest;
     },
   });
+}
+
+/** A model's manifest. */
+export function useManifest(modelId: Uint8Array | number[], enabled = true) {
+  const { model } = useCanisters();
+  return useQuery({ ...manifestQuery(model, modelId), enabled });
 }
 
 /** What the session's principal may administer. */
@@ -224,19 +229,21 @@ export interface Rights {
   model: Set<string>;
   /** Whether it administers the agent factory. */
   factory: boolean;
+  /** Whether it administers the econ canister. */
+  econ: boolean;
 }
 
 /** Whether there is anything to administer. */
 export const isAdmin = (rights: Rights | undefined) =>
-  rights !== undefined && (rights.factory || rights.model.size > 0);
+  rights !== undefined && (rights.factory || rights.econ || rights.model.size > 0);
 
 /** Whether it votes on proposals of the repository. */
 export const mayVote = (rights: Rights | undefined) => rights?.model.has("Admin") || rights?.model.has("Owner") || false;
 
 /** The rights of the session's principal. The canisters refuse what it may not do anyway; this is for what to show. */
 export function useRights() {
-  const { principal } = useSession();
-  const { model, factory } = useCanisters();
+  const { environment, principal } = useSession();
+  const { model, factory, econ } = useCanisters();
   return useQuery({
     queryKey: [useMe(), "rights"],
     enabled: principal !== undefined,
@@ -247,10 +254,13 @@ export function useRights() {
         const page = await model.list_roles({ after, limit: 100 });
         return { items: page.grants, next: page.next };
       });
-      const [roles, status] = await Promise.all([grants, factory.status()]);
+      const economy = "econ" in environment.canisters ? econ().status() : undefined;
+      const [roles, factoryStatus, econStatus] = await Promise.all([grants, factory.status(), economy]);
+      const isOneOf = (admins: Principal[] = []) => admins.some((admin) => admin.toText() === me);
       return {
         model: new Set(roles.filter((grant) => grant.principal.toText() === me).map((grant) => tag(grant.role))),
-        factory: status.admins.some((admin) => admin.toText() === me),
+        factory: isOneOf(factoryStatus.admins),
+        econ: isOneOf(econStatus?.admins),
       };
     },
   });

@@ -129,6 +129,11 @@ const adminCanisters = createRoute({
   path: "/canisters",
   component: lazyRouteComponent(() => import("./pages/admin/CanistersPage.tsx"), "CanistersPage"),
 });
+const adminEconomics = createRoute({
+  getParentRoute: () => admin,
+  path: "/economics",
+  component: lazyRouteComponent(() => import("./pages/admin/EconomicsPage.tsx"), "EconomicsPage"),
+});
 const adminAudit = createRoute({
   getParentRoute: () => admin,
   path: "/audit",
@@ -152,7 +157,7 @@ export const router = createRouter({
       project.addChildren([projectWork, projectTask, projectMessages, projectPlan, projectLog]),
       subscription.addChildren([tier, usage, invoices, wallets]),
       account,
-      admin.addChildren([adminModels, adminModel, adminProposals, adminCanisters, adminAudit, adminRoles]),
+      admin.addChildren([adminModels, adminModel, adminProposals, adminCanisters, adminEconomics, adminAudit, adminRoles]),
     ]),
   ]),
   scrollRestoration: true,

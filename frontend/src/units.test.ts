@@ -5,6 +5,8 @@ import { expect, test } from "vitest";
 import { environmentOf, isLocal } from "./env.ts";
 import { explain } from "./errors.ts";
 import { readable } from "./export.ts";
+import { frontierOf } from "./frontier.ts";
+import type { Manifest } from "./queries.ts";
 import { ago, bytes, compact, count, duration, shorten } from "./format.ts";
 import { parse, stringify } from "./offline.ts";
 
@@ -78,4 +80,18 @@ test("errors that are not the canisters' say what to do, too", () => {
   expect(explain(new Error("Failed to fetch"))).toEqual({ what: "The network does not answer.", todo: "Check your connection and try again." });
   expect(explain(new CanisterError({ Surprise: { field: "x" } })).what).toBe("Surprise: field x");
   expect(explain("odd").what).toBe("odd");
+});
+
+test("on the frontier is what nothing smaller beats, of the same original measured on the same text", () => {
+  const manifest = (bits: number, kl: number, text = "a tale"): Manifest => ({
+    name: "m",
+    architecture: "llama",
+    chat_template: null,
+    compression: { parameters: 7, bits_per_weight_file: bits, bytes: 1_000 * bits },
+    verification: { text, perplexity_original: 9, kl, top1_agreement: 0.5 },
+  });
+  const all = [manifest(3, 0.1), manifest(1, 0.9), manifest(2, 0.95), manifest(4, 0.05, "news")];
+  const sizes = frontierOf(manifest(2, 0.2), all.map((it, at) => ({ id: String(at), name: "m", manifest: it })));
+  expect(sizes.map(({ id, best }) => [id, best])).toEqual([["1", true], ["2", false], ["0", true]]);
+  expect(frontierOf(manifest(2, 0.2), [{ id: "", name: "", manifest: { ...manifest(1, 1), verification: null } }])).toEqual([]);
 });

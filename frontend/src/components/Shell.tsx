@@ -22,7 +22,7 @@ export function Shell() {
     ? [
         ...("coordinator" in environment.canisters ? [{ to: "/projects", label: "Projects", icon: Workflow } as const] : []),
         { to: "/agents", label: "Agents", icon: Bot },
-        ...("econ" in environment.canisters ? [{ to: "/subscription", label: "Subscription", short: "Plan", icon: Wallet } as const] : []),
+        ...("econ" in environment.canisters ? [{ to: "/subscription", label: "Subscription", short: "Billing", icon: Wallet } as const] : []),
         ...(isAdmin(rights.data) ? [{ to: "/admin", label: "Administration", short: "Admin", icon: ShieldCheck } as const] : []),
         { to: "/account", label: "Account", icon: UserRound },
       ]

@@ -17,7 +17,7 @@ export const cx = (...names: (string | false | undefined)[]) => names.filter(Boo
 const LOOKS = {
   primary: "bg-accent text-accent-ink border-transparent hover:brightness-110",
   plain: "bg-panel text-ink border-strong-line hover:bg-sunken",
-  quiet: "bg-transparent text-ink border-transparent hover:bg-sunken",
+  quiet: "bg-transparent text-ink border-transparent hover:bg-sunken aria-pressed:bg-accent-soft",
   danger: "bg-panel text-bad border-bad hover:bg-bad-soft",
 };
 
@@ -194,7 +194,7 @@ export function Loading({ lines = 3 }: { lines?: number }) {
 /** How much is done of something. */
 export function Progress({ done, of, label }: { done: number; of: number; label: string }) {
   return (
-    <progress value={done} max={Math.max(1, of)} aria-label={label} className="h-2 w-full overflow-hidden rounded-full accent-accent">
+    <progress value={done} max={Math.max(1, of)} aria-label={label} className="h-2 w-full appearance-none overflow-hidden rounded-full bg-sunken [&::-moz-progress-bar]:bg-accent [&::-webkit-progress-bar]:bg-sunken [&::-webkit-progress-value]:bg-accent">
       {Math.round((100 * done) / Math.max(1, of))} %
     </progress>
   );

@@ -1,6 +1,7 @@
 // The person's own wallet, in a window of its own: OISY, or any that speaks ICRC-25, 27, 29 and 49.
 
 import { Principal } from "@icp-sdk/core/principal";
+import type { Environment } from "../env.ts";
 import { type econTypes as types, paymentSubaccount } from "@ohms/client";
 
 const DAY_NS = 86_400_000_000_000n;
@@ -17,16 +18,13 @@ export async function loadWallet() {
 
 type Wallet = Awaited<ReturnType<Awaited<ReturnType<typeof loadWallet>>["IcrcWallet"]["connect"]>>;
 
-/** Where the wallet is, and where the network is. */
-export interface Place {
-  wallet: string;
-  host: string;
-}
+/** Where the wallet is, and where it reaches a local network. */
+export type Place = Pick<Environment, "wallet" | "walletHost">;
 
 /** Opens the wallet, has the person choose an account, does something with it, and closes it. */
 async function withWallet<T>(place: Place, use: (wallet: Wallet, owner: string) => Promise<T>): Promise<T> {
   const { IcrcWallet } = await loadWallet();
-  const wallet = await IcrcWallet.connect({ url: place.wallet, host: place.host });
+  const wallet = await IcrcWallet.connect({ url: place.wallet, ...(place.walletHost && { host: place.walletHost }) });
   try {
     const { allPermissionsGranted } = await wallet.requestPermissionsNotGranted();
     if (!allPermissionsGranted) throw new Error("The wallet was not allowed to show its account or to pay.");

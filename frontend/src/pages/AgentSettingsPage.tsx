@@ -1,6 +1,7 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import { hex, unwrap } from "@ohms/client";
+import { Principal } from "@icp-sdk/core/principal";
+import { type agentTypes, hex, unwrap } from "@ohms/client";
 import { Loaded } from "../components/Loaded.tsx";
 import { Button, ConfirmButton, ErrorNotice, Facts, Id, Loading, Notice, Panel, Progress } from "../components/ui.tsx";
 import { bytes, compact } from "../format.ts";
@@ -17,7 +18,7 @@ export function AgentSettingsPage() {
 
 function Settings({ canister }: { canister: string }) {
   const { key, record } = useAgentOfPage();
-  const { principal } = useSignedIn();
+  const { environment, principal } = useSignedIn();
   const canisters = useCanisters();
   const queries = useQueryClient();
   const navigate = useNavigate();
@@ -34,7 +35,11 @@ function Settings({ canister }: { canister: string }) {
     onSuccess: () => navigate({ to: "/agents" }),
     onSettled: refresh,
   });
-  const error = load.error ?? queue.error ?? deletion.error;
+  const permission = useMutation({
+    mutationFn: async (coordinator: [] | [Principal]) => unwrap(await agent.set_coordinator(coordinator)),
+    onSettled: refresh,
+  });
+  const error = load.error ?? queue.error ?? permission.error ?? deletion.error;
   return (
     <div className="grid gap-4">
       {error && <ErrorNotice error={error} />}
@@ -100,6 +105,9 @@ function Settings({ canister }: { canister: string }) {
                   ]}
                 />
               </Panel>
+              {"coordinator" in environment.canisters && (
+                <Permission status={it} coordinator={canisters.id("coordinator")} busy={permission.isPending} onChange={permission.mutate} />
+              )}
             </>
           );
         }}
@@ -113,5 +121,42 @@ function Settings({ canister }: { canister: string }) {
         </div>
       </Panel>
     </div>
+  );
+}
+
+/** Whether projects may give this agent tasks. */
+function Permission({
+  status,
+  coordinator,
+  busy,
+  onChange,
+}: {
+  status: agentTypes.AgentStatus;
+  coordinator: string;
+  busy: boolean;
+  onChange: (coordinator: [] | [Principal]) => void;
+}) {
+  const allowed = status.coordinator[0]?.toText() === coordinator;
+  return (
+    <Panel
+      title="Projects"
+      actions={
+        allowed ? (
+          <Button busy={busy} onClick={() => onChange([])}>
+            Forbid it
+          </Button>
+        ) : (
+          <Button busy={busy} onClick={() => onChange([Principal.fromText(coordinator)])}>
+            Allow it
+          </Button>
+        )
+      }
+    >
+      <p className="max-w-prose text-ink-2">
+        {allowed
+          ? "Your projects may give this agent tasks, and read what came of them. The coordinator sees none of its other jobs."
+          : "Your projects may not give this agent tasks. What waits for it in a project waits for you."}
+      </p>
+    </Panel>
   );
 }

@@ -91,7 +91,8 @@ export function useLog(id: bigint) {
     queryFn: () => readLog((args) => coordinator().events(args), id, queries.getQueryData<Log>(queryKey)),
     refetchInterval: ({ state }) => {
       const project = queries.getQueryData<types.Project>(projectKey(me, id));
-      return !state.data || (project && isOpen(project)) ? POLL_MS : REST_MS;
+      const unsettled = project !== undefined && project.started_at_ns.length > 0 && !project.settled;
+      return !state.data || unsettled || (project && isOpen(project)) ? POLL_MS : REST_MS;
     },
   });
   const last = log.data?.events.at(-1)?.sequence;

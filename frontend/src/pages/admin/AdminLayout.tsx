@@ -8,6 +8,7 @@ const TABS = [
   ["/admin", "Models"],
   ["/admin/proposals", "Proposals"],
   ["/admin/canisters", "Canisters"],
+  ["/admin/economics", "Economics"],
   ["/admin/audit", "Audit log"],
   ["/admin/roles", "Roles"],
 ] as const;
@@ -21,7 +22,7 @@ export function AdminLayout() {
   return (
     <>
       <Tabs label="Administration">
-        {TABS.map(([to, label]) => (
+        {TABS.filter(([to]) => to !== "/admin/economics" || rights.data.econ).map(([to, label]) => (
           <Tab key={to} to={to} activeOptions={{ exact: to === "/admin" }}>
             {label}
           </Tab>

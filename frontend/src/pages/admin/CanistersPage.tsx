@@ -19,6 +19,8 @@ export function CanistersPage() {
       <div className="grid gap-4">
         <ModelHealth />
         <FactoryHealth />
+        <CoordinatorHealth />
+        <EconHealth />
         <SiteHealth />
         {rights.data?.factory && <Templates />}
         {rights.data?.factory && <Journal />}
@@ -36,9 +38,10 @@ function Health({ title, id, cycles, facts }: { title: string; id: string; cycle
   );
 }
 
-function useStatus<T>(name: string, read: () => Promise<T>) {
+/** What a canister of the suite says of itself. */
+export function useStatus<T>(name: string, read: () => Promise<T>, enabled = true) {
   const { principal } = useSignedIn();
-  return useQuery({ queryKey: [principal.toText(), "status", name], queryFn: read, refetchInterval: 10_000 });
+  return useQuery({ queryKey: [principal.toText(), "status", name], queryFn: read, enabled, refetchInterval: 10_000 });
 }
 
 function ModelHealth() {
@@ -80,6 +83,56 @@ function FactoryHealth() {
             ["Spare canisters", String(it.spares)],
             ["Cycles of a new agent", compact(it.config.agent_cycles)],
             ["Agents per person", it.config.max_agents_per_owner],
+          ]}
+        />
+      )}
+    </Loaded>
+  );
+}
+
+function CoordinatorHealth() {
+  const { coordinator, id } = useCanisters();
+  const known = "coordinator" in useSession().environment.canisters;
+  const status = useStatus("coordinator", () => coordinator().status(), known);
+  if (!known) return null;
+  return (
+    <Loaded query={status}>
+      {(it) => (
+        <Health
+          title="Coordinator"
+          id={id("coordinator")}
+          cycles={it.cycles}
+          facts={[
+            ["Version", it.version],
+            ["Workspaces at work", String(it.active_workspaces)],
+            ["Calls under way", `${it.calls} of at most ${it.settings.config.max_concurrent}`],
+            ["Agents of a plan", `at most ${it.settings.config.max_agents}`],
+            ["Tasks of a project", `at most ${it.settings.config.max_tasks}`],
+            ["Projects of a person at work", `at most ${it.settings.config.max_open_projects}`],
+          ]}
+        />
+      )}
+    </Loaded>
+  );
+}
+
+function EconHealth() {
+  const { econ, id } = useCanisters();
+  const known = "econ" in useSession().environment.canisters;
+  const status = useStatus("econ", () => econ().status(), known);
+  if (!known) return null;
+  return (
+    <Loaded query={status}>
+      {(it) => (
+        <Health
+          title="Economics"
+          id={id("econ")}
+          cycles={it.cycles}
+          facts={[
+            ["Version", it.version],
+            ["Accounts", String(it.accounts)],
+            ["Invoices", String(it.invoices)],
+            ["Payments under way", `${it.payments_in_progress} of at most ${it.config.max_concurrent}`],
           ]}
         />
       )}
@@ -191,7 +244,7 @@ function Journal() {
                 rows={all}
                 keyOf={(entry) => String(entry.index)}
                 columns={[
-                  { title: "No.", right: true, cell: (entry) => String(entry.index) },
+                  { title: "No.", cell: (entry) => String(entry.index) },
                   { title: "Agent", cell: (entry) => <span className="break-all">{entry.key}</span> },
                   { title: "Owner", wide: true, cell: (entry) => <Id value={entry.owner.toText()} label="principal" /> },
                   { title: "Step", cell: (entry) => `${tag(entry.step)}: ${phase(entry.phase)}` },

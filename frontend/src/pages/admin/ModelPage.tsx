@@ -8,6 +8,7 @@ import { bytes, compact, dateOf } from "../../format.ts";
 import { type Manifest, mayVote, useManifest, useRights } from "../../queries.ts";
 import { useCanisters, useSignedIn } from "../../session.tsx";
 import { modelState } from "../../words.ts";
+import { Frontier } from "./Frontier.tsx";
 
 const bytesOf = (digits: string) => Uint8Array.from(digits.match(/../g) ?? [], (byte) => parseInt(byte, 16));
 
@@ -74,6 +75,7 @@ export function ModelPage() {
                 </Panel>
                 {!("NotStarted" in record.validation) && <ValidationPanel modelId={modelId} running={"Running" in record.validation} />}
                 <Loaded query={manifest}>{(it) => <ManifestPanels manifest={it} />}</Loaded>
+                {manifest.data?.verification && <Frontier manifest={manifest.data} current={digits} />}
               </div>
             </>
           );

@@ -44,7 +44,7 @@ export function PlanFacts({ project }: { project: types.Project }) {
               rows={plan.tasks.slice(0, tasks)}
               keyOf={(task) => String(task.id)}
               columns={[
-                { title: "No.", right: true, cell: (task) => String(task.id) },
+                { title: "No.", cell: (task) => String(task.id) },
                 { title: "Task", cell: (task) => <span className="break-words">{task.title}</span> },
                 { title: "Role", cell: (task) => ("Vote" in task.kind ? <Badge>Vote, {task.kind.Vote.quorum} must agree</Badge> : task.role) },
                 { title: "After", cell: (task) => Array.from(task.after).join(", ") || "at once" },

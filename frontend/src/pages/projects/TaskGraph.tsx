@@ -47,12 +47,10 @@ function Node({ project, task, x, y }: { project: bigint; task: types.Task; x: n
   const { plan } = task;
   const { tone, words } = taskState(task.state);
   const who = task.attempts.at(-1)?.agent ?? ("Vote" in plan.kind ? "a vote" : plan.role);
-  const after = Array.from(plan.after);
   return (
     <Link
       to="/projects/$project/tasks/$task"
       params={{ project: String(project), task: String(plan.id) }}
-      aria-label={`Task ${plan.id}, ${plan.title}: ${words}, ${who}${after.length > 0 ? `, after ${after.join(", ")}` : ""}`}
       className="group"
     >
       <rect

@@ -77,7 +77,7 @@ function Details({ project, task }: { project: bigint; task: types.Task }) {
               rows={task.attempts}
               keyOf={(attempt) => String(attempt.number)}
               columns={[
-                { title: "Attempt", right: true, cell: (attempt) => String(attempt.number) },
+                { title: "Attempt", cell: (attempt) => String(attempt.number) },
                 { title: "Agent", cell: (attempt) => <AgentOfAttempt attempt={attempt} /> },
                 { title: "How far", cell: (attempt) => <span className="break-words">{attemptStage(attempt.stage)}</span> },
                 { title: "Began", wide: true, cell: (attempt) => <When date={dateOf(attempt.began_at_ns)} /> },

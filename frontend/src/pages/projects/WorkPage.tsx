@@ -2,7 +2,7 @@ import { Link } from "@tanstack/react-router";
 import { type coordinatorTypes as types, hex, optional, tag } from "@ohms/client";
 import { lazy, Suspense, useState } from "react";
 import { Loaded } from "../../components/Loaded.tsx";
-import { Badge, Button, cx, Empty, Loading, More, Notice, Panel, Progress, Table } from "../../components/ui.tsx";
+import { Badge, Button, Empty, Loading, More, Notice, Panel, Progress, Table } from "../../components/ui.tsx";
 import { compact, count, dateOf, duration } from "../../format.ts";
 import { hasEnded, useArtifact, useLog, useProject, useTasks } from "../../projects/queries.ts";
 import { spansOf } from "../../projects/timeline.ts";
@@ -91,7 +91,7 @@ function Work({ project, tasks }: { project: types.Project; tasks: types.Task[] 
         actions={
           <div role="group" aria-label="View" className="flex">
             {VIEWS.map((name) => (
-              <Button key={name} look="quiet" aria-pressed={view === name} onClick={() => setView(name)} className={cx(view === name && "bg-accent-soft")}>
+              <Button key={name} look="quiet" aria-pressed={view === name} onClick={() => setView(name)}>
                 {name}
               </Button>
             ))}
@@ -120,7 +120,7 @@ function TaskList({ project, tasks }: { project: bigint; tasks: types.Task[] }) 
         rows={tasks.slice(0, shown)}
         keyOf={(task) => String(task.plan.id)}
         columns={[
-          { title: "No.", right: true, cell: (task) => String(task.plan.id) },
+          { title: "No.", cell: (task) => String(task.plan.id) },
           {
             title: "Task",
             cell: (task) => (

@@ -26,7 +26,7 @@ export function InvoicesPage() {
                 rows={all.slice(0, shown)}
                 keyOf={(invoice) => String(invoice.id)}
                 columns={[
-                  { title: "No.", right: true, cell: (invoice) => String(invoice.id) },
+                  { title: "No.", cell: (invoice) => String(invoice.id) },
                   { title: "For", cell: (invoice) => `${invoice.terms.tier}: ${invoiceKind(invoice.kind).toLowerCase()}` },
                   { title: "Issued", wide: true, cell: (invoice) => <When date={dateOf(invoice.issued_ns)} /> },
                   { title: "Credit", right: true, wide: true, cell: (invoice) => (invoice.credit_cents > 0n ? dollars(invoice.credit_cents) : "") },

@@ -55,8 +55,7 @@ export function Payment({
     let method: types.PaymentMethod | undefined;
     if (needsWallet) {
       if (!ledger || !quote.data) throw new Error("The price is not known yet: try again in a moment.");
-      const place = { wallet: environment.wallet, host: location.origin };
-      method = await approve(place, id("econ"), principal, ledger.args.canister, allowance(quote.data));
+      method = await approve(environment, id("econ"), principal, ledger.args.canister, allowance(quote.data));
     }
     if (renewalsOnly) {
       if (method) unwrap(await econ().set_payment_method(method));

@@ -42,7 +42,7 @@ function Chart() {
       actions={
         <div role="group" aria-label="What is shown" className="flex">
           {(Object.keys(MEASURES) as (keyof typeof MEASURES)[]).map((name) => (
-            <Button key={name} look="quiet" aria-pressed={measure === name} className={measure === name ? "bg-accent-soft" : ""} onClick={() => setMeasure(name)}>
+            <Button key={name} look="quiet" aria-pressed={measure === name} onClick={() => setMeasure(name)}>
               {name}
             </Button>
           ))}
@@ -100,7 +100,7 @@ function Runs() {
                 rows={all}
                 keyOf={(run) => String(run.sequence)}
                 columns={[
-                  { title: "No.", right: true, cell: (run) => String(run.sequence) },
+                  { title: "No.", cell: (run) => String(run.sequence) },
                   { title: "When", cell: (run) => <When date={dateOf(run.time_ns)} /> },
                   { title: "Settled by", wide: true, cell: (run) => <Id value={run.agent.toText()} label="canister id" /> },
                   { title: "Tokens", right: true, cell: (run) => (run.envelope.tokens_in + run.envelope.tokens_out).toLocaleString("en") },

@@ -148,7 +148,7 @@ function Balance({ holder, token, wallet }: Part) {
     if (amount === undefined) return;
     const account = await econ().deposit_account(Principal.fromText(holder.principal));
     // The deposit itself costs a fee: it goes from the wallet's own account to that of all wallets.
-    await transfer({ wallet: environment.wallet, host: location.origin }, token.args.canister, account, amount + token.fee);
+    await transfer(environment, token.args.canister, account, amount + token.fee);
     unwrap(await econ().deposit(idOf(holder, token)));
     setText("");
   });
@@ -297,7 +297,7 @@ function Escrows({ holder, token }: { holder: Holder; token: types.LedgerInfo })
                 rows={all}
                 keyOf={(escrow) => String(escrow.id)}
                 columns={[
-                  { title: "No.", right: true, cell: (escrow) => String(escrow.id) },
+                  { title: "No.", cell: (escrow) => String(escrow.id) },
                   { title: "For", cell: (escrow) => ("Job" in escrow.args.purpose ? escrow.args.purpose.Job.job : "Transfer") },
                   { title: "To", wide: true, cell: (escrow) => <Id value={escrow.args.payee.toText()} label="principal" /> },
                   { title: "Amount", right: true, cell: (escrow) => `${tokenAmount(escrow.args.amount, token.decimals)} ${token.symbol}` },

@@ -1,0 +1,218 @@
+// The journey from a sentence to agents that work: plan, subscription, payment, project, usage, wallet.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { inspect } from "./browser.mjs";
+
+const WISH = "Create three agents that write a tale, review it and title it";
+const NAME = "maker";
+
+/** Presses the buttons of the wallet's window one after the other, and waits until it has closed. */
+export async function inWallet(page, press, buttons, look = async () => undefined) {
+  const opened = page.waitForEvent("popup");
+  await press();
+  const window = await opened;
+  for (const name of buttons) {
+    const button = window.getByRole("button", { name, exact: true });
+    await button.waitFor();
+    await look(window, name);
+    const closed = window.waitForEvent("close", { timeout: 180_000 });
+    await button.click();
+    if (name === buttons.at(-1)) await closed;
+    else closed.catch(() => undefined);
+  }
+}
+
+/** Adds the tests; `enter` signs somebody in at a path, `at` makes an address. */
+export function projectJourneys({ enter, at }) {
+  let page;
+  const heading = (name) => page.getByRole("heading", { level: 1, name, exact: true });
+  /** The address of the project, to find it again. */
+  let project;
+
+  test("a sentence that is not clear gets a question, and its answer a plan", async () => {
+    ({ page } = await enter(NAME, "/projects"));
+    await heading("Projects").waitFor();
+    await page.getByText("No project yet").waitFor();
+    await inspect(page, "projects-empty");
+    await page.getByLabel("What shall be done?").fill("I want some agents");
+    await page.keyboard.press("Tab");
+    await page.getByRole("button", { name: "Make a plan" }).click();
+    await page.getByText("What should the agents do?").waitFor();
+    await inspect(page, "project-question");
+    await page.getByRole("button", { name: "writer", exact: true }).click();
+    await page.getByRole("button", { name: "Answer", exact: true }).click();
+    await page.getByText("Waits for your approval").waitFor();
+    await page.getByText("p1-writer-1").waitFor();
+    await page.getByRole("button", { name: "Drop this plan" }).click();
+    await page.getByText("Cancelled", { exact: true }).waitFor();
+  });
+
+  test("a sentence becomes a plan with agents, tasks, reasons and its cost, before anything runs", async () => {
+    await page.getByRole("link", { name: "Projects" }).first().click();
+    await page.getByLabel("What shall be done?").fill(WISH);
+    await page.getByText("More settings").click();
+    await page.getByLabel("Tokens of a task at most").fill("40");
+    await page.getByRole("button", { name: "Make a plan" }).click();
+    await heading(WISH).waitFor();
+    project = page.url();
+    await page.getByRole("region", { name: "Agents of the plan" }).getByText("Created for this").nth(2).waitFor();
+    assert.equal(await page.getByRole("region", { name: "Tasks of the plan" }).getByRole("row").count(), 4);
+    await page.getByText("You need a subscription to run it.").waitFor();
+    await inspect(page, "project-plan");
+  });
+
+  test("a subscription is paid from a wallet of its own", async () => {
+    await page.getByRole("link", { name: "Choose a subscription" }).click();
+    await page.getByText("Not subscribed").waitFor();
+    await page.getByRole("button", { name: "Subscribe to Basic" }).waitFor();
+    await inspect(page, "subscription-none");
+    await page.getByRole("button", { name: "Subscribe to Basic" }).click();
+    await page.getByText("29 USD ($29.00)").waitFor();
+    await inspect(page, "subscription-payment");
+    const said = [];
+    await inWallet(page, () => page.getByRole("button", { name: "Approve with the local wallet" }).click(), ["Allow", "Approve"], async (window) => {
+      said.push(await window.getByRole("main").textContent());
+    });
+    // Three periods with a fee each, to the account of this user alone.
+    assert.match(said[1], /87\.03 USD/);
+    await page.getByText("Active", { exact: true }).waitFor();
+    await page.getByText(/^Renews on/).waitFor();
+    await inspect(page, "subscription");
+    await page.getByRole("link", { name: "Invoices" }).click();
+    await page.getByRole("row", { name: /Basic: first period/ }).getByText("Paid").waitFor();
+    await inspect(page, "invoices");
+    const downloading = page.waitForEvent("download");
+    await page.getByRole("button", { name: "Save as CSV" }).click();
+    const lines = readFileSync(await (await downloading).path(), "utf8").trim().split(/\r?\n/);
+    assert.equal(lines.length, 2);
+    assert.match(lines[1], /Basic/);
+  });
+
+  test("approved, three agents come to be and work one after the other", async () => {
+    await page.goto(project);
+    await page.getByText(/of 5 left/).waitFor();
+    await page.getByRole("button", { name: "Approve and begin" }).click();
+    await page.getByText("Running", { exact: true }).waitFor();
+    await inspect(page, "project-running");
+    // It can be left and found again.
+    await page.getByRole("link", { name: "Projects" }).first().click();
+    await page.getByRole("link", { name: WISH }).waitFor();
+    await inspect(page, "projects");
+    await page.getByRole("link", { name: WISH }).click();
+    await page.getByText("Completed", { exact: true }).waitFor();
+    await page.getByRole("heading", { name: "Result" }).waitFor();
+    await page.getByRole("region", { name: "Graph of tasks" }).waitFor();
+    assert.equal(await page.getByRole("region", { name: "Graph of tasks" }).getByRole("link", { name: /Done/ }).count(), 3);
+    await inspect(page, "project-graph");
+    await page.getByRole("button", { name: "Timeline" }).click();
+    assert.equal(await page.getByRole("list", { name: "Timeline of tasks" }).getByRole("listitem").count(), 3);
+    await inspect(page, "project-timeline");
+    await page.getByRole("button", { name: "List" }).click();
+    assert.equal(await page.getByRole("region", { name: "Tasks" }).getByRole("row").count(), 4);
+    await inspect(page, "project-list");
+  });
+
+  test("what they said, did and made can be read, rated and verified", async () => {
+    await page.getByRole("link", { name: "Messages" }).click();
+    await page.getByText("Response", { exact: true }).nth(2).waitFor();
+    await inspect(page, "project-messages");
+    await page.getByRole("link", { name: "Log" }).click();
+    await page.getByText(/^Settled: .* tokens\.$/).waitFor();
+    await inspect(page, "project-log");
+    await page.getByRole("link", { name: "Plan", exact: true }).click();
+    await page.getByRole("region", { name: "Agents of the plan" }).waitFor();
+    await page.getByRole("link", { name: "Work" }).click();
+    await page.getByRole("button", { name: "List" }).click();
+    await page.getByRole("region", { name: "Tasks" }).getByRole("link").first().click();
+    await page.getByRole("button", { name: "4 stars" }).click();
+    await page.getByRole("button", { name: "4 stars", pressed: true }).waitFor();
+    await inspect(page, "project-task");
+    await page.getByRole("link", { name: /and its receipt/ }).click();
+    await page.getByRole("button", { name: "Verify in this browser" }).click();
+    await page.getByText("All of it holds").waitFor();
+  });
+
+  test("what was used is charged and drawn", async () => {
+    await page.getByRole("link", { name: "Subscription" }).click();
+    await page.getByText(/^3 of 10 used/).waitFor();
+    // What was reserved for the project is settled with what it took.
+    await page.getByText(/^[1-9]\d* of 100 k used$/).waitFor();
+    await page.getByRole("link", { name: "Usage" }).click();
+    await page.getByRole("img", { name: /^Tokens by day: / }).waitFor();
+    await inspect(page, "usage");
+    await page.getByRole("button", { name: "Show as a table" }).click();
+    await page.getByRole("region", { name: "Tokens by day" }).waitFor();
+  });
+
+  test("a task whose agent does not obey waits for its owner, and goes on", async () => {
+    const agent = "p2-writer-1";
+    const permission = async (button) => {
+      await page.goto(at(`/agents/${agent}/settings`));
+      await page.getByRole("button", { name: button }).click();
+      await page.getByRole("button", { name: button === "Forbid it" ? "Allow it" : "Forbid it" }).waitFor();
+    };
+    await permission("Forbid it");
+    await page.goto(at("/projects"));
+    await page.getByLabel("What shall be done?").fill("Write a tale about a fox");
+    await page.getByText("More settings").click();
+    await page.getByLabel("Tokens of a task at most").fill("12");
+    await page.getByRole("button", { name: "Make a plan" }).click();
+    await page.getByText("You have it already").waitFor();
+    await page.getByRole("button", { name: "Approve and begin" }).click();
+    await page.getByText("1 task for you").first().waitFor();
+    await page.getByText("Needs your permission").first().waitFor();
+    await inspect(page, "project-dead-letter");
+    const address = page.url();
+    await permission("Allow it");
+    await page.goto(address);
+    await page.getByRole("button", { name: "Try again" }).click();
+    await page.getByText("Completed", { exact: true }).waitFor();
+  });
+
+  test("a project that runs can be cancelled", async () => {
+    await page.goto(at("/agents/p2-writer-1/settings"));
+    await page.getByRole("button", { name: "Pause the queue" }).click();
+    await page.getByRole("button", { name: "Resume the queue" }).waitFor();
+    await page.goto(at("/projects"));
+    await page.getByLabel("What shall be done?").fill("Write a tale about an owl");
+    await page.getByRole("button", { name: "Make a plan" }).click();
+    await page.getByRole("button", { name: "Approve and begin" }).click();
+    await page.getByText("1 worked on").waitFor();
+    await page.getByRole("button", { name: "Cancel project" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Cancel the project" }).click();
+    await page.getByText("Cancelled", { exact: true }).first().waitFor();
+  });
+
+  test("a wallet is opened, filled, limited and emptied", async () => {
+    await page.goto(at("/subscription/wallets"));
+    await page.getByRole("button", { name: "Open the wallet" }).click();
+    await page.getByText("None yet").waitFor();
+    await page.getByLabel("Put in, USD").fill("5");
+    await inWallet(page, () => page.getByRole("button", { name: "Pay with the local wallet" }).click(), ["Approve"]);
+    await page.getByText("5", { exact: true }).waitFor();
+    await page.getByLabel("In a day, USD").fill("2.5");
+    await page.getByRole("button", { name: "Set the limits" }).click();
+    await page.getByText("They hold from now on.").waitFor();
+    await inspect(page, "wallet");
+    await page.getByLabel("To the account of").fill("2vxsx-fae");
+    await page.getByLabel("Amount, USD").fill("4.99");
+    await page.getByRole("button", { name: "Take out" }).click();
+    await page.getByText("On its way.").waitFor();
+    await page.getByText("0", { exact: true }).waitFor();
+  });
+
+  test("a tier can be changed and a subscription cancelled, and both taken back", async () => {
+    await page.getByRole("link", { name: "Tier", exact: true }).click();
+    await page.getByRole("button", { name: "Change to Pro" }).click();
+    await page.getByLabel("With the next period").click();
+    await page.getByRole("button", { name: "Change the tier" }).click();
+    await page.getByText(/^Renews on .* as Pro\.$/).waitFor();
+    await page.getByRole("button", { name: "Cancel", exact: true }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Cancel it" }).click();
+    await page.getByText(/^Ends on .* and is not renewed\.$/).waitFor();
+    await page.getByRole("button", { name: "Take the cancellation back" }).click();
+    await page.getByText("Active", { exact: true }).waitFor();
+  });
+}
