@@ -145,7 +145,8 @@ impl Client {
         decode::<T, E>(&reply.with_context(|| method.to_string())?, method)
     }
 
-    async fn query<T, E>(
+    /// Calls a query method.
+    pub async fn query<T, E>(
         &self,
         canister: Principal,
         method: &str,

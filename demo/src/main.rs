@@ -1,11 +1,13 @@
 //! The main job, end to end, on the embedded local network: `novaq compress`, `novaq upload`, an agent canister that
-//! writes a tale from those weights, and a native run that has to write the same.
+//! writes a tale from those weights, and a native run that has to write the same; then a subscription, and a team of agents that a
+//! sentence makes.
 
 mod canisters;
 mod economy;
 mod network;
 mod report;
 mod site;
+mod team;
 
 use anyhow::{Context, ensure};
 use canisters::{Agent, Client};
@@ -118,8 +120,9 @@ async fn main() -> anyhow::Result<()> {
     };
 
     step("agent");
+    let agent_model = model_id.parse()?;
     let agent =
-        client.create_agent(factory, model_canister, model_id.parse()?, args.slice_instructions).await?;
+        client.create_agent(factory, model_canister, agent_model, args.slice_instructions).await?;
     fact("agent", agent.id);
     let params = GenerationParams {
         max_tokens: args.max_tokens,
@@ -170,8 +173,12 @@ async fn main() -> anyhow::Result<()> {
     ])?;
     novaq(&["replay".as_ref(), receipt.as_os_str(), "--model".as_ref(), artifact.as_os_str()])?;
 
+    let user = Client::connect(&network, network::local_identity(site::USER)).await?;
+    let canisters = team::Canisters { model: model_canister, factory };
+    let team = team::run(&client, &user, &canisters, agent_model).await?;
+
     step("result");
-    let report = Report::new(&inspected, &status, &progress.job.counts, native_equal)?;
+    let report = Report::new(&inspected, &status, &progress.job.counts, native_equal, team)?;
     print!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;

@@ -1,5 +1,6 @@
 //! The closing table.
 
+use crate::team::TeamReport;
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
@@ -25,6 +26,8 @@ pub struct Report {
     instructions_per_token: f64,
     instructions_per_token_and_parameter: f64,
     tokens_per_40b: f64,
+    #[serde(flatten)]
+    team: TeamReport,
 }
 
 impl Report {
@@ -34,6 +37,7 @@ impl Report {
         agent: &AgentStatus,
         job: &JobCounts,
         native_equal: bool,
+        team: TeamReport,
     ) -> anyhow::Result<Self> {
         let load = &agent.load_counts;
         let (Some(from), Some(to)) = (load.started_at_ns, load.finished_at_ns) else {
@@ -57,6 +61,7 @@ impl Report {
             instructions_per_token: per_token,
             instructions_per_token_and_parameter: per_token / parameters,
             tokens_per_40b: MESSAGE_INSTRUCTIONS / per_token,
+            team,
         })
     }
 }
@@ -86,6 +91,8 @@ impl fmt::Display for Report {
                 format!("{:.2}", self.instructions_per_token_and_parameter),
             ),
             ("tokens per 40 B instructions", format!("{:.0}", self.tokens_per_40b)),
+            ("team", self.team.to_string()),
+            ("the sixth agent", self.team.sixth_agent.clone()),
         ];
         for (name, value) in rows {
             writeln!(f, "{name:<40} {value}")?;

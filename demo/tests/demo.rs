@@ -1,5 +1,5 @@
 //! The demo itself on a small synthetic artifact: `novaq upload` and `novaq models activate` against the model canister, an
-//! agent from the factory, and the same tokens natively.
+//! agent from the factory, the same tokens natively, and a team of agents within a subscription.
 
 use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, RopeScaling, Variant};
@@ -57,6 +57,9 @@ fn the_main_job_ends_with_equal_tokens() {
     assert!(output.status.success(), "{said}");
     let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(report["native_equal"], true, "{said}");
+    assert_eq!(report["team_tasks"], 3, "{said}");
+    assert!(report["team_tokens"].as_u64().unwrap() > 0);
+    assert!(report["sixth_agent"].as_str().unwrap().contains("agents"), "{said}");
     assert!(
         report["tokens"].as_u64().unwrap() >= 1 && report["instructions_per_token"].as_f64().unwrap() > 0.0
     );

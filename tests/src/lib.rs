@@ -3,6 +3,7 @@
 //! The network is whatever server `POCKET_IC_BIN` names: the project's `local-net` or a PocketIC.
 
 pub mod artifact;
+pub mod coordinator;
 pub mod exchange_rate;
 pub mod faults;
 pub mod golden;

@@ -81,6 +81,8 @@ enum Bench {
     Agent,
     /// Instructions of reserving and settling quota, by the number of accounts.
     Econ,
+    /// Tasks per hour of the network's time through the coordinator, by the number of agents.
+    Coordinator,
     /// Time of calls, queries, certificates and instances on the local network.
     LocalNet,
     /// Queries per second of the model repository on the local network.
@@ -120,6 +122,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
         Task::Bench { what: Bench::Econ } => on_the_network("econ", &[]),
+        Task::Bench { what: Bench::Coordinator } => on_the_network("coordinator", &[]),
         Task::Bench { what: Bench::LocalNet } => {
             // The benchmark starts the server, and installs a canister written in Rust.
             cargo::build_all()?;

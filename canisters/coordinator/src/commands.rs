@@ -7,19 +7,20 @@ use shared_types::coordinator::{
     ProjectId, ProjectState, RateTaskArgs, RevisePlanArgs, RoleTemplate, SendMessageArgs, TaskKey, TaskState,
     message,
 };
-use shared_types::{Digest, FieldError, ModelId};
+use shared_types::receipt::hash_of;
+use shared_types::{FieldError, ModelId};
 
 use crate::decide::Next;
 use crate::graph::{self, Flatten, too_many};
-use crate::planner::Planner;
+use crate::planner::{ChosenModel, Planner};
 use crate::retry;
 use crate::workspace::{ProjectEntry, Workspace};
 
 /// Most events of a workspace: about a hundred thousand tasks.
 pub const MAX_EVENTS: u64 = 1_000_000;
 
-/// Which model agents of a role run.
-pub type ModelOf<'a> = &'a dyn Fn(&RoleTemplate) -> ModelId;
+/// Which model agents of a role run, given the one that the request names.
+pub type ModelOf<'a> = &'a dyn Fn(&RoleTemplate, Option<ModelId>) -> ChosenModel;
 
 /// A project of the workspace.
 ///
@@ -125,6 +126,11 @@ pub fn approve_plan(
     let open = workspace.projects.values().filter(|it| it.record.state.is_open()).count() as u32;
     if open >= config.max_open_projects {
         return Err(too_many(LimitKind::OpenProjects, open + 1, config.max_open_projects));
+    }
+    let new = entry.record.plan.cost.creations;
+    let kept = workspace.agents.len() as u32;
+    if new > 0 && kept.saturating_add(new) > config.max_kept_agents {
+        return Err(too_many(LimitKind::Agents, kept.saturating_add(new), config.max_kept_agents));
     }
     let gone =
         entry.record.plan.agents.iter().find(|it| it.exists != workspace.agents.contains_key(&it.name));
@@ -261,8 +267,8 @@ pub fn send_message(
 ) -> Result<Option<Next>, CoordinatorError> {
     args.validate().map_err(CoordinatorError::InvalidField)?;
     let entry = project(workspace, args.project)?;
-    if let Some(said) = entry.messages.get(&args.id) {
-        return if *said == Digest::of(args.body.as_bytes()) {
+    if let Some(known) = entry.messages.get(&args.id) {
+        return if *known == hash_of(&(&from, &args)) {
             Ok(None)
         } else {
             Err(CoordinatorError::IdReused { id: args.id })
@@ -309,4 +315,144 @@ pub fn remove_role(workspace: &Workspace, name: String) -> Result<Next, Coordina
         return Err(CoordinatorError::UnknownRole { name });
     }
     Ok((None, EventKind::RoleRemoved { name }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::ChosenModel;
+    use shared_types::coordinator::{Event, MessageKind, PlanRequest, Preference, TaskSpec, Work};
+
+    fn model(_: &RoleTemplate, _: Option<ModelId>) -> ChosenModel {
+        ChosenModel { model_id: ModelId::ZERO, chats: false }
+    }
+
+    fn record(workspace: &mut Workspace, (project, kind): Next) {
+        let sequence = workspace.last_sequence + 1;
+        workspace.apply(&Event { sequence, time_ns: 1, project, kind }).unwrap_or_else(|error| panic!("{}", error.0));
+    }
+
+    fn plan(
+        workspace: &mut Workspace,
+        config: &CoordinatorConfig,
+        key: Option<&str>,
+        request: PlanRequest,
+    ) -> Result<ProjectId, CoordinatorError> {
+        let args = CreatePlanArgs { key: key.map(str::to_owned), request };
+        let (id, events) = create_plan(workspace, config, &model, args)?;
+        events.into_iter().for_each(|event| record(workspace, event));
+        Ok(id)
+    }
+
+    fn writers(tasks: usize, prompt: &str) -> PlanRequest {
+        let spec = TaskSpec {
+            title: None,
+            role: "writer".to_owned(),
+            prompt: prompt.to_owned(),
+            capabilities: Vec::new(),
+            max_tokens: Some(1),
+            temperature_permille: None,
+        };
+        let work = Work::Parallel(vec![Work::Task(spec); tasks]);
+        PlanRequest { work: Some(work), ..PlanRequest::of("Tales") }
+    }
+
+    /// What there is too much of.
+    fn beyond<R: std::fmt::Debug>(result: Result<R, CoordinatorError>) -> LimitKind {
+        match result {
+            Err(CoordinatorError::TooMany { what, .. }) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_a_bound_is_refused() {
+        let config = CoordinatorConfig {
+            max_projects: 3,
+            max_open_projects: 1,
+            max_kept_agents: 2,
+            max_prompt_bytes: 100,
+            max_tasks: 20,
+            max_agents: 3,
+            ..CoordinatorConfig::default()
+        };
+        let mut workspace = Workspace::default();
+        let long = "x".repeat(50);
+        assert_eq!(beyond(plan(&mut workspace, &config, None, writers(3, &long))), LimitKind::PromptBytes);
+        assert_eq!(beyond(plan(&mut workspace, &config, None, writers(21, "x"))), LimitKind::Tasks);
+        let many = PlanRequest { work: None, ..PlanRequest::of("Create three writers") };
+        let many = plan(&mut workspace, &config, None, many).unwrap();
+        assert_eq!(beyond(approve_plan(&workspace, &config, many)), LimitKind::Agents);
+        let first = plan(&mut workspace, &config, None, writers(2, "x")).unwrap();
+        let second = plan(&mut workspace, &config, None, writers(2, "x")).unwrap();
+        let approved = approve_plan(&workspace, &config, first).unwrap().unwrap();
+        record(&mut workspace, approved);
+        assert_eq!(beyond(approve_plan(&workspace, &config, second)), LimitKind::OpenProjects);
+        assert_eq!(beyond(plan(&mut workspace, &config, None, writers(1, "x"))), LimitKind::Projects);
+
+        for at in 0..message::MAX_SENT_MESSAGES {
+            let sent = send(&workspace, first, &format!("m{at}"), Party::Owner, "b").unwrap().unwrap();
+            record(&mut workspace, sent);
+        }
+        assert_eq!(beyond(send(&workspace, first, "more", Party::Owner, "b")), LimitKind::Messages);
+        let role = |name: String| RoleTemplate {
+            name,
+            names: vec!["baker".to_owned()],
+            signals: Vec::new(),
+            capabilities: Vec::new(),
+            follows: Vec::new(),
+            instructions: "You bake.".to_owned(),
+            max_tokens: 1,
+        };
+        for at in 0..MAX_ROLES {
+            let defined = define_role(&workspace, role(format!("baker-{at}"))).unwrap();
+            record(&mut workspace, defined);
+        }
+        assert_eq!(beyond(define_role(&workspace, role("more".to_owned()))), LimitKind::Roles);
+        define_role(&workspace, role("baker-0".to_owned())).unwrap();
+    }
+
+    fn send(
+        workspace: &Workspace,
+        project: ProjectId,
+        id: &str,
+        from: Party,
+        body: &str,
+    ) -> Result<Option<Next>, CoordinatorError> {
+        let args = SendMessageArgs {
+            project,
+            id: id.to_owned(),
+            task: None,
+            kind: MessageKind::NEGOTIATE,
+            to: Party::Coordinator,
+            body: body.to_owned(),
+        };
+        send_message(workspace, from, args)
+    }
+
+    #[test]
+    fn the_same_id_is_the_same_message() {
+        let (mut workspace, config) = (Workspace::default(), CoordinatorConfig::default());
+        let project = plan(&mut workspace, &config, None, writers(1, "x")).unwrap();
+        let sent = send(&workspace, project, "m", Party::Owner, "b").unwrap().unwrap();
+        record(&mut workspace, sent);
+        assert_eq!(send(&workspace, project, "m", Party::Owner, "b"), Ok(None));
+        let reused = Err(CoordinatorError::IdReused { id: "m".to_owned() });
+        assert_eq!(send(&workspace, project, "m", Party::Owner, "c"), reused);
+        assert_eq!(send(&workspace, project, "m", Party::Coordinator, "b"), reused, "from somebody else");
+        assert!(matches!(
+            send(&workspace, project, "a/b", Party::Owner, "b"),
+            Err(CoordinatorError::InvalidField(_))
+        ));
+    }
+
+    #[test]
+    fn the_same_key_is_the_same_project() {
+        let (mut workspace, config) = (Workspace::default(), CoordinatorConfig::default());
+        let first = plan(&mut workspace, &config, Some("k"), writers(1, "x")).unwrap();
+        assert_eq!(plan(&mut workspace, &config, Some("k"), writers(1, "x")), Ok(first));
+        let preferring = PlanRequest { preference: Some(Preference::Cost), ..writers(1, "x") };
+        let reused = plan(&mut workspace, &config, Some("k"), preferring);
+        assert_eq!(reused, Err(CoordinatorError::KeyReused { key: "k".to_owned(), project: first }));
+    }
 }

@@ -111,8 +111,14 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// How far a project is, in words.
-fn report(entry: &ProjectEntry) -> String {
+/// Texts of artifacts, by the events that brought them.
+pub type TextOf<'a> = &'a dyn Fn(u64) -> Option<String>;
+
+/// Bytes of a result that an answer shows.
+const SHOWN_BYTES: usize = 1_500;
+
+/// How far a project is, in words, and what came of it.
+fn report(entry: &ProjectEntry, text_of: TextOf) -> String {
     let Project { state, .. } = &entry.record;
     let counts = entry.counts();
     let done = format!("{} of {} done", counts.completed, count(counts.total as usize, "task"));
@@ -136,6 +142,14 @@ fn report(entry: &ProjectEntry) -> String {
             count(counts.dead_letters as usize, "task waiting")
         ));
     }
+    // The last task takes what the others made.
+    let last = entry.tasks.values().next_back().filter(|_| state.is_terminal());
+    if let Some((title, artifact)) = last.and_then(|task| Some((&task.plan.title, task.artifact.as_ref()?))) {
+        let result = text_of(artifact.event).unwrap_or_default();
+        let shown = text::beginning(result.trim(), SHOWN_BYTES);
+        let cut = if shown.len() < result.trim().len() { " […]" } else { "" };
+        text.push_str(&format!("\n\n{title}:\n{shown}{cut}"));
+    }
     text
 }
 
@@ -158,6 +172,7 @@ pub fn converse(
     workspace: &Workspace,
     config: &CoordinatorConfig,
     model: ModelOf,
+    text_of: TextOf,
     conversation: Option<ConversationId>,
     said: &str,
 ) -> Result<Outcome, CoordinatorError> {
@@ -209,10 +224,10 @@ pub fn converse(
             say(describe(&entry.record.plan), Stage::Planned, wish, project, Vec::new())
         }
         (Stage::Running, _, Some(entry)) if !entry.record.state.is_terminal() => {
-            say(report(entry), Stage::Running, wish, project, Vec::new())
+            say(report(entry, text_of), Stage::Running, wish, project, Vec::new())
         }
         (Stage::Running, Meaning::Progress | Meaning::Yes | Meaning::No, Some(entry)) => {
-            say(report(entry), Stage::Running, wish, project, Vec::new())
+            say(report(entry, text_of), Stage::Running, wish, project, Vec::new())
         }
         (Stage::Clarifying | Stage::Planned, _, Some(entry)) => {
             let mut request = entry.record.request.clone();
@@ -276,7 +291,13 @@ fn plan(
 mod tests {
     use super::*;
     use shared_types::ModelId;
-    use shared_types::coordinator::{Event, EventKind};
+    use shared_types::coordinator::{Event, EventKind, RoleTemplate};
+
+    use crate::planner::ChosenModel;
+
+    fn model(_: &RoleTemplate, _: Option<ModelId>) -> ChosenModel {
+        ChosenModel { model_id: ModelId::ZERO, chats: false }
+    }
 
     /// Talks, applies what happens, and returns the answers.
     fn talk(workspace: &mut Workspace, sentences: &[&str]) -> Vec<(String, Stage)> {
@@ -284,7 +305,7 @@ mod tests {
         let mut conversation = None;
         let mut answers = Vec::new();
         for said in sentences {
-            let outcome = converse(workspace, &config, &|_| ModelId::ZERO, conversation, said).unwrap();
+            let outcome = converse(workspace, &config, &model, &|_| None, conversation, said).unwrap();
             let id = conversation.unwrap_or(workspace.last_conversation + 1);
             answers.push((outcome.turn.answer.clone(), outcome.turn.stage));
             let said = (None, EventKind::Conversed { conversation: id, turn: outcome.turn });

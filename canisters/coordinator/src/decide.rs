@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use shared_types::agent::FinishReason;
 use shared_types::coordinator::{
     AfterFailure, AgentState, AttemptFailure, AttemptStage, CallKind, CoordinatorConfig, EventKind,
-    Preference, ProjectId, ProjectState, QuotaKind, RegisteredAgent, Task, TaskId, TaskKind, TaskState,
-    VoteOutcome,
+    Preference, ProjectId, ProjectState, QuotaKind, RegisteredAgent, RunCounts, Task, TaskId, TaskKind,
+    TaskState, VoteOutcome,
 };
 
 use crate::workspace::{ProjectEntry, Quota, Workspace};
@@ -56,6 +56,7 @@ pub fn next_event(
     }
     workspace.projects.iter().find_map(|(id, project)| {
         let event = given_up(workspace, project, in_flight, now_ns)
+            .or_else(|| timed_out(project, config, now_ns))
             .or_else(|| ended(workspace, project))
             .or_else(|| tasks(workspace, project, config, now_ns));
         event.map(|event| (Some(*id), event))
@@ -91,12 +92,34 @@ fn given_up(
                 creating.then(|| EventKind::AgentFailed { agent: agent.clone(), reason })
             }
             CallKind::Close { task, attempt } => {
-                Some(EventKind::JobClosed { task: *task, attempt: *attempt, late_result: None, tokens: 0 })
+                Some(EventKind::JobClosed {
+                    task: *task,
+                    attempt: *attempt,
+                    late_result: None,
+                    used: RunCounts::default(),
+                })
             }
             // A submission that is not answered ends with its lease; a settlement is never given up.
             CallKind::Reserve(_) | CallKind::Submit { .. } | CallKind::Settle(_) => None,
         }
     })
+}
+
+/// The end of a task of a project that has run for as long as it may.
+fn timed_out(project: &ProjectEntry, config: &CoordinatorConfig, now_ns: u64) -> Option<EventKind> {
+    let started = project.record.started_at_ns.filter(|_| project.record.state == ProjectState::Running)?;
+    if started.saturating_add(config.project_timeout_ns) > now_ns {
+        return None;
+    }
+    let open = project.tasks.values().find(|task| !task.state.is_terminal())?;
+    Some(end(open, TaskState::Failed, "the project ran for as long as it may"))
+}
+
+/// When a dead letter is discarded, in nanoseconds since 1970.
+pub fn discarded_at_ns(project: &ProjectEntry, task: &Task, config: &CoordinatorConfig) -> u64 {
+    let started = project.record.started_at_ns.unwrap_or(task.changed_at_ns);
+    let of_project = started.saturating_add(config.project_timeout_ns);
+    task.changed_at_ns.saturating_add(config.dead_letter_ns).min(of_project)
 }
 
 /// The end of a project whose tasks have ended.
@@ -182,8 +205,7 @@ fn vote(project: &ProjectEntry, task: &Task, now_ns: u64) -> Option<EventKind> {
             attempt: None,
             text: String::new(),
             elapsed_ns: 0,
-            tokens: 0,
-            instructions: 0,
+            used: RunCounts::default(),
             receipt: None,
             verdict: Some(verdict),
         });
@@ -227,7 +249,8 @@ fn work(
         } else {
             return None;
         };
-        return Some(answers::failed(project, config, (task.plan.id, attempt.number), failure, 0, now_ns));
+        let used = RunCounts::default();
+        return Some(answers::failed(project, config, (task.plan.id, attempt.number), failure, used, now_ns));
     }
     let before = || task.plan.after.iter().filter_map(|id| project.tasks.get(id));
     if let Some(lost) = before().find(|it| it.state.is_terminal() && it.state != TaskState::Completed) {
@@ -351,7 +374,12 @@ pub fn due(workspace: &Workspace, in_flight: &InFlight, now_ns: u64) -> Vec<Due>
                 match attempt.stage {
                     AttemptStage::Submitting => call(CallKind::Submit { task, attempt: number }),
                     AttemptStage::Running(_) => polls.push(Due::Poll(*id, task, number)),
-                    _ if attempt.closing => call(CallKind::Close { task, attempt: number }),
+                    // Whether a submission under way arrived is known when it is answered.
+                    _ if attempt.closing
+                        && !in_flight.contains(&(*id, CallKind::Submit { task, attempt: number })) =>
+                    {
+                        call(CallKind::Close { task, attempt: number });
+                    }
                     _ => {}
                 }
             }
@@ -395,8 +423,9 @@ pub fn created_agents(workspace: &Workspace, project: &ProjectEntry) -> Vec<cand
     new.filter_map(|agent| workspace.agents.get(&agent.name)).filter_map(|it| canister(&it.state)).collect()
 }
 
-/// When the workspace is to be looked at again although no answer came; `None` when nothing waits for a time.
-pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig) -> Option<u64> {
+/// When the workspace is to be looked at again although no answer came; `None` when nothing waits for a time. Times that have passed
+/// have had their events and calls; what they still wait for is an answer, which wakes by itself.
+pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig, now_ns: u64) -> Option<u64> {
     let mut times: Vec<u64> = Vec::new();
     for project in workspace.projects.values() {
         times.extend(project.calls.values().map(|pending| pending.retry_at_ns));
@@ -404,6 +433,7 @@ pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig) -> Option<u64
             continue;
         }
         let started = project.record.started_at_ns.unwrap_or(0);
+        times.push(started.saturating_add(config.project_timeout_ns));
         for task in project.tasks.values().filter(|task| !task.state.is_terminal()) {
             times.push(task.retry_at_ns);
             if task.state.is_dead_letter() {
@@ -412,14 +442,17 @@ pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig) -> Option<u64
             if let TaskKind::Vote(rule) = &task.plan.kind {
                 times.extend(rule.timeout_ns.map(|timeout| started.saturating_add(timeout)));
             }
-            times.extend(task.attempts.iter().filter(|it| it.stage.is_open()).map(|it| it.lease_until_ns));
+            for attempt in task.attempts.iter().filter(|it| it.stage.is_open()) {
+                times.push(attempt.lease_until_ns);
+                times.push(attempt.began_at_ns.saturating_add(config.attempt_timeout_ns));
+            }
         }
     }
     times.extend(workspace.agents.values().filter_map(|agent| match agent.breaker.state {
         shared_types::coordinator::BreakerState::Open(until_ns) => Some(until_ns),
         _ => None,
     }));
-    times.into_iter().filter(|time| *time > 0).min()
+    times.into_iter().filter(|time| *time > now_ns).min()
 }
 
 /// What the answers of calls mean.
@@ -433,7 +466,7 @@ pub mod answers {
         config: &CoordinatorConfig,
         (task, attempt): (TaskId, u32),
         failure: AttemptFailure,
-        tokens: u64,
+        used: RunCounts,
         now_ns: u64,
     ) -> EventKind {
         let then = project.tasks.get(&task).map_or(AfterFailure::Park, |it| {
@@ -459,7 +492,7 @@ pub mod answers {
                 _ => wait(it.counted_attempts),
             }
         });
-        EventKind::AttemptFailed { task, attempt, failure, then, tokens }
+        EventKind::AttemptFailed { task, attempt, failure, then, used }
     }
 
     /// A call that brought nothing, and when it is repeated; `None` when nobody waits for it any more.
@@ -485,8 +518,8 @@ pub mod answers {
     ) -> Option<EventKind> {
         let attempt = project.attempt(task, number).filter(|attempt| attempt.stage.is_open())?;
         let counts = progress.job.counts;
-        let tokens = u64::from(counts.prompt_tokens) + u64::from(counts.generated_tokens);
-        let fail = |failure| Some(failed(project, config, (task, number), failure, tokens, now_ns));
+        let used = RunCounts::from(counts);
+        let fail = |failure| Some(failed(project, config, (task, number), failure, used, now_ns));
         match progress.job.state {
             JobState::Done { reason: FinishReason::Deadline } => fail(AttemptFailure::TimedOut),
             JobState::Done { .. } => Some(EventKind::TaskCompleted {
@@ -494,8 +527,7 @@ pub mod answers {
                 attempt: Some(number),
                 text: progress.text,
                 elapsed_ns: now_ns.saturating_sub(attempt.began_at_ns),
-                tokens,
-                instructions: counts.instructions,
+                used,
                 receipt: progress.job.receipt,
                 verdict: None,
             }),
@@ -550,12 +582,10 @@ pub mod answers {
         if !project.attempt(task, attempt)?.closing {
             return None;
         }
-        let (late_result, tokens) = progress.map_or((None, 0), |progress| {
-            let counts = progress.job.counts;
+        let (late_result, used) = progress.map_or((None, RunCounts::default()), |progress| {
             let done = matches!(progress.job.state, JobState::Done { .. });
-            let tokens = u64::from(counts.prompt_tokens) + u64::from(counts.generated_tokens);
-            (done.then_some(progress.text), tokens)
+            (done.then_some(progress.text), progress.job.counts.into())
         });
-        Some(EventKind::JobClosed { task, attempt, late_result, tokens })
+        Some(EventKind::JobClosed { task, attempt, late_result, used })
     }
 }

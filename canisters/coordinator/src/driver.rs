@@ -13,12 +13,14 @@ use std::time::Duration;
 use candid::Principal;
 use ic_cdk::api::{CanisterStatusCode, canister_status, time};
 use ic_cdk_timers::TimerId;
-use shared_types::agent::{AgentError, GenerationParams, JobProgress, SubmitJobArgs};
-use shared_types::coordinator::{
-    AgentState, AttemptFailure, AttemptStage, CallKind, CoordinatorInitArgs, EventKind, ProjectId, QuotaKind,
-    TaskId,
+use shared_types::agent::{
+    AgentError, ChatMessage, ChatRole, GenerationParams, JobProgress, SubmitJobArgs,
 };
-use shared_types::econ::{EconError, ReserveArgs, Resource, SettleArgs};
+use shared_types::coordinator::{
+    AgentState, AttemptFailure, AttemptStage, CallKind, CoordinatorInitArgs, EventKind, Project, ProjectId,
+    QuotaKind, RunCounts, TaskId,
+};
+use shared_types::econ::{EconError, ReserveArgs, Resource, SettleArgs, UsageEnvelope};
 use shared_types::factory::{AgentState as FactoryState, CreateAgentArgs, FactoryError};
 
 use crate::decide::{self, Due, InFlight, answers};
@@ -29,7 +31,7 @@ use crate::{prompt, retry, roles, state};
 /// While there is work, it is taken up again at least this often, whatever trapped.
 const WATCH: Duration = Duration::from_secs(30);
 
-/// Workspaces that one message works on.
+/// Workspaces that one turn begins to work on.
 const WORKSPACES: usize = 16;
 
 /// Events of one workspace that one message records before it lets others go on.
@@ -41,7 +43,7 @@ const RESERVATION_NS: u64 = 23 * 3_600 * 1_000_000_000;
 thread_local! {
     static TIMER: Cell<Option<(TimerId, u64)>> = const { Cell::new(None) };
     static WATCH_TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
-    static LAST: Cell<Option<Principal>> = const { Cell::new(None) };
+    static WAKES: RefCell<BTreeMap<Principal, u64>> = const { RefCell::new(BTreeMap::new()) };
     static IN_FLIGHT: RefCell<BTreeMap<Principal, InFlight>> = const { RefCell::new(BTreeMap::new()) };
     static POLLS: RefCell<BTreeMap<Look, Polled>> = const { RefCell::new(BTreeMap::new()) };
 }
@@ -102,19 +104,54 @@ pub fn calls() -> u32 {
     (calls + looks) as u32
 }
 
+/// Whether a workspace may make another call: it has its share of those that there may be, if it is not alone.
+fn may_call(owner: Principal, max_concurrent: u32) -> bool {
+    if calls() >= max_concurrent {
+        return false;
+    }
+    let mut by_owner: BTreeMap<Principal, u32> =
+        IN_FLIGHT.with_borrow(|all| all.iter().map(|(owner, calls)| (*owner, calls.len() as u32)).collect());
+    POLLS.with_borrow(|polls| {
+        for (look, _) in polls.iter().filter(|(_, it)| matches!(it, Polled::UnderWay)) {
+            *by_owner.entry(look.0).or_default() += 1;
+        }
+    });
+    let own = *by_owner.entry(owner).or_default();
+    own < max_concurrent.div_ceil(by_owner.len() as u32)
+}
+
 fn in_flight(owner: Principal) -> InFlight {
     IN_FLIGHT.with_borrow(|all| all.get(&owner).cloned().unwrap_or_default())
 }
 
-/// Looks after `delay` what there is to do. There is one timer; the earlier of two times counts.
-pub fn schedule(delay: Duration) {
+/// Has a workspace looked at after `delay`; the earlier of two times counts.
+pub fn wake(owner: Principal, delay: Duration) {
     let at = time().saturating_add(delay.as_nanos() as u64);
+    WAKES.with_borrow_mut(|wakes| {
+        wakes.entry(owner).and_modify(|earlier| *earlier = at.min(*earlier)).or_insert(at);
+    });
+    arm();
+}
+
+/// Has every workspace looked at that has something to do: after an upgrade nothing else knows of them.
+pub fn wake_all() {
+    let owners = state::read(|state| state.store.active_owners());
+    let now = time();
+    WAKES.with_borrow_mut(|wakes| wakes.extend(owners.into_iter().map(|owner| (owner, now))));
+    arm();
+}
+
+/// Sets the timer for the workspace that is to be looked at first.
+fn arm() {
+    let Some(at) = WAKES.with_borrow(|wakes| wakes.values().min().copied()) else { return };
+    let now = time();
     if let Some((earlier, set_for)) = TIMER.get() {
-        if set_for <= at && set_for > time() {
+        if set_for <= at && set_for > now {
             return;
         }
         ic_cdk_timers::clear_timer(earlier);
     }
+    let delay = Duration::from_nanos(at.saturating_sub(now));
     TIMER.set(Some((ic_cdk_timers::set_timer(delay, turn()), at)));
     if WATCH_TIMER.get().is_none() {
         WATCH_TIMER.set(Some(ic_cdk_timers::set_timer_interval(WATCH, || async { watch() })));
@@ -125,36 +162,47 @@ pub fn schedule(delay: Duration) {
 fn watch() {
     if state::read(|state| state.store.active() > 0) {
         TIMER.set(None);
-        schedule(Duration::ZERO);
+        wake_all();
     } else if let Some(watch) = WATCH_TIMER.take() {
         ic_cdk_timers::clear_timer(watch);
     }
 }
 
-/// Works on the workspaces whose turn it is.
+/// Begins the work on the workspaces whose time has come, each in a message of its own: one that traps stops no other.
 async fn turn() {
     TIMER.set(None);
     // A canister that is being stopped makes no calls; the watch goes on after it was started again.
     if canister_status() != CanisterStatusCode::Running {
         return;
     }
-    let owners = state::read(|state| state.store.active_from(LAST.get(), WORKSPACES));
-    if let Some(last) = owners.last() {
-        LAST.set(Some(*last));
+    let now = time();
+    let due: Vec<Principal> = WAKES.with_borrow_mut(|wakes| {
+        let mut due: Vec<(u64, Principal)> =
+            wakes.iter().filter(|(_, at)| **at <= now).map(|(owner, at)| (*at, *owner)).collect();
+        due.sort_unstable();
+        due.truncate(WORKSPACES);
+        wakes.retain(|owner, at| !due.contains(&(*at, *owner)));
+        due.into_iter().map(|(_, owner)| owner).collect()
+    });
+    if let [owner] = due[..] {
+        work_on(owner);
+    } else {
+        for owner in due {
+            ic_cdk_timers::set_timer(Duration::ZERO, async move { work_on(owner) });
+        }
     }
-    let more = state::read(|state| state.store.active()) > owners.len() as u64;
-    let mut wakes_at = if more { Some(time()) } else { None };
-    for owner in owners {
-        let wakes = work_on(owner);
-        wakes_at = [wakes_at, wakes].into_iter().flatten().min();
-    }
-    if let Some(at) = wakes_at {
-        schedule(Duration::from_nanos(at.saturating_sub(time())));
+    arm();
+}
+
+/// Records what follows, begins the calls that are due, and has the workspace looked at again when the next time comes.
+fn work_on(owner: Principal) {
+    if let Some(at) = advance(owner) {
+        wake(owner, Duration::from_nanos(at.saturating_sub(time())));
     }
 }
 
 /// Records what follows, and begins the calls that are due; returns when the workspace is to be looked at again.
-pub fn work_on(owner: Principal) -> Option<u64> {
+fn advance(owner: Principal) -> Option<u64> {
     let settings = state::read(|state| state.settings().clone());
     let now = time();
     let flying = in_flight(owner);
@@ -169,21 +217,25 @@ pub fn work_on(owner: Principal) -> Option<u64> {
     if !settled {
         return Some(now);
     }
-    let (due, mut wakes_at, running) = state::mutate(|state| {
+    if !state::read(|state| state.store.is_active(owner)) {
+        return None;
+    }
+    let (due, wakes_at, running) = state::mutate(|state| {
         let workspace = state.store.load(owner);
         let due = decide::due(workspace, &flying, now);
-        (due, decide::wakes_at(workspace, &settings.config), running(workspace, owner))
+        (due, decide::wakes_at(workspace, &settings.config, now), running(workspace, owner))
     });
     // What does not run any more needs no look.
     POLLS.with_borrow_mut(|polls| {
         polls.retain(|look, it| look.0 != owner || matches!(it, Polled::UnderWay) || running.contains(look));
     });
-    let mut poll_at: Option<u64> = None;
+    let (mut poll_at, mut blocked): (Option<u64>, Option<u64>) = (None, None);
     for due in due {
         match due {
             Due::Call(project, call) => {
-                if calls() >= settings.config.max_concurrent {
-                    break;
+                if !may_call(owner, settings.config.max_concurrent) {
+                    blocked = Some(now.saturating_add(settings.config.poll_ns / 2));
+                    continue;
                 }
                 state::mutate(|state| {
                     let begun = EventKind::CallBegun { call: call.clone() };
@@ -206,19 +258,16 @@ pub fn work_on(owner: Principal) -> Option<u64> {
                         polls.insert(look, Polled::At(at.saturating_sub(settings.config.poll_ns)))
                     });
                 }
-                if at <= now && calls() < settings.config.max_concurrent {
+                if at <= now && may_call(owner, settings.config.max_concurrent) {
                     ic_cdk::futures::spawn(look_at(Looking::new(look), settings.clone()));
                 } else {
+                    let at = at.max(now.saturating_add(settings.config.poll_ns / 4));
                     poll_at = Some(poll_at.map_or(at, |it| it.min(at)));
                 }
             }
         }
     }
-    if let Some(at) = poll_at {
-        wakes_at = Some(wakes_at.map_or(at, |it| it.min(at)));
-    }
-    // A time that has passed belongs to something under way, whose answer wakes.
-    wakes_at.map(|at| at.max(now.saturating_add(settings.config.poll_ns / 4)))
+    [wakes_at, poll_at, blocked].into_iter().flatten().min()
 }
 
 fn running(workspace: &Workspace, owner: Principal) -> BTreeSet<Look> {
@@ -239,7 +288,7 @@ fn answered(owner: Principal, event: impl FnOnce(&Workspace) -> Option<(ProjectI
             state.store.record(owner, (Some(project), event), time());
         }
     });
-    schedule(Duration::ZERO);
+    wake(owner, Duration::ZERO);
 }
 
 /// Makes a call that is journalled.
@@ -301,7 +350,7 @@ async fn create_agent(flight: Flight, settings: &CoordinatorInitArgs, name: Stri
             | FactoryError::OutOfCycles { .. }),
         )) => return unanswered(owner, settings, project, call, error.to_string()),
         Ok(Err(error)) => failed(error.to_string()),
-        Err(NoAnswer(reason)) => return unanswered(owner, settings, project, call, reason),
+        Err(NoAnswer { reason, .. }) => return unanswered(owner, settings, project, call, reason),
     };
     answered(owner, |workspace| {
         let creating = workspace.agents.get(&name)?.state == AgentState::Creating;
@@ -332,7 +381,10 @@ async fn submit(flight: Flight, settings: &CoordinatorInitArgs, at: (TaskId, u32
             };
             attempt_failed(owner, settings, project, at, failure);
         }
-        Err(NoAnswer(reason)) => unanswered(owner, settings, project, call, reason),
+        Err(NoAnswer { is_gone: true, .. }) => {
+            attempt_failed(owner, settings, project, at, AttemptFailure::Gone);
+        }
+        Err(NoAnswer { reason, .. }) => unanswered(owner, settings, project, call, reason),
     }
 }
 
@@ -346,7 +398,8 @@ fn attempt_failed(
     answered(owner, |workspace| {
         let entry = workspace.projects.get(&project)?;
         let open = entry.attempt(at.0, at.1)?.stage.is_open();
-        open.then(|| (project, answers::failed(entry, &settings.config, at, failure, 0, time())))
+        let used = RunCounts::default();
+        open.then(|| (project, answers::failed(entry, &settings.config, at, failure, used, time())))
     });
 }
 
@@ -359,12 +412,13 @@ fn job_of(
 ) -> Option<(Principal, SubmitJobArgs)> {
     let timeout = state.settings().config.attempt_timeout_ns;
     state.store.load(owner);
-    let (canister, mut args, inputs, instructions, prompt, input_bytes) =
+    let (canister, mut args, inputs, (instructions, chats), prompt, input_bytes) =
         state.store.read(owner, |workspace| {
             let entry = workspace.projects.get(&project)?;
             let plan = &entry.tasks.get(&task)?.plan;
             let tried = entry.attempt(task, attempt)?;
-            let AgentState::Ready(canister) = workspace.agents.get(&tried.agent)?.state else { return None };
+            let agent = workspace.agents.get(&tried.agent)?;
+            let AgentState::Ready(canister) = agent.state else { return None };
             let inputs: Vec<(String, u64)> = plan
                 .after
                 .iter()
@@ -384,14 +438,43 @@ fn job_of(
                 ..SubmitJobArgs::default()
             };
             let told = roles::find(&workspace.roles, &plan.role).map(|role| role.instructions.clone());
-            Some((canister, args, inputs, told.unwrap_or_default(), plan.prompt.clone(), tried.input_bytes))
+            let told = (told.unwrap_or_default(), agent.chats);
+            Some((canister, args, inputs, told, plan.prompt.clone(), tried.input_bytes as usize))
         })?;
     let texts: Vec<(String, String)> = inputs
         .into_iter()
         .map(|(title, event)| (title, state.store.artifact(owner, event).unwrap_or_default()))
         .collect();
-    args.prompt = prompt::compose(&instructions, &prompt, &texts, input_bytes as usize);
+    if chats {
+        let message = |role, content| ChatMessage { role, content };
+        let request = prompt::request(&prompt, &texts, input_bytes);
+        let told = message(ChatRole::System, instructions);
+        args.messages = Some(vec![told, message(ChatRole::User, request)]);
+    } else {
+        args.prompt = prompt::compose(&instructions, &prompt, &texts, input_bytes);
+    }
     Some((canister, args))
+}
+
+/// The job of an attempt that counts no more, if its agent has one. Where the number is not known, the submission is repeated with a deadline
+/// that has passed: its key finds the job, and no new one is taken.
+async fn job_to_close(
+    owner: Principal,
+    project: ProjectId,
+    at: (TaskId, u32),
+) -> Result<Option<(Principal, u64)>, NoAnswer> {
+    if let Some(known) = job_at(owner, project, at) {
+        return Ok(Some(known));
+    }
+    let Some((canister, args)) = state::mutate(|state| job_of(state, owner, project, at)) else {
+        return Ok(None);
+    };
+    let args = SubmitJobArgs { deadline_ns: Some(1), ..args };
+    match platform::submit_job(canister, args).await {
+        Ok(found) => Ok(found.ok().map(|record| (canister, record.job_id))),
+        Err(NoAnswer { is_gone: true, .. }) => Ok(None),
+        Err(no_answer) => Err(no_answer),
+    }
 }
 
 /// The canister and the job of an attempt.
@@ -428,8 +511,11 @@ async fn look_at(looking: Looking, settings: CoordinatorInitArgs) {
                 AttemptFailure::Job(error.to_string()),
             );
         }
+        Err(NoAnswer { is_gone: true, .. }) => {
+            attempt_failed(owner, &settings, project, (task, attempt), AttemptFailure::Gone);
+        }
         // Not heard of: the lease says how long that may last.
-        Err(_) => schedule(Duration::from_nanos(settings.config.poll_ns)),
+        Err(_) => wake(owner, Duration::from_nanos(settings.config.poll_ns)),
     }
 }
 
@@ -438,17 +524,19 @@ async fn close(flight: Flight, settings: &CoordinatorInitArgs, at: (TaskId, u32)
     let (owner, (project, call)) = (flight.0, flight.1.clone());
     let mut brought: Option<JobProgress> = None;
     let mut failed = None;
-    if let Some((canister, job)) = job_at(owner, project, at) {
-        match platform::cancel_job(canister, job).await {
+    match job_to_close(owner, project, at).await {
+        Ok(Some((canister, job))) => match platform::cancel_job(canister, job).await {
             Ok(Ok(_) | Err(AgentError::JobEnded { .. })) => match platform::job_progress(canister, job).await
             {
                 Ok(progress) => brought = progress.ok(),
-                Err(NoAnswer(reason)) => failed = Some(reason),
+                Err(NoAnswer { reason, .. }) => failed = Some(reason),
             },
             // It is not there, or not ours to cancel.
-            Ok(Err(_)) => {}
-            Err(NoAnswer(reason)) => failed = Some(reason),
-        }
+            Ok(Err(_)) | Err(NoAnswer { is_gone: true, .. }) => {}
+            Err(NoAnswer { reason, .. }) => failed = Some(reason),
+        },
+        Ok(None) => {}
+        Err(NoAnswer { reason, .. }) => failed = Some(reason),
     }
     drop(flight);
     if let Some(reason) = failed {
@@ -486,7 +574,7 @@ async fn reserve(flight: Flight, settings: &CoordinatorInitArgs, quota: QuotaKin
                 return unanswered(owner, settings, project, call, error.to_string());
             }
             Ok(Err(error)) => Err(error.to_string()),
-            Err(NoAnswer(reason)) => {
+            Err(NoAnswer { reason, .. }) => {
                 drop(flight);
                 return unanswered(owner, settings, project, call, reason);
             }
@@ -508,16 +596,19 @@ async fn settle(flight: Flight, settings: &CoordinatorInitArgs, quota: QuotaKind
     let used = state::mutate(|state| {
         let workspace = state.store.load(owner);
         let entry = workspace.projects.get(&project)?;
-        let agents = decide::created_agents(workspace, entry);
-        let amount = match quota {
-            QuotaKind::Creations => agents.len() as u64,
-            QuotaKind::Tokens => entry.record.tokens,
+        let used = match quota {
+            QuotaKind::Creations => {
+                let agents = decide::created_agents(workspace, entry);
+                (agents.len() as u64, agents, None)
+            }
+            QuotaKind::Tokens => (entry.record.tokens, Vec::new(), Some(usage_of(&entry.record))),
         };
-        Some((*entry.quotas.get(&quota)?, amount, agents))
+        Some((*entry.quotas.get(&quota)?, used))
     });
-    let Some((held, amount, agents)) = used else { return };
+    let Some((held, used)) = used else { return };
+    let amount = used.0;
     if let Some(econ) = settings.econ
-        && let Err(NoAnswer(reason)) = settle_at(econ, owner, project, quota, held, amount, agents).await
+        && let Err(NoAnswer { reason, .. }) = settle_at(econ, (owner, project, quota), held, used).await
     {
         drop(flight);
         return unanswered(owner, settings, project, call, reason);
@@ -529,15 +620,24 @@ async fn settle(flight: Flight, settings: &CoordinatorInitArgs, quota: QuotaKind
     });
 }
 
+/// What a project's runs were like together. Agents count instructions and not cycles.
+fn usage_of(record: &Project) -> UsageEnvelope {
+    let began = record.started_at_ns.unwrap_or(record.created_at_ns);
+    UsageEnvelope {
+        latency_ns: record.ended_at_ns.unwrap_or(began).saturating_sub(began),
+        tokens_in: record.tokens.saturating_sub(record.generated_tokens),
+        tokens_out: record.generated_tokens,
+        instructions: record.instructions,
+        cycles: 0,
+    }
+}
+
 /// Settles at `econ`. A reservation whose outcome is not known is asked for again first: the same key is the same reservation.
 async fn settle_at(
     econ: Principal,
-    owner: Principal,
-    project: ProjectId,
-    quota: QuotaKind,
+    (owner, project, quota): (Principal, ProjectId, QuotaKind),
     held: Quota,
-    amount: u64,
-    agents: Vec<Principal>,
+    (amount, agents, usage): (u64, Vec<Principal>, Option<UsageEnvelope>),
 ) -> Result<(), NoAnswer> {
     let reservation = match held {
         Quota::Held(reservation) => reservation,
@@ -551,13 +651,12 @@ async fn settle_at(
     let outcome = if amount == 0 {
         platform::release(econ, reservation).await?
     } else {
-        let agents = if quota == QuotaKind::Creations { agents } else { Vec::new() };
-        let args = SettleArgs { reservation, amount, agents, usage: None };
+        let args = SettleArgs { reservation, amount, agents, usage };
         platform::settle(econ, args).await?.map(|_| ())
     };
     match outcome {
         // What is not known there any more was settled before, or has expired.
         Ok(()) | Err(EconError::UnknownReservation { .. } | EconError::ReservationEnded { .. }) => Ok(()),
-        Err(error) => Err(NoAnswer(error.to_string())),
+        Err(error) => Err(NoAnswer::of(error)),
     }
 }

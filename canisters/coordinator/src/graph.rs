@@ -262,6 +262,11 @@ pub fn admit(tasks: &[&PlannedTask], config: &CoordinatorConfig) -> Result<(), C
             at = above.parent;
         }
     }
+    let bytes: u64 = tasks.iter().map(|task| task.prompt.len() as u64).sum();
+    if bytes > u64::from(config.max_prompt_bytes) {
+        let most = config.max_prompt_bytes.into();
+        return Err(CoordinatorError::TooMany { what: LimitKind::PromptBytes, asked: bytes, most });
+    }
     let tokens = tokens(tasks);
     if tokens > config.max_tokens {
         let (asked, most) = (tokens, config.max_tokens);

@@ -1,7 +1,5 @@
 //! Installation and upgrade.
 
-use std::time::Duration;
-
 use candid::Principal;
 use ic_cdk::api::{CanisterStatusCode, canister_status};
 use ic_cdk::{init, post_upgrade, pre_upgrade};
@@ -36,6 +34,6 @@ fn pre_upgrade() {
 
 #[post_upgrade]
 fn post_upgrade() {
-    // Timers don't survive an upgrade; the first one looks what there is to do.
-    driver::schedule(Duration::ZERO);
+    // Timers don't survive an upgrade.
+    driver::wake_all();
 }

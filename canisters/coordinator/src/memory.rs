@@ -11,6 +11,7 @@ const EVENTS: MemoryId = MemoryId::new(1);
 const SNAPSHOTS: MemoryId = MemoryId::new(2);
 const ACTIVE: MemoryId = MemoryId::new(3);
 const CANISTERS: MemoryId = MemoryId::new(4);
+const OWNERS: MemoryId = MemoryId::new(5);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -28,6 +29,8 @@ pub struct StoreMemories {
     pub snapshots: Memory,
     /// Owners whose workspaces have something to do.
     pub active: Memory,
+    /// Owners of workspaces.
+    pub owners: Memory,
     /// Whose agent a canister is.
     pub canisters: Memory,
 }
@@ -42,6 +45,7 @@ impl Memories {
                 events: manager.get(EVENTS),
                 snapshots: manager.get(SNAPSHOTS),
                 active: manager.get(ACTIVE),
+                owners: manager.get(OWNERS),
                 canisters: manager.get(CANISTERS),
             },
         }

@@ -7,9 +7,10 @@ use shared_types::coordinator::{
     Plan, PlanCost, PlanRequest, PlannedAgent, PlannedTask, ProjectId, RegisteredAgent, RoleTemplate, TaskId,
     TaskKind, TaskSpec, VoteRule, Work,
 };
-use shared_types::model::ModelRecord;
+use shared_types::model::{Capability, ModelRecord};
 use shared_types::{ModelId, lifecycle::ModelStatus};
 
+use crate::commands::ModelOf;
 use crate::graph::{self, Flatten};
 use crate::{analysis, roles, text};
 
@@ -21,8 +22,8 @@ pub struct Planner<'a> {
     pub own: &'a BTreeMap<String, RoleTemplate>,
     /// Agents of the owner.
     pub agents: &'a BTreeMap<String, RegisteredAgent>,
-    /// The model of agents for which the request names none.
-    pub model: &'a dyn Fn(&RoleTemplate) -> ModelId,
+    /// The model of agents.
+    pub model: ModelOf<'a>,
     /// Limits.
     pub config: &'a CoordinatorConfig,
 }
@@ -172,7 +173,7 @@ impl Planner<'_> {
             let Some(template) = roles::find(self.own, &role) else {
                 return Err(CoordinatorError::UnknownRole { name: role });
             };
-            let model_id = request.model_id.unwrap_or_else(|| (self.model)(template));
+            let ChosenModel { model_id, chats } = (self.model)(template, request.model_id);
             let mut capabilities = template.capabilities.clone();
             if capabilities.iter().any(|tag| tag == "coding" || tag == "testing") {
                 capabilities.extend(analysis.capabilities.iter().cloned());
@@ -191,6 +192,7 @@ impl Planner<'_> {
                     role: role.clone(),
                     capabilities: agent.capabilities.clone(),
                     model_id,
+                    chats: agent.chats,
                     exists: true,
                 })
                 .collect();
@@ -200,6 +202,7 @@ impl Planner<'_> {
                     role: role.clone(),
                     capabilities: capabilities.clone(),
                     model_id,
+                    chats,
                     exists: false,
                 });
             }
@@ -209,19 +212,38 @@ impl Planner<'_> {
     }
 }
 
-/// The model for a role: one that is made for code, by its name, where the role codes; else the default; else, should the repository
-/// not serve that any more, the largest that it serves.
-pub fn choose_model(catalogue: &[ModelRecord], role: &RoleTemplate, default: ModelId) -> ModelId {
+/// The model of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChosenModel {
+    /// Its id.
+    pub model_id: ModelId,
+    /// Whether it answers conversations.
+    pub chats: bool,
+}
+
+/// The model for a role: the one that is wanted; else one that is made for code, by its name, where the role codes; else the default; else,
+/// should the repository not serve that any more, the largest that it serves. Encoders, which generate nothing, are not chosen.
+pub fn choose_model(
+    catalogue: &[ModelRecord],
+    role: &RoleTemplate,
+    wanted: Option<ModelId>,
+    default: ModelId,
+) -> ChosenModel {
+    let can = |model: &ModelRecord, what| model.card.as_ref().is_some_and(|it| it.capabilities.contains(&what));
     let active = || catalogue.iter().filter(|model| model.status == ModelStatus::Active);
+    let choosable = || active().filter(|model| model.card.is_none() || can(model, Capability::Generate));
+    let named = |id: ModelId| active().find(|model| model.model_id == id);
     let codes = role.capabilities.iter().any(|tag| tag == "coding");
-    let for_code = |model: &&ModelRecord| model.name.to_lowercase().contains("code");
-    if codes && let Some(model) = active().filter(for_code).max_by_key(|model| model.bytes) {
-        return model.model_id;
-    }
-    if catalogue.is_empty() || active().any(|model| model.model_id == default) {
-        return default;
-    }
-    active().max_by_key(|model| model.bytes).map_or(default, |model| model.model_id)
+    let for_code = |model: &&ModelRecord| codes && model.name.to_lowercase().contains("code");
+    let largest_for_code = || choosable().filter(for_code).max_by_key(|model| model.bytes);
+    let chosen = match wanted {
+        Some(wanted) => named(wanted),
+        None => largest_for_code()
+            .or_else(|| named(default))
+            .or_else(|| choosable().max_by_key(|model| model.bytes)),
+    };
+    let model_id = chosen.map_or(wanted.unwrap_or(default), |model| model.model_id);
+    ChosenModel { model_id, chats: chosen.is_some_and(|model| can(model, Capability::Chat)) }
 }
 
 #[cfg(test)]
@@ -232,7 +254,7 @@ mod tests {
     fn plan_of(request: &PlanRequest, max_agents: u32) -> Result<(Analysis, Plan), CoordinatorError> {
         let config = CoordinatorConfig { max_agents, ..CoordinatorConfig::default() };
         let (own, agents) = (BTreeMap::new(), BTreeMap::new());
-        let model = |_: &RoleTemplate| ModelId::ZERO;
+        let model = |_: &RoleTemplate, _| ChosenModel { model_id: ModelId::ZERO, chats: false };
         Planner { project: 7, own: &own, agents: &agents, model: &model, config: &config }.plan(request)
     }
 

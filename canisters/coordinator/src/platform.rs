@@ -4,7 +4,7 @@
 //! can be repeated, since it carries a key or changes nothing.
 
 use candid::{CandidType, Principal};
-use ic_cdk::call::Call;
+use ic_cdk::call::{Call, CallFailed, RejectCode};
 use serde::de::DeserializeOwned;
 use shared_types::agent::{
     AgentError, JobId, JobProgress, JobProgressArgs, JobRecord, JobState, SubmitJobArgs,
@@ -20,9 +20,29 @@ const ANSWER_SECONDS: u32 = 60;
 /// Seconds that the factory has: it creates a canister and installs code.
 const CREATION_SECONDS: u32 = 240;
 
-/// Why there is no answer, as the Internet Computer gave it.
+/// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoAnswer(pub String);
+pub struct NoAnswer {
+    /// The reason as the Internet Computer gave it.
+    pub reason: String,
+    /// Whether there is no such canister.
+    pub is_gone: bool,
+}
+
+impl NoAnswer {
+    /// For a reason that may pass.
+    pub fn of(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), is_gone: false }
+    }
+}
+
+impl From<CallFailed> for NoAnswer {
+    fn from(failed: CallFailed) -> Self {
+        let is_gone = matches!(&failed, CallFailed::CallRejected(rejected)
+            if rejected.raw_reject_code() == RejectCode::DestinationInvalid as u32);
+        Self { reason: failed.to_string(), is_gone }
+    }
+}
 
 async fn call<R: CandidType + DeserializeOwned>(
     canister: Principal,
@@ -31,8 +51,7 @@ async fn call<R: CandidType + DeserializeOwned>(
     seconds: u32,
 ) -> Result<R, NoAnswer> {
     let call = Call::bounded_wait(canister, method).with_arg(argument).change_timeout(seconds);
-    let answer = call.await.map_err(|failed| NoAnswer(failed.to_string()))?;
-    answer.candid().map_err(|error| NoAnswer(error.to_string()))
+    call.await?.candid().map_err(NoAnswer::of)
 }
 
 /// Has the factory create an agent.
@@ -82,7 +101,7 @@ pub async fn job_progress(
             Err(error) => return Ok(Err(error)),
         };
         if part.next_token <= after {
-            return Err(NoAnswer("the agent's job has fewer tokens than it says".to_owned()));
+            return Err(NoAnswer::of("the agent's job has fewer tokens than it says"));
         }
         after = part.next_token;
         progress.text.push_str(&part.text);

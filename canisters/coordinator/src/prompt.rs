@@ -2,9 +2,14 @@
 
 use crate::text;
 
-/// The prompt of a task: the role, the task, and the artifacts that it takes, which share `input_bytes`.
+/// The prompt of a task for a model that goes on with a text: the role, the task with its artifacts, and where the answer begins.
 pub fn compose(instructions: &str, task: &str, inputs: &[(String, String)], input_bytes: usize) -> String {
-    let mut prompt = format!("{instructions}\n\nTask: {task}\n");
+    format!("{instructions}\n\nTask: {}\nAnswer:\n", request(task, inputs, input_bytes))
+}
+
+/// The task, and the artifacts that it takes, which share `input_bytes`.
+pub fn request(task: &str, inputs: &[(String, String)], input_bytes: usize) -> String {
+    let mut prompt = format!("{task}\n");
     let mut left = input_bytes;
     for (at, (title, artifact)) in inputs.iter().enumerate() {
         let share = left / (inputs.len() - at);
@@ -16,7 +21,6 @@ pub fn compose(instructions: &str, task: &str, inputs: &[(String, String)], inpu
         let cut = if shown.len() < artifact.len() { " […]" } else { "" };
         prompt.push_str(&format!("\n{title}:\n{shown}{cut}\n"));
     }
-    prompt.push_str("\nAnswer:\n");
     prompt
 }
 

@@ -12,10 +12,11 @@ use crate::guards::signed_caller;
 use crate::lifecycle::VERSION;
 use crate::messages::{is_of, of_event};
 use crate::workspace::{ProjectEntry, Workspace};
-use crate::{analysis, commands, driver, registry, roles, state};
+use crate::{analysis, commands, decide, driver, registry, roles, state};
 
-/// Most projects of a page: a plan can be long.
+/// Most projects of a page, and bytes of those that it has, but for one: a plan can be long, a reply holds 2 MiB.
 const MAX_PROJECTS: u32 = 20;
+const MAX_PROJECTS_BYTES: usize = 1_000_000;
 
 fn mine<R>(read: impl FnOnce(&Workspace) -> R) -> Result<R, CoordinatorError> {
     let caller = signed_caller()?;
@@ -49,7 +50,18 @@ pub fn projects(args: &ProjectsArgs) -> Result<ProjectPage, CoordinatorError> {
     mine(|workspace| {
         let first = args.after.map_or(0, |after| after.saturating_add(1));
         let rest = workspace.projects.range(first..).map(|(_, entry)| entry.view());
-        let (projects, next) = paging::page(rest, args.limit.min(MAX_PROJECTS), |project| project.id);
+        let (mut projects, mut next) =
+            paging::page(rest, args.limit.min(MAX_PROJECTS), |project: &Project| project.id);
+        let mut bytes = 0;
+        let fit = projects.iter().take_while(|project| {
+            bytes += candid::encode_one(project).map_or(0, |encoded| encoded.len());
+            bytes <= MAX_PROJECTS_BYTES
+        });
+        let fit = fit.count().max(1);
+        if fit < projects.len() {
+            projects.truncate(fit);
+            next = projects.last().map(|project| project.id);
+        }
         ProjectPage { projects, next }
     })
 }
@@ -138,7 +150,8 @@ pub fn agents(args: &AgentsArgs) -> Result<AgentPage, CoordinatorError> {
 /// # Errors
 /// [`CoordinatorError::Anonymous`].
 pub fn dead_letters(args: &DeadLettersArgs) -> Result<DeadLetterPage, CoordinatorError> {
-    let kept = state::read(|state| state.settings().config.dead_letter_ns);
+    let config = state::read(|state| state.settings().config.clone());
+    let config = &config;
     mine(|workspace| {
         let all = workspace.projects.iter().flat_map(|(project, entry)| {
             let letters = entry.tasks.values().filter(|task| task.state.is_dead_letter());
@@ -148,7 +161,7 @@ pub fn dead_letters(args: &DeadLettersArgs) -> Result<DeadLetterPage, Coordinato
                 reason: task.reason.clone().unwrap_or_default(),
                 attempts: task.attempts.clone(),
                 since_ns: task.changed_at_ns,
-                discarded_at_ns: task.changed_at_ns.saturating_add(kept),
+                discarded_at_ns: decide::discarded_at_ns(entry, task, config),
             })
         });
         let rest = all.filter(|letter| args.after.is_none_or(|after| letter.key > after));

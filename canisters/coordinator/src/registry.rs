@@ -2,6 +2,7 @@
 
 use shared_types::coordinator::{
     AgentState, Breaker, BreakerState, CoordinatorConfig, Health, Measures, Preference, RegisteredAgent,
+    RunCounts,
 };
 
 /// Runs over which measures are averaged.
@@ -21,13 +22,14 @@ fn average_permille(before: u32, permille: u32) -> u32 {
 }
 
 /// Enters a completed task.
-pub fn succeeded(agent: &mut RegisteredAgent, tokens: u64, elapsed_ns: u64, instructions: u64) {
+pub fn succeeded(agent: &mut RegisteredAgent, used: RunCounts, elapsed_ns: u64) {
+    let tokens = used.tokens();
     let Measures { completed, tokens: all, ns_per_token, instructions_per_token, quality_permille, .. } =
         &mut agent.measures;
     *completed += 1;
     *all = all.saturating_add(tokens);
     *ns_per_token = average(*ns_per_token, elapsed_ns / tokens.max(1));
-    *instructions_per_token = average(*instructions_per_token, instructions / tokens.max(1));
+    *instructions_per_token = average(*instructions_per_token, used.instructions / tokens.max(1));
     *quality_permille = average_permille(*quality_permille, 1_000);
     agent.breaker = Breaker::default();
 }
@@ -121,6 +123,7 @@ mod tests {
             role: "writer".to_owned(),
             capabilities: Vec::new(),
             model_id: ModelId::ZERO,
+            chats: false,
             project: 1,
             state: AgentState::Ready(Principal::management_canister()),
             breaker: Breaker::default(),
@@ -187,7 +190,8 @@ mod tests {
                     }
                     Step::Succeed if agent.load > 0 => {
                         agent.load -= 1;
-                        succeeded(&mut agent, 10, 10, 10);
+                        let used = RunCounts { generated_tokens: 10, ..RunCounts::default() };
+                        succeeded(&mut agent, used, 10);
                         prop_assert_eq!(agent.breaker, Breaker::default());
                     }
                     Step::Fail if agent.load > 0 => {

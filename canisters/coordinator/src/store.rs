@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::StableBTreeMap;
-use shared_types::coordinator::{Event, EventKind, EventPage, ProjectId};
+use shared_types::coordinator::{AgentState, AttemptFailure, Event, EventKind, EventPage, ProjectId};
 use shared_types::paging;
 
 use crate::decide::Next;
@@ -37,6 +37,7 @@ pub struct Store {
     events: StableBTreeMap<(Principal, u64), Cbor<Event>, Memory>,
     snapshots: StableBTreeMap<Principal, Cbor<Workspace>, Memory>,
     active: StableBTreeMap<Principal, (), Memory>,
+    owners: StableBTreeMap<Principal, (), Memory>,
     canisters: StableBTreeMap<Principal, Cbor<(Principal, String)>, Memory>,
     cache: BTreeMap<Principal, Cached>,
 }
@@ -48,6 +49,7 @@ impl Store {
             events: StableBTreeMap::init(memories.events),
             snapshots: StableBTreeMap::init(memories.snapshots),
             active: StableBTreeMap::init(memories.active),
+            owners: StableBTreeMap::init(memories.owners),
             canisters: StableBTreeMap::init(memories.canisters),
             cache: BTreeMap::new(),
         }
@@ -98,11 +100,17 @@ impl Store {
         let cached = self.cache.get_mut(&owner).expect("it was loaded");
         let sequence = cached.workspace.last_sequence + 1;
         let event = Event { sequence, time_ns, project, kind };
+        if let Some(gone) = canister_gone(&cached.workspace, &event) {
+            self.canisters.remove(&gone);
+        }
         if let Err(error) = cached.workspace.apply(&event) {
             panic!("{} ({:?})", error.0, event.kind);
         }
         if let EventKind::AgentCreated { agent, canister } = &event.kind {
             self.canisters.insert(*canister, Cbor((owner, agent.clone())));
+        }
+        if sequence == 1 {
+            self.owners.insert(owner, ());
         }
         self.events.insert((owner, sequence), Cbor(event));
         if sequence - cached.snapshot >= SNAPSHOT_EVENTS {
@@ -178,12 +186,9 @@ impl Store {
         EventPage { events, next, last }
     }
 
-    /// Owners whose workspaces have something to do, from the one behind `after` on and round.
-    pub fn active_from(&self, after: Option<Principal>, most: usize) -> Vec<Principal> {
-        let behind = |owner: &Principal| after.is_none_or(|after| *owner > after);
-        let all: Vec<Principal> = self.active.iter().map(|entry| *entry.key()).take(10_000).collect();
-        let (later, earlier): (Vec<_>, Vec<_>) = all.into_iter().partition(behind);
-        later.into_iter().chain(earlier).take(most).collect()
+    /// Owners whose workspaces have something to do; `max_active_workspaces` bounds them.
+    pub fn active_owners(&self) -> Vec<Principal> {
+        self.active.iter().map(|entry| *entry.key()).collect()
     }
 
     /// Whose agent a canister is, and its name.
@@ -196,9 +201,36 @@ impl Store {
         self.active.len()
     }
 
+    /// Whether a workspace has something to do.
+    pub fn is_active(&self, owner: Principal) -> bool {
+        self.active.contains_key(&owner)
+    }
+
+    /// Workspaces that there are.
+    pub fn workspaces(&self) -> u64 {
+        self.owners.len()
+    }
+
+    /// Whether somebody has a workspace.
+    pub fn has(&self, owner: Principal) -> bool {
+        self.owners.contains_key(&owner)
+    }
+
     /// States in the heap.
     pub fn cached(&self) -> u64 {
         self.cache.len() as u64
+    }
+}
+
+/// The canister of an agent that does not exist any more, as an event says.
+fn canister_gone(workspace: &Workspace, event: &Event) -> Option<Principal> {
+    let EventKind::AttemptFailed { task, attempt, failure: AttemptFailure::Gone, .. } = event.kind else {
+        return None;
+    };
+    let attempt = workspace.projects.get(&event.project?)?.attempt(task, attempt)?;
+    match workspace.agents.get(&attempt.agent)?.state {
+        AgentState::Ready(canister) => Some(canister),
+        _ => None,
     }
 }
 

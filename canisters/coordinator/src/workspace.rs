@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shared_types::Digest;
+use shared_types::receipt::hash_of;
 use shared_types::coordinator::project::TaskCounts;
 use shared_types::coordinator::{
     AfterFailure, AgentState, Artifact, Attempt, AttemptFailure, AttemptStage, Breaker, BreakerState,
     CallKind, ConversationId, Event, EventKind, Health, Measures, PlannedTask, Project, ProjectId,
-    ProjectState, QuotaKind, RegisteredAgent, RoleTemplate, Stage, Task, TaskId, TaskKind, TaskState, Turn,
-    concierge,
+    ProjectState, QuotaKind, RegisteredAgent, RoleTemplate, RunCounts, Stage, Task, TaskId, TaskKind,
+    TaskState, Turn, concierge,
 };
 
 use crate::{registry, votes};
@@ -65,7 +66,7 @@ pub struct ProjectEntry {
     pub quotas: BTreeMap<QuotaKind, Quota>,
     /// Why a quota was refused.
     pub refusal: Option<String>,
-    /// Messages sent into it, by id, with the hash of what they said.
+    /// Messages sent into it, by id, with their hashes.
     pub messages: BTreeMap<String, Digest>,
 }
 
@@ -143,6 +144,17 @@ impl ProjectEntry {
 
     fn task_mut(&mut self, task: TaskId) -> Result<&mut Task, Inconsistent> {
         self.tasks.get_mut(&task).ok_or(Inconsistent("there is no such task"))
+    }
+
+    /// Adds what a run of a task took.
+    fn spend(&mut self, task: TaskId, used: RunCounts) -> Result<(), Inconsistent> {
+        let task = self.task_mut(task)?;
+        task.tokens = task.tokens.saturating_add(used.tokens());
+        let record = &mut self.record;
+        record.tokens = record.tokens.saturating_add(used.tokens());
+        record.generated_tokens = record.generated_tokens.saturating_add(used.generated_tokens);
+        record.instructions = record.instructions.saturating_add(used.instructions);
+        Ok(())
     }
 }
 
@@ -224,6 +236,8 @@ impl Workspace {
                     state: planned_state(analysis.questions.is_empty()),
                     counts: TaskCounts::default(),
                     tokens: 0,
+                    generated_tokens: 0,
+                    instructions: 0,
                     settled: false,
                     created_at_ns: now,
                     started_at_ns: None,
@@ -247,6 +261,9 @@ impl Workspace {
                 let entry = self.projects.remove(&project);
                 let entry = entry.ok_or(Inconsistent("there is no such project"))?;
                 check(!entry.record.state.is_open(), "the project has not ended")?;
+                // Agents that never were, or are not any more, go with their project.
+                let failed = |agent: &RegisteredAgent| matches!(agent.state, AgentState::Failed { .. });
+                self.agents.retain(|_, agent| agent.project != project || !failed(agent) || agent.load > 0);
             }
             (Some(project), kind) => self.apply_in(project, kind, event.sequence, now)?,
         }
@@ -417,8 +434,9 @@ impl Workspace {
                 let name = attempt.agent.clone();
                 self.agent_mut(&name)?.heard_at_ns = Some(now);
             }
-            EventKind::AttemptFailed { task, attempt, failure, then, tokens } => {
-                self.attempt_failed(id, (*task, *attempt), failure, *then, *tokens, now)?;
+            EventKind::AttemptFailed { task, attempt, failure, then, used } => {
+                entry.spend(*task, *used)?;
+                self.attempt_failed(id, (*task, *attempt), failure, *then, now)?;
             }
             EventKind::TaskCompleted { .. } => self.completed(id, kind, sequence, now)?,
             EventKind::TaskEnded { task, state, reason, verdict: _ } => {
@@ -426,14 +444,18 @@ impl Workspace {
                     matches!(state, TaskState::Failed | TaskState::Canceled | TaskState::Rejected);
                 check(unsuccessful, "not an end without an artifact")?;
                 let ended = *task;
-                entry
-                    .calls
-                    .retain(|call, _| !matches!(call, CallKind::Submit { task, .. } if *task == ended));
+                let mut submitted = false;
+                entry.calls.retain(|call, _| {
+                    let is_of = matches!(call, CallKind::Submit { task, .. } if *task == ended);
+                    submitted |= is_of;
+                    !is_of
+                });
                 let task = entry.task_mut(*task)?;
                 enter(task, *state, Some(reason.clone()), now)?;
                 let mut agents = Vec::new();
                 for attempt in task.attempts.iter_mut().filter(|it| it.stage.is_open()) {
-                    attempt.closing = attempt.job.is_some();
+                    // What was submitted without an answer may have arrived.
+                    attempt.closing = attempt.job.is_some() || submitted;
                     attempt.stage = AttemptStage::Abandoned;
                     agents.push(attempt.agent.clone());
                 }
@@ -447,14 +469,12 @@ impl Workspace {
                 enter(task, TaskState::Submitted, None, now)?;
                 (task.counted_attempts, task.busy_attempts, task.retry_at_ns) = (0, 0, now);
             }
-            EventKind::JobClosed { task, attempt, late_result: _, tokens } => {
+            EventKind::JobClosed { task, attempt, late_result: _, used } => {
                 entry.calls.remove(&CallKind::Close { task: *task, attempt: *attempt });
-                let task = entry.task_mut(*task)?;
-                task.tokens = task.tokens.saturating_add(*tokens);
-                let attempt = attempt_mut(task, *attempt)?;
+                entry.spend(*task, *used)?;
+                let attempt = attempt_mut(entry.task_mut(*task)?, *attempt)?;
                 check(attempt.closing, "the job is not being closed")?;
                 attempt.closing = false;
-                entry.record.tokens = entry.record.tokens.saturating_add(*tokens);
             }
             EventKind::CancelRequested => {
                 check(!entry.record.state.is_terminal(), "the project has ended")?;
@@ -486,9 +506,8 @@ impl Workspace {
                 )?;
                 entry.quotas.insert(*quota, Quota::Settled);
             }
-            EventKind::MessageSent { from: _, message } => {
-                let said = Digest::of(message.body.as_bytes());
-                let before = entry.messages.insert(message.id.clone(), said);
+            EventKind::MessageSent { from, message } => {
+                let before = entry.messages.insert(message.id.clone(), hash_of(&(from, message)));
                 check(before.is_none(), "the message was sent already")?;
             }
             EventKind::TaskRated { task, stars } => {
@@ -522,6 +541,7 @@ impl Workspace {
                 role: agent.role,
                 capabilities: agent.capabilities,
                 model_id: agent.model_id,
+                chats: agent.chats,
                 project: id,
                 state: AgentState::Creating,
                 breaker: Breaker::default(),
@@ -541,21 +561,18 @@ impl Workspace {
         (task, number): (TaskId, u32),
         failure: &AttemptFailure,
         then: AfterFailure,
-        tokens: u64,
         now: u64,
     ) -> Result<(), Inconsistent> {
         let entry = self.project_mut(id)?;
-        entry.calls.remove(&CallKind::Submit { task, attempt: number });
-        entry.record.tokens = entry.record.tokens.saturating_add(tokens);
+        let submitted = entry.calls.remove(&CallKind::Submit { task, attempt: number }).is_some();
         let task = entry.task_mut(task)?;
-        task.tokens = task.tokens.saturating_add(tokens);
         let attempt = attempt_mut(task, number)?;
         check(attempt.stage.is_open(), "the attempt has ended")?;
         let unknown = matches!(
             failure,
             AttemptFailure::NoAnswer(_) | AttemptFailure::LeaseEnded | AttemptFailure::TimedOut
         );
-        attempt.closing = unknown && attempt.job.is_some();
+        attempt.closing = unknown && (attempt.job.is_some() || submitted);
         attempt.stage = AttemptStage::Failed(failure.clone());
         let agent = attempt.agent.clone();
         if *failure == AttemptFailure::Busy {
@@ -574,7 +591,9 @@ impl Workspace {
         }
         let agent = self.agent_mut(&agent)?;
         agent.load -= 1;
-        if unknown || matches!(failure, AttemptFailure::Job(_)) {
+        if *failure == AttemptFailure::Gone {
+            agent.state = AgentState::Failed { reason: failure.to_string() };
+        } else if unknown || matches!(failure, AttemptFailure::Job(_)) {
             registry::failed(agent);
         } else {
             agent.heard_at_ns = Some(now);
@@ -594,8 +613,7 @@ impl Workspace {
             attempt,
             text,
             elapsed_ns,
-            tokens,
-            instructions,
+            used,
             receipt,
             verdict,
         } = kind
@@ -603,7 +621,7 @@ impl Workspace {
             return Err(Inconsistent("not the end of a task"));
         };
         let entry = self.project_mut(id)?;
-        entry.record.tokens = entry.record.tokens.saturating_add(*tokens);
+        entry.spend(*task_id, *used)?;
         let winner = verdict.as_ref().and_then(|verdict| verdict.winner);
         let taken = winner.and_then(|winner| entry.tasks.get(&winner)?.artifact.clone());
         let task = entry.task_mut(*task_id)?;
@@ -614,7 +632,6 @@ impl Workspace {
             task.artifact = Some(Artifact { verdict: verdict.clone(), ..taken });
             return Ok(());
         };
-        task.tokens = task.tokens.saturating_add(*tokens);
         task.artifact = Some(Artifact {
             event: sequence,
             bytes: text.len() as u32,
@@ -632,7 +649,7 @@ impl Workspace {
         let agent = self.agent_mut(&agent)?;
         agent.load -= 1;
         agent.heard_at_ns = Some(now);
-        registry::succeeded(agent, *tokens, *elapsed_ns, *instructions);
+        registry::succeeded(agent, *used, *elapsed_ns);
         Ok(())
     }
 }

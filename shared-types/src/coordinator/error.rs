@@ -30,6 +30,10 @@ pub enum LimitKind {
     Messages,
     /// Turns of a conversation.
     Turns,
+    /// Bytes of all prompts of a project.
+    PromptBytes,
+    /// Owners of workspaces.
+    Workspaces,
     /// Events of a workspace.
     Events,
 }
@@ -121,13 +125,5 @@ pub enum CoordinatorError {
     Busy {
         /// When to try again, in nanoseconds from now.
         retry_after_ns: u64,
-    },
-    /// Another canister did not answer.
-    #[error("{canister} did not answer: {reason}")]
-    NoAnswer {
-        /// Which one.
-        canister: String,
-        /// The reason as the Internet Computer gave it.
-        reason: String,
     },
 }

@@ -9,7 +9,7 @@ use super::message::SendMessageArgs;
 use super::plan::{Analysis, Plan, PlanRequest, PlannedTask};
 use super::project::{ProjectId, ProjectState};
 use super::role::RoleTemplate;
-use super::task::{AfterFailure, AttemptFailure, TaskId, TaskState};
+use super::task::{AfterFailure, AttemptFailure, RunCounts, TaskId, TaskState};
 use super::vote::Verdict;
 use crate::agent::JobId;
 
@@ -180,8 +180,8 @@ pub enum EventKind {
         failure: AttemptFailure,
         /// What follows.
         then: AfterFailure,
-        /// Tokens that it took, prompt included, as far as they are known.
-        tokens: u64,
+        /// What it took, as far as that is known.
+        used: RunCounts,
     },
     /// A task has its artifact.
     TaskCompleted {
@@ -193,10 +193,8 @@ pub enum EventKind {
         text: String,
         /// Nanoseconds that the attempt took.
         elapsed_ns: u64,
-        /// Tokens that the attempt took, prompt included.
-        tokens: u64,
-        /// Instructions that it took.
-        instructions: u64,
+        /// What the attempt took.
+        used: RunCounts,
         /// The agent's receipt.
         receipt: Option<u64>,
         /// How it was voted.
@@ -226,8 +224,8 @@ pub enum EventKind {
         attempt: u32,
         /// The result that it had brought by then, which is not applied.
         late_result: Option<String>,
-        /// Tokens that it took, prompt included.
-        tokens: u64,
+        /// What it took.
+        used: RunCounts,
     },
     /// The owner cancelled the project.
     CancelRequested,

@@ -40,7 +40,7 @@ pub use registry::{
 pub use role::{RoleTemplate, RolesPage, Signal};
 pub use task::{
     AddTasksArgs, AfterFailure, Artifact, Attempt, AttemptFailure, AttemptStage, DeadLetter, DeadLetterPage,
-    DeadLettersArgs, RateTaskArgs, Task, TaskId, TaskKey, TaskKind, TaskPage, TaskState, TasksArgs,
+    DeadLettersArgs, RateTaskArgs, RunCounts, Task, TaskId, TaskKey, TaskKind, TaskPage, TaskState, TasksArgs,
 };
 pub use vote::{Ballot, NoQuorum, Verdict, VoteOutcome, VoteRule};
 
@@ -55,6 +55,9 @@ pub const MAX_INSTRUCTION_BYTES: usize = 4_096;
 
 /// Longest name of an agent in bytes: it is the agent's key at the factory.
 pub const MAX_AGENT_NAME_BYTES: usize = 64;
+
+/// Longest that a project may run: `econ` holds a reservation for a day, and what a project used is settled within it.
+pub const MAX_PROJECT_NS: u64 = 22 * 3_600 * 1_000_000_000;
 
 /// Argument of the canister's installation.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,14 @@ pub struct CoordinatorConfig {
     pub max_fan_out: u32,
     /// Most tokens that one project may be planned with.
     pub max_tokens: u64,
+    /// Most bytes of all prompts of one project, the artifacts that they take not counted.
+    pub max_prompt_bytes: u32,
+    /// Most agents kept for one owner.
+    pub max_kept_agents: u32,
+    /// Most owners of workspaces.
+    pub max_workspaces: u64,
+    /// Most workspaces with approved projects that have not ended; beyond, approvals are refused for a while.
+    pub max_active_workspaces: u64,
     /// Most projects of one owner that are approved and have not ended.
     pub max_open_projects: u32,
     /// Most projects kept for one owner; the oldest one that has ended makes room.
@@ -108,6 +119,8 @@ pub struct CoordinatorConfig {
     pub poll_ns: u64,
     /// How long a dead letter waits for its owner before it is discarded, in nanoseconds.
     pub dead_letter_ns: u64,
+    /// Longest that a project runs, in nanoseconds, at most [`MAX_PROJECT_NS`]: what has not ended by then fails.
+    pub project_timeout_ns: u64,
     /// Failures in a row after which an agent gets nothing to do for a while.
     pub breaker_failures: u32,
     /// That while, in nanoseconds; it doubles while the agent keeps failing.
@@ -124,6 +137,10 @@ impl Default for CoordinatorConfig {
             max_depth: 4,
             max_fan_out: 256,
             max_tokens: 2_000_000,
+            max_prompt_bytes: 256 * 1_024,
+            max_kept_agents: 1_000,
+            max_workspaces: 100_000,
+            max_active_workspaces: 1_000,
             max_open_projects: 8,
             max_projects: 64,
             max_jobs_per_agent: 2,
@@ -134,7 +151,8 @@ impl Default for CoordinatorConfig {
             backoff_ns: 2 * SECOND,
             max_backoff_ns: 120 * SECOND,
             poll_ns: SECOND,
-            dead_letter_ns: 7 * 24 * 3_600 * SECOND,
+            dead_letter_ns: 12 * 3_600 * SECOND,
+            project_timeout_ns: 20 * 3_600 * SECOND,
             breaker_failures: 3,
             breaker_ns: 60 * SECOND,
         }
@@ -153,6 +171,10 @@ impl CoordinatorConfig {
             ("max_depth", u64::from(self.max_depth)),
             ("max_fan_out", u64::from(self.max_fan_out)),
             ("max_tokens", self.max_tokens),
+            ("max_prompt_bytes", self.max_prompt_bytes.into()),
+            ("max_kept_agents", self.max_kept_agents.into()),
+            ("max_workspaces", self.max_workspaces),
+            ("max_active_workspaces", self.max_active_workspaces),
             ("max_open_projects", u64::from(self.max_open_projects)),
             ("max_projects", u64::from(self.max_projects)),
             ("max_jobs_per_agent", u64::from(self.max_jobs_per_agent)),
@@ -164,6 +186,7 @@ impl CoordinatorConfig {
             ("max_backoff_ns", self.max_backoff_ns),
             ("poll_ns", self.poll_ns),
             ("dead_letter_ns", self.dead_letter_ns),
+            ("project_timeout_ns", self.project_timeout_ns),
             ("breaker_failures", u64::from(self.breaker_failures)),
             ("breaker_ns", self.breaker_ns),
         ];
@@ -173,6 +196,10 @@ impl CoordinatorConfig {
         if self.backoff_ns > self.max_backoff_ns {
             let reason = format!("is {}, above max_backoff_ns {}", self.backoff_ns, self.max_backoff_ns);
             return Err(FieldError::new("backoff_ns", reason));
+        }
+        if self.project_timeout_ns > MAX_PROJECT_NS {
+            let reason = format!("is {}, at most {MAX_PROJECT_NS} is allowed", self.project_timeout_ns);
+            return Err(FieldError::new("project_timeout_ns", reason));
         }
         if self.max_projects <= self.max_open_projects {
             let reason = format!("is {}, must be above max_open_projects", self.max_projects);

@@ -106,6 +106,8 @@ pub struct PlannedAgent {
     pub capabilities: Vec<String>,
     /// The model that it runs.
     pub model_id: ModelId,
+    /// Whether the model answers conversations: it is asked by its chat template then.
+    pub chats: bool,
     /// Whether it is there already and costs no creation.
     pub exists: bool,
 }

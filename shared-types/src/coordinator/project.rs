@@ -78,6 +78,10 @@ pub struct Project {
     pub counts: TaskCounts,
     /// Tokens used so far, prompts included.
     pub tokens: u64,
+    /// Of them, those that were generated.
+    pub generated_tokens: u64,
+    /// Instructions used so far.
+    pub instructions: u64,
     /// Whether the quota is settled.
     pub settled: bool,
     /// When the plan was made first, in nanoseconds since 1970.

@@ -105,6 +105,8 @@ pub struct RegisteredAgent {
     pub capabilities: Vec<String>,
     /// The model that it runs.
     pub model_id: ModelId,
+    /// Whether the model answers conversations.
+    pub chats: bool,
     /// The project that it was created for.
     pub project: ProjectId,
     /// Whether it can be given work.

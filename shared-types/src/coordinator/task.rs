@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::{PlannedTask, Work};
 use super::project::ProjectId;
 use super::vote::{Verdict, VoteRule};
-use crate::agent::JobId;
+use crate::agent::{JobCounts, JobId};
 use crate::digest::Digest;
 
 /// Number of a task in its project, from 1.
@@ -92,6 +92,34 @@ pub struct Artifact {
     pub verdict: Option<Verdict>,
 }
 
+/// What runs took, as their agents counted it.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunCounts {
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Instructions.
+    pub instructions: u64,
+}
+
+impl RunCounts {
+    /// Tokens of prompts and answers.
+    pub fn tokens(&self) -> u64 {
+        self.prompt_tokens.saturating_add(self.generated_tokens)
+    }
+}
+
+impl From<JobCounts> for RunCounts {
+    fn from(counts: JobCounts) -> Self {
+        Self {
+            prompt_tokens: counts.prompt_tokens.into(),
+            generated_tokens: counts.generated_tokens.into(),
+            instructions: counts.instructions,
+        }
+    }
+}
+
 /// Why an attempt did not bring an artifact.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttemptFailure {
@@ -121,6 +149,9 @@ pub enum AttemptFailure {
     /// The agent does not obey the coordinator.
     #[error("the agent's owner does not let the coordinator use it")]
     Unauthorized,
+    /// The agent's canister does not exist any more.
+    #[error("the agent's canister does not exist any more")]
+    Gone,
     /// The agent refused the job as it is.
     #[error("the agent refused the job: {0}")]
     Refused(String),

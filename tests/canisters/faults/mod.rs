@@ -5,6 +5,7 @@
 
 mod agent;
 mod econ;
+mod coordinator;
 mod factory;
 mod model;
 

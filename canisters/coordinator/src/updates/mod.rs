@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use candid::Principal;
 use ic_cdk::api::time;
-use shared_types::coordinator::{CoordinatorError, Project, ProjectId};
+use shared_types::coordinator::{CoordinatorError, LimitKind, Project, ProjectId};
 
 use crate::decide::Next;
 use crate::workspace::Workspace;
@@ -25,14 +25,24 @@ fn command(
     ) -> Result<Option<Next>, CoordinatorError>,
 ) -> Result<(), CoordinatorError> {
     state::mutate(|state| {
+        admit(state, owner)?;
         let config = state.settings().config.clone();
         if let Some(event) = decide(state.store.load(owner), &config)? {
             state.store.record(owner, event, time());
         }
         Ok(())
     })?;
-    driver::schedule(Duration::ZERO);
+    driver::wake(owner, Duration::ZERO);
     Ok(())
+}
+
+/// Refuses another workspace while there are as many as are kept.
+fn admit(state: &state::State, owner: Principal) -> Result<(), CoordinatorError> {
+    let (known, most) = (state.store.workspaces(), state.settings().config.max_workspaces);
+    if known < most || state.store.has(owner) {
+        return Ok(());
+    }
+    Err(CoordinatorError::TooMany { what: LimitKind::Workspaces, asked: known + 1, most })
 }
 
 /// A project of the caller as it is now.

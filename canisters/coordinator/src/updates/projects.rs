@@ -11,9 +11,13 @@ use shared_types::coordinator::{
 };
 use shared_types::model::ModelRecord;
 
-use super::{command, project};
+use super::{admit, command, project};
 use crate::guards::signed_caller;
+use crate::planner::ChosenModel;
 use crate::{commands, concierge, driver, planner, platform, state};
+
+/// When somebody who was refused for want of room may try again.
+const RETRY_AFTER_NS: u64 = 30_000_000_000;
 
 /// For so long the repository is not asked again which models it serves.
 const CATALOGUE_NS: u64 = 60_000_000_000;
@@ -30,8 +34,11 @@ async fn refresh_catalogue() {
     }
 }
 
-fn model_of(catalogue: &[ModelRecord], default: ModelId) -> impl Fn(&RoleTemplate) -> ModelId {
-    move |role| planner::choose_model(catalogue, role, default)
+fn model_of(
+    catalogue: &[ModelRecord],
+    default: ModelId,
+) -> impl Fn(&RoleTemplate, Option<ModelId>) -> ChosenModel {
+    move |role, wanted| planner::choose_model(catalogue, role, wanted, default)
 }
 
 /// Makes a plan of an instruction.
@@ -43,7 +50,7 @@ pub async fn create_plan(args: CreatePlanArgs) -> Result<Project, CoordinatorErr
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
     let id =
-        with_models(owner, |workspace, config, model| commands::create_plan(workspace, config, model, args))?;
+        with_models(owner, |workspace, config, model, _| commands::create_plan(workspace, config, model, args))?;
     project(owner, id)
 }
 
@@ -55,7 +62,7 @@ pub async fn revise_plan(args: RevisePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     refresh_catalogue().await;
     let id = args.project;
-    with_models(owner, |workspace, config, model| {
+    with_models(owner, |workspace, config, model, _| {
         commands::revise_plan(workspace, config, model, args).map(|event| ((), vec![event]))
     })?;
     project(owner, id)
@@ -68,19 +75,34 @@ fn with_models<R>(
         &crate::workspace::Workspace,
         &shared_types::coordinator::CoordinatorConfig,
         commands::ModelOf,
+        concierge::TextOf,
     ) -> Result<(R, Vec<crate::decide::Next>), CoordinatorError>,
 ) -> Result<R, CoordinatorError> {
     let result = state::mutate(|state| {
+        admit(state, owner)?;
         let (config, default) = (state.settings().config.clone(), state.settings().default_model);
         let catalogue = state.catalogue.0.clone();
-        let (result, events) = decide(state.store.load(owner), &config, &model_of(&catalogue, default))?;
+        state.store.load(owner);
+        let store = &state.store;
+        let text_of = |event| store.artifact(owner, event);
+        let (result, events) = store
+            .read(owner, |workspace| decide(workspace, &config, &model_of(&catalogue, default), &text_of))?;
         for event in events {
             state.store.record(owner, event, time());
         }
         Ok(result)
     })?;
-    driver::schedule(Duration::ZERO);
+    driver::wake(owner, Duration::ZERO);
     Ok(result)
+}
+
+/// Refuses another active workspace while there are as many as the coordinator works on: back-pressure.
+fn refuse_if_busy(owner: Principal) -> Result<(), CoordinatorError> {
+    state::read(|state| {
+        let most = state.settings().config.max_active_workspaces;
+        let busy = state.store.active() >= most && !state.store.is_active(owner);
+        if busy { Err(CoordinatorError::Busy { retry_after_ns: RETRY_AFTER_NS }) } else { Ok(()) }
+    })
 }
 
 /// Begins to do what a plan says.
@@ -89,6 +111,7 @@ fn with_models<R>(
 /// [`CoordinatorError::Anonymous`], and see [`commands::approve_plan`].
 pub fn approve_plan(id: ProjectId) -> Result<Project, CoordinatorError> {
     let owner = signed_caller()?;
+    refuse_if_busy(owner)?;
     command(owner, |workspace, config| commands::approve_plan(workspace, config, id))?;
     project(owner, id)
 }
@@ -110,8 +133,9 @@ pub fn cancel_project(id: ProjectId) -> Result<Project, CoordinatorError> {
 pub async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorError> {
     let owner = signed_caller()?;
     refresh_catalogue().await;
-    with_models(owner, |workspace, config, model| {
-        let outcome = concierge::converse(workspace, config, model, args.conversation, &args.text)?;
+    with_models(owner, |workspace, config, model, text_of| {
+        let outcome =
+            concierge::converse(workspace, config, model, text_of, args.conversation, &args.text)?;
         let conversation = args.conversation.unwrap_or(workspace.last_conversation + 1);
         let reply = ConverseReply {
             conversation,
