@@ -346,6 +346,8 @@ fn a_silent_agent_is_left_out() {
     assert_eq!(plan.state, ProjectState::Planned);
     coordinator.approve(plan.id);
     assert_eq!(coordinator.wait(plan.id).state, ProjectState::Completed);
+    let closed = breaker();
+    assert_eq!((closed.state, closed.failures), (BreakerState::Closed, 0), "{:?}", coordinator.tasks(plan.id));
 }
 
 fn messages(coordinator: &Coordinator, project: ProjectId) -> Vec<Message> {

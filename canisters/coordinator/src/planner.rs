@@ -182,11 +182,14 @@ impl Planner<'_> {
                 agent.role == role
                     && agent.model_id == model_id
                     && matches!(agent.state, AgentState::Ready(_))
-                    && !matches!(agent.breaker.state, BreakerState::Open(_))
             };
-            let reusable =
-                self.agents.values().filter(fits).take(number as usize).filter(|_| request.reuse_agents);
+            let mut reusable: Vec<&RegisteredAgent> =
+                self.agents.values().filter(|_| request.reuse_agents).filter(fits).collect();
+            // Those that failed last come last: their breakers may be closed by then.
+            reusable.sort_by_key(|agent| matches!(agent.breaker.state, BreakerState::Open(_)));
             let mut of_role: Vec<PlannedAgent> = reusable
+                .into_iter()
+                .take(number as usize)
                 .map(|agent| PlannedAgent {
                     name: agent.name.clone(),
                     role: role.clone(),

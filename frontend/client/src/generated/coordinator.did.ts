@@ -243,6 +243,12 @@ export type AttemptFailure = {
   } |
   {
     /**
+     * The agent's canister does not exist any more.
+     */
+    'Gone' : null
+  } |
+  {
+    /**
      * Somebody cancelled the job at the agent.
      */
     'CancelledThere' : null
@@ -463,6 +469,10 @@ export interface CoordinatorConfig {
    */
   'max_tasks' : number,
   /**
+   * Most agents kept for one owner.
+   */
+  'max_kept_agents' : number,
+  /**
    * Time between two looks at a job, in nanoseconds.
    */
   'poll_ns' : bigint,
@@ -479,13 +489,25 @@ export interface CoordinatorConfig {
    */
   'max_concurrent' : number,
   /**
+   * Longest that a project runs, in nanoseconds, at most [`MAX_PROJECT_NS`]: what has not ended by then fails.
+   */
+  'project_timeout_ns' : bigint,
+  /**
    * Most projects of one owner that are approved and have not ended.
    */
   'max_open_projects' : number,
   /**
+   * Most bytes of all prompts of one project, the artifacts that they take not counted.
+   */
+  'max_prompt_bytes' : number,
+  /**
    * Longest wait between two attempts, in nanoseconds.
    */
   'max_backoff_ns' : bigint,
+  /**
+   * Most owners of workspaces.
+   */
+  'max_workspaces' : bigint,
   /**
    * Most agents of one plan.
    */
@@ -502,6 +524,10 @@ export interface CoordinatorConfig {
    * Most projects kept for one owner; the oldest one that has ended makes room.
    */
   'max_projects' : number,
+  /**
+   * Most workspaces with approved projects that have not ended; beyond, approvals are refused for a while.
+   */
+  'max_active_workspaces' : bigint,
   /**
    * Most attempts of one task.
    */
@@ -543,21 +569,6 @@ export type CoordinatorError = {
        * The name asked for.
        */
       'name' : string,
-    }
-  } |
-  {
-    /**
-     * Another canister did not answer.
-     */
-    'NoAnswer' : {
-      /**
-       * Which one.
-       */
-      'canister' : string,
-      /**
-       * The reason as the Internet Computer gave it.
-       */
-      'reason' : string,
     }
   } |
   {
@@ -881,17 +892,13 @@ export type EventKind = {
       'task' : number,
       'text' : string,
       /**
-       * Instructions that it took.
+       * What the attempt took.
        */
-      'instructions' : bigint,
+      'used' : RunCounts,
       /**
        * How it was voted.
        */
       'verdict' : [] | [Verdict],
-      /**
-       * Tokens that the attempt took, prompt included.
-       */
-      'tokens' : bigint,
     }
   } |
   {
@@ -1076,9 +1083,9 @@ export type EventKind = {
        */
       'then' : AfterFailure,
       /**
-       * Tokens that it took, prompt included, as far as they are known.
+       * What it took, as far as that is known.
        */
-      'tokens' : bigint,
+      'used' : RunCounts,
     }
   } |
   {
@@ -1286,9 +1293,9 @@ export type EventKind = {
        */
       'task' : number,
       /**
-       * Tokens that it took, prompt included.
+       * What it took.
        */
-      'tokens' : bigint,
+      'used' : RunCounts,
       /**
        * The result that it had brought by then, which is not applied.
        */
@@ -1451,6 +1458,12 @@ export type LimitKind = {
   } |
   {
     /**
+     * Owners of workspaces.
+     */
+    'Workspaces' : null
+  } |
+  {
+    /**
      * Levels of tasks below tasks.
      */
     'Depth' : null
@@ -1466,6 +1479,12 @@ export type LimitKind = {
      * Agents of a plan.
      */
     'Agents' : null
+  } |
+  {
+    /**
+     * Bytes of all prompts of a project.
+     */
+    'PromptBytes' : null
   } |
   {
     /**
@@ -1728,6 +1747,10 @@ export interface PlannedAgent {
    */
   'capabilities' : Array<string>,
   /**
+   * Whether the model answers conversations: it is asked by its chat template then.
+   */
+  'chats' : boolean,
+  /**
    * Its name, and its key at the factory.
    */
   'name' : string,
@@ -1851,6 +1874,10 @@ export interface Project {
    */
   'plan' : Plan,
   /**
+   * Instructions used so far.
+   */
+  'instructions' : bigint,
+  /**
    * When the plan was made first, in nanoseconds since 1970.
    */
   'created_at_ns' : bigint,
@@ -1874,6 +1901,10 @@ export interface Project {
    * What the rules found in the instruction.
    */
   'analysis' : Analysis,
+  /**
+   * Of them, those that were generated.
+   */
+  'generated_tokens' : bigint,
 }
 /**
  * Page of `projects`, oldest first.
@@ -2021,6 +2052,10 @@ export interface RegisteredAgent {
    */
   'capabilities' : Array<string>,
   /**
+   * Whether the model answers conversations.
+   */
+  'chats' : boolean,
+  /**
    * Jobs that it has from here.
    */
   'load' : number,
@@ -2160,6 +2195,23 @@ export interface RolesPage {
    * The canister's.
    */
   'built_in' : Array<RoleTemplate>,
+}
+/**
+ * What runs took, as their agents counted it.
+ */
+export interface RunCounts {
+  /**
+   * Instructions.
+   */
+  'instructions' : bigint,
+  /**
+   * Tokens of prompts.
+   */
+  'prompt_tokens' : bigint,
+  /**
+   * Tokens generated.
+   */
+  'generated_tokens' : bigint,
 }
 /**
  * Argument of `send_message`. The owner may call it, and an agent's canister; an agent speaks for itself only.
@@ -2622,16 +2674,21 @@ export interface _SERVICE {
 export const Work = IDL.Rec();
 export const CoordinatorConfig = IDL.Record({
   'max_tasks' : IDL.Nat32,
+  'max_kept_agents' : IDL.Nat32,
   'poll_ns' : IDL.Nat64,
   'breaker_failures' : IDL.Nat32,
   'breaker_ns' : IDL.Nat64,
   'max_concurrent' : IDL.Nat32,
+  'project_timeout_ns' : IDL.Nat64,
   'max_open_projects' : IDL.Nat32,
+  'max_prompt_bytes' : IDL.Nat32,
   'max_backoff_ns' : IDL.Nat64,
+  'max_workspaces' : IDL.Nat64,
   'max_agents' : IDL.Nat32,
   'dead_letter_ns' : IDL.Nat64,
   'backoff_ns' : IDL.Nat64,
   'max_projects' : IDL.Nat32,
+  'max_active_workspaces' : IDL.Nat64,
   'max_attempts' : IDL.Nat32,
   'max_tokens' : IDL.Nat64,
   'max_fan_out' : IDL.Nat32,
@@ -2717,6 +2774,7 @@ export const PlanCost = IDL.Record({
 });
 export const PlannedAgent = IDL.Record({
   'capabilities' : IDL.Vec(IDL.Text),
+  'chats' : IDL.Bool,
   'name' : IDL.Text,
   'role' : IDL.Text,
   'exists' : IDL.Bool,
@@ -2787,21 +2845,25 @@ export const Project = IDL.Record({
   'settled' : IDL.Bool,
   'request' : PlanRequest,
   'plan' : Plan,
+  'instructions' : IDL.Nat64,
   'created_at_ns' : IDL.Nat64,
   'state' : ProjectState,
   'tokens' : IDL.Nat64,
   'counts' : TaskCounts,
   'ended_at_ns' : IDL.Opt(IDL.Nat64),
   'analysis' : Analysis,
+  'generated_tokens' : IDL.Nat64,
 });
 export const LimitKind = IDL.Variant({
   'Messages' : IDL.Null,
   'Projects' : IDL.Null,
   'FanOut' : IDL.Null,
   'OpenProjects' : IDL.Null,
+  'Workspaces' : IDL.Null,
   'Depth' : IDL.Null,
   'Roles' : IDL.Null,
   'Agents' : IDL.Null,
+  'PromptBytes' : IDL.Null,
   'Tasks' : IDL.Null,
   'Turns' : IDL.Null,
   'Tokens' : IDL.Null,
@@ -2827,7 +2889,6 @@ export const TaskState = IDL.Variant({
 });
 export const CoordinatorError = IDL.Variant({
   'UnknownAgent' : IDL.Record({ 'name' : IDL.Text }),
-  'NoAnswer' : IDL.Record({ 'canister' : IDL.Text, 'reason' : IDL.Text }),
   'Anonymous' : IDL.Null,
   'UnknownConversation' : IDL.Record({ 'conversation' : IDL.Nat64 }),
   'TooMany' : IDL.Record({
@@ -2886,6 +2947,7 @@ export const Health = IDL.Variant({
 export const RegisteredAgent = IDL.Record({
   'measures' : Measures,
   'capabilities' : IDL.Vec(IDL.Text),
+  'chats' : IDL.Bool,
   'load' : IDL.Nat32,
   'name' : IDL.Text,
   'role' : IDL.Text,
@@ -2951,6 +3013,7 @@ export const AttemptFailure = IDL.Variant({
   'NoAnswer' : IDL.Text,
   'TooLong' : IDL.Record({ 'context' : IDL.Nat32, 'tokens' : IDL.Nat32 }),
   'Busy' : IDL.Null,
+  'Gone' : IDL.Null,
   'CancelledThere' : IDL.Null,
   'Unauthorized' : IDL.Null,
   'Refused' : IDL.Text,
@@ -3003,6 +3066,11 @@ export const EventsArgs = IDL.Record({
   'after' : IDL.Opt(IDL.Nat64),
   'limit' : IDL.Nat32,
   'project' : IDL.Opt(IDL.Nat64),
+});
+export const RunCounts = IDL.Record({
+  'instructions' : IDL.Nat64,
+  'prompt_tokens' : IDL.Nat64,
+  'generated_tokens' : IDL.Nat64,
 });
 export const Ballot = IDL.Record({
   'task' : IDL.Nat32,
@@ -3072,9 +3140,8 @@ export const EventKind = IDL.Variant({
     'attempt' : IDL.Opt(IDL.Nat32),
     'task' : IDL.Nat32,
     'text' : IDL.Text,
-    'instructions' : IDL.Nat64,
+    'used' : RunCounts,
     'verdict' : IDL.Opt(Verdict),
-    'tokens' : IDL.Nat64,
   }),
   'Started' : IDL.Null,
   'JobAccepted' : IDL.Record({
@@ -3113,7 +3180,7 @@ export const EventKind = IDL.Variant({
     'attempt' : IDL.Nat32,
     'task' : IDL.Nat32,
     'then' : AfterFailure,
-    'tokens' : IDL.Nat64,
+    'used' : RunCounts,
   }),
   'AttemptBegun' : IDL.Record({
     'agent' : IDL.Text,
@@ -3150,7 +3217,7 @@ export const EventKind = IDL.Variant({
   'JobClosed' : IDL.Record({
     'attempt' : IDL.Nat32,
     'task' : IDL.Nat32,
-    'tokens' : IDL.Nat64,
+    'used' : RunCounts,
     'late_result' : IDL.Opt(IDL.Text),
   }),
   'Settled' : IDL.Record({ 'quota' : QuotaKind, 'amount' : IDL.Nat64 }),
@@ -3300,16 +3367,21 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   const Work = IDL.Rec();
   const CoordinatorConfig = IDL.Record({
     'max_tasks' : IDL.Nat32,
+    'max_kept_agents' : IDL.Nat32,
     'poll_ns' : IDL.Nat64,
     'breaker_failures' : IDL.Nat32,
     'breaker_ns' : IDL.Nat64,
     'max_concurrent' : IDL.Nat32,
+    'project_timeout_ns' : IDL.Nat64,
     'max_open_projects' : IDL.Nat32,
+    'max_prompt_bytes' : IDL.Nat32,
     'max_backoff_ns' : IDL.Nat64,
+    'max_workspaces' : IDL.Nat64,
     'max_agents' : IDL.Nat32,
     'dead_letter_ns' : IDL.Nat64,
     'backoff_ns' : IDL.Nat64,
     'max_projects' : IDL.Nat32,
+    'max_active_workspaces' : IDL.Nat64,
     'max_attempts' : IDL.Nat32,
     'max_tokens' : IDL.Nat64,
     'max_fan_out' : IDL.Nat32,
@@ -3392,6 +3464,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   });
   const PlannedAgent = IDL.Record({
     'capabilities' : IDL.Vec(IDL.Text),
+    'chats' : IDL.Bool,
     'name' : IDL.Text,
     'role' : IDL.Text,
     'exists' : IDL.Bool,
@@ -3459,21 +3532,25 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'settled' : IDL.Bool,
     'request' : PlanRequest,
     'plan' : Plan,
+    'instructions' : IDL.Nat64,
     'created_at_ns' : IDL.Nat64,
     'state' : ProjectState,
     'tokens' : IDL.Nat64,
     'counts' : TaskCounts,
     'ended_at_ns' : IDL.Opt(IDL.Nat64),
     'analysis' : Analysis,
+    'generated_tokens' : IDL.Nat64,
   });
   const LimitKind = IDL.Variant({
     'Messages' : IDL.Null,
     'Projects' : IDL.Null,
     'FanOut' : IDL.Null,
     'OpenProjects' : IDL.Null,
+    'Workspaces' : IDL.Null,
     'Depth' : IDL.Null,
     'Roles' : IDL.Null,
     'Agents' : IDL.Null,
+    'PromptBytes' : IDL.Null,
     'Tasks' : IDL.Null,
     'Turns' : IDL.Null,
     'Tokens' : IDL.Null,
@@ -3493,7 +3570,6 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   });
   const CoordinatorError = IDL.Variant({
     'UnknownAgent' : IDL.Record({ 'name' : IDL.Text }),
-    'NoAnswer' : IDL.Record({ 'canister' : IDL.Text, 'reason' : IDL.Text }),
     'Anonymous' : IDL.Null,
     'UnknownConversation' : IDL.Record({ 'conversation' : IDL.Nat64 }),
     'TooMany' : IDL.Record({
@@ -3552,6 +3628,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   const RegisteredAgent = IDL.Record({
     'measures' : Measures,
     'capabilities' : IDL.Vec(IDL.Text),
+    'chats' : IDL.Bool,
     'load' : IDL.Nat32,
     'name' : IDL.Text,
     'role' : IDL.Text,
@@ -3605,6 +3682,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'NoAnswer' : IDL.Text,
     'TooLong' : IDL.Record({ 'context' : IDL.Nat32, 'tokens' : IDL.Nat32 }),
     'Busy' : IDL.Null,
+    'Gone' : IDL.Null,
     'CancelledThere' : IDL.Null,
     'Unauthorized' : IDL.Null,
     'Refused' : IDL.Text,
@@ -3657,6 +3735,11 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
     'project' : IDL.Opt(IDL.Nat64),
+  });
+  const RunCounts = IDL.Record({
+    'instructions' : IDL.Nat64,
+    'prompt_tokens' : IDL.Nat64,
+    'generated_tokens' : IDL.Nat64,
   });
   const Ballot = IDL.Record({
     'task' : IDL.Nat32,
@@ -3726,9 +3809,8 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
       'attempt' : IDL.Opt(IDL.Nat32),
       'task' : IDL.Nat32,
       'text' : IDL.Text,
-      'instructions' : IDL.Nat64,
+      'used' : RunCounts,
       'verdict' : IDL.Opt(Verdict),
-      'tokens' : IDL.Nat64,
     }),
     'Started' : IDL.Null,
     'JobAccepted' : IDL.Record({
@@ -3770,7 +3852,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
       'attempt' : IDL.Nat32,
       'task' : IDL.Nat32,
       'then' : AfterFailure,
-      'tokens' : IDL.Nat64,
+      'used' : RunCounts,
     }),
     'AttemptBegun' : IDL.Record({
       'agent' : IDL.Text,
@@ -3807,7 +3889,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'JobClosed' : IDL.Record({
       'attempt' : IDL.Nat32,
       'task' : IDL.Nat32,
-      'tokens' : IDL.Nat64,
+      'used' : RunCounts,
       'late_result' : IDL.Opt(IDL.Text),
     }),
     'Settled' : IDL.Record({ 'quota' : QuotaKind, 'amount' : IDL.Nat64 }),
@@ -3943,16 +4025,21 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
 export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
   const CoordinatorConfig = IDL.Record({
     'max_tasks' : IDL.Nat32,
+    'max_kept_agents' : IDL.Nat32,
     'poll_ns' : IDL.Nat64,
     'breaker_failures' : IDL.Nat32,
     'breaker_ns' : IDL.Nat64,
     'max_concurrent' : IDL.Nat32,
+    'project_timeout_ns' : IDL.Nat64,
     'max_open_projects' : IDL.Nat32,
+    'max_prompt_bytes' : IDL.Nat32,
     'max_backoff_ns' : IDL.Nat64,
+    'max_workspaces' : IDL.Nat64,
     'max_agents' : IDL.Nat32,
     'dead_letter_ns' : IDL.Nat64,
     'backoff_ns' : IDL.Nat64,
     'max_projects' : IDL.Nat32,
+    'max_active_workspaces' : IDL.Nat64,
     'max_attempts' : IDL.Nat32,
     'max_tokens' : IDL.Nat64,
     'max_fan_out' : IDL.Nat32,
