@@ -2,6 +2,7 @@
 
 use crate::canisters::Client;
 use crate::network::local_identity;
+use crate::team::OWNER;
 use anyhow::Context;
 use candid::{Principal, encode_args};
 use ic_agent::Identity;
@@ -18,11 +19,15 @@ use test_doubles::ledger::LedgerInitArgs;
 const WALLET: &str = "wallet";
 /// What that wallet has at the beginning, in the ledger's smallest unit: 1,000 dollars.
 const WALLET_BALANCE: u64 = 1_000_000_000;
+/// What a team's owner has at the beginning, in the same unit: 100 dollars.
+const OWNER_BALANCE: u64 = 100_000_000;
 /// What a transaction of the ledger costs, in the same unit: a cent.
 const FEE: u64 = 10_000;
 
 /// The canisters' ids.
 pub struct Economy {
+    /// The ledger of local dollars.
+    pub ledger: Principal,
     /// Tiers, quotas, payments.
     pub econ: Principal,
     /// Plans and projects.
@@ -41,8 +46,12 @@ pub async fn deploy(
     let ledger = deploy_ledger(client).await?;
     let args = EconInitArgs { admins: admins.clone(), config: EconConfig::default() };
     let econ = client.deploy("ohms_econ", args).await?;
-    let args =
-        LedgerArgs { canister: ledger, currency: Currency::Dollar, block_log: BlockLog::Icrc3, enabled: true };
+    let args = LedgerArgs {
+        canister: ledger,
+        currency: Currency::Dollar,
+        block_log: BlockLog::Icrc3,
+        enabled: true,
+    };
     client.update::<LedgerInfo, EconError>(econ, "set_ledger", (args,)).await?;
 
     let args = CoordinatorInitArgs {
@@ -57,7 +66,7 @@ pub async fn deploy(
     let grant = ServiceGrant { service: coordinator, role: ServiceRole::Coordinator };
     client.update::<(), EconError>(econ, "grant_service", (grant,)).await?;
     client.update::<(), FactoryError>(factory, "set_coordinators", (vec![coordinator],)).await?;
-    Ok(Economy { econ, coordinator })
+    Ok(Economy { ledger, econ, coordinator })
 }
 
 /// Installs the ledger of the tests and gives the stand-in for a wallet its tokens.
@@ -70,8 +79,10 @@ async fn deploy_ledger(client: &Client) -> anyhow::Result<Principal> {
         minting_account: client.principal().into(),
     };
     let ledger = client.deploy("ledger_canister", args).await?;
-    let wallet = local_identity(WALLET).sender().map_err(anyhow::Error::msg)?;
-    let args = encode_args((Account::from(wallet), WALLET_BALANCE))?;
-    client.ic_agent().update(&ledger, "mint").with_arg(args).await.context("mint")?;
+    for (name, balance) in [(WALLET, WALLET_BALANCE), (OWNER, OWNER_BALANCE)] {
+        let account = Account::from(local_identity(name).sender().map_err(anyhow::Error::msg)?);
+        let args = encode_args((account, balance))?;
+        client.ic_agent().update(&ledger, "mint").with_arg(args).await.context("mint")?;
+    }
     Ok(ledger)
 }

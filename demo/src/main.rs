@@ -100,13 +100,13 @@ async fn main() -> anyhow::Result<()> {
     let model_id = inspected["model_id"].as_str().context("`novaq inspect` names no model")?.to_string();
     novaq(&[&["models".as_ref(), "activate".as_ref(), model_id.as_ref()], &on_network[..]].concat())?;
 
+    let agent_model = model_id.parse()?;
+    step("economics and coordinator");
+    let economy = economy::deploy(&client, admin.principal(), factory, model_canister, agent_model).await?;
+    fact("econ", economy.econ);
+    fact("coordinator", economy.coordinator);
     let app = match args.site.as_deref().zip(args.stand_in.as_deref()) {
         Some(folders) => {
-            step("economics and coordinator");
-            let economy =
-                economy::deploy(&client, admin.principal(), factory, model_canister, model_id.parse()?).await?;
-            fact("econ", economy.econ);
-            fact("coordinator", economy.coordinator);
             step("web app");
             let canisters = [
                 ("model", model_canister),
@@ -120,9 +120,7 @@ async fn main() -> anyhow::Result<()> {
     };
 
     step("agent");
-    let agent_model = model_id.parse()?;
-    let agent =
-        client.create_agent(factory, model_canister, agent_model, args.slice_instructions).await?;
+    let agent = client.create_agent(factory, model_canister, agent_model, args.slice_instructions).await?;
     fact("agent", agent.id);
     let params = GenerationParams {
         max_tokens: args.max_tokens,
@@ -173,9 +171,8 @@ async fn main() -> anyhow::Result<()> {
     ])?;
     novaq(&["replay".as_ref(), receipt.as_os_str(), "--model".as_ref(), artifact.as_os_str()])?;
 
-    let user = Client::connect(&network, network::local_identity(site::USER)).await?;
-    let canisters = team::Canisters { model: model_canister, factory };
-    let team = team::run(&client, &user, &canisters, agent_model).await?;
+    let owner = Client::connect(&network, network::local_identity(team::OWNER)).await?;
+    let team = team::run(&owner, &economy).await?;
 
     step("result");
     let report = Report::new(&inspected, &status, &progress.job.counts, native_equal, team)?;

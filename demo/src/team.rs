@@ -2,31 +2,26 @@
 //! agents made of it; the sixth agent is one too many for the subscription.
 
 use crate::canisters::Client;
+use crate::economy::Economy;
 use crate::{fact, step};
 use anyhow::{Context, bail, ensure};
 use candid::{Nat, Principal};
-use ic_agent::Agent as IcAgent;
-use icrc_ledger_types::icrc1::account::Account;
 use icrc_ledger_types::icrc2::approve::{ApproveArgs, ApproveError};
 use serde::Serialize;
-use shared_types::ModelId;
 use shared_types::agent::AgentError;
 use shared_types::coordinator::{
-    AgentPage, AgentState, AgentsArgs, CoordinatorConfig, CoordinatorError, CoordinatorInitArgs,
-    CreatePlanArgs, Plan, PlanRequest, Project, ProjectId, ProjectState, RegisteredAgent, Task, TaskKey,
-    TaskPage, TaskState, TasksArgs,
+    AgentPage, AgentState, AgentsArgs, CoordinatorError, CreatePlanArgs, Plan, PlanRequest, Project,
+    ProjectId, ProjectState, RegisteredAgent, Task, TaskKey, TaskPage, TaskState, TasksArgs,
 };
 use shared_types::econ::usage::{UsageArgs, UsagePage};
 use shared_types::econ::{
-    AccountSummary, BlockLog, Currency, EconConfig, EconError, EconInitArgs, Invoice, InvoiceState,
-    LedgerArgs, LedgerInfo, PaymentMethod, ServiceGrant, ServiceRole, SubscribeArgs, payment_subaccount,
+    Account, AccountSummary, EconError, Invoice, InvoiceState, PaymentMethod, SubscribeArgs,
+    payment_subaccount,
 };
-use shared_types::factory::FactoryError;
 use shared_types::receipt::{CertifiedReceipt, ReceiptKey};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
-use test_doubles::ledger::LedgerInitArgs;
 
 /// What the person says.
 const INSTRUCTION: &str = "Create three agents that write a tale, review it and title it";
@@ -34,8 +29,11 @@ const INSTRUCTION: &str = "Create three agents that write a tale, review it and 
 /// Tokens that each task may generate.
 const TOKENS_PER_TASK: u32 = 96;
 
-/// What the ledger takes for a transaction: a cent of its dollar, which has six decimals.
-const FEE: u64 = 10_000;
+/// Name of the identity whose team it is.
+pub const OWNER: &str = "owner";
+
+/// What econ may take from the owner's account, in millionths of a dollar.
+const ALLOWANCE: u64 = 50_000_000;
 
 /// What the team did. The keys are those of `--json`.
 #[derive(Serialize)]
@@ -53,45 +51,14 @@ impl fmt::Display for TeamReport {
     }
 }
 
-/// Where the canisters are.
-pub struct Canisters {
-    /// The model repository.
-    pub model: Principal,
-    /// The agent factory.
-    pub factory: Principal,
-}
-
-/// Installs `econ`, a ledger and a coordinator as `admin`, and has `user` make a team of agents that run `model_id`.
-pub async fn run(
-    admin: &Client,
-    user: &Client,
-    canisters: &Canisters,
-    model_id: ModelId,
-) -> anyhow::Result<TeamReport> {
+/// Has `owner` subscribe and make a team of agents.
+pub async fn run(owner: &Client, economy: &Economy) -> anyhow::Result<TeamReport> {
     step("subscription");
-    let econ = subscribe(admin, user).await?;
+    subscribe(owner, economy).await?;
 
     step("plan");
-    let settings = CoordinatorInitArgs {
-        admins: vec![admin.principal()],
-        factory: canisters.factory,
-        econ: Some(econ),
-        model_canister: canisters.model,
-        default_model: model_id,
-        config: CoordinatorConfig::default(),
-    };
-    let coordinator = admin.deploy("ohms_coordinator", settings).await?;
-    fact("coordinator", coordinator);
-    admin.update::<(), FactoryError>(canisters.factory, "set_coordinators", (vec![coordinator],)).await?;
-    for (service, role) in
-        [(coordinator, ServiceRole::Coordinator), (canisters.factory, ServiceRole::Factory)]
-    {
-        let grant = ServiceGrant { service, role };
-        admin.update::<(), EconError>(econ, "grant_service", (grant,)).await?;
-    }
-    let team = Team { user, coordinator };
-    let request =
-        PlanRequest { max_tokens_per_task: Some(TOKENS_PER_TASK), ..PlanRequest::of(INSTRUCTION) };
+    let team = Team { owner, coordinator: economy.coordinator };
+    let request = PlanRequest { max_tokens_per_task: Some(TOKENS_PER_TASK), ..PlanRequest::of(INSTRUCTION) };
     fact("instruction", INSTRUCTION);
     let project = team.plan(request).await?;
     show(&project.plan);
@@ -103,7 +70,7 @@ pub async fn run(
 
     step("usage");
     let args = UsageArgs { account: None, after: None, limit: 10 };
-    let usage: UsagePage = user.query::<_, EconError>(econ, "usage", (args,)).await?;
+    let usage: UsagePage = owner.query::<_, EconError>(economy.econ, "usage", (args,)).await?;
     for run in &usage.records {
         let run = run.envelope;
         fact(
@@ -118,7 +85,7 @@ pub async fn run(
         );
     }
     let account: AccountSummary =
-        user.query::<_, EconError>(econ, "account", (None::<Principal>,)).await?;
+        owner.query::<_, EconError>(economy.econ, "account", (None::<Principal>,)).await?;
     let period = account.subscription.period.context("there is no period")?;
     fact("agents", format!("{} of {}", account.agents, period.terms.max_agents));
     fact("tokens", format!("{} of {}", account.tokens.used, period.tokens));
@@ -142,55 +109,28 @@ pub async fn run(
     })
 }
 
-/// Installs `econ` and a ledger of dollars, gives the user some of them, and has the user subscribe to Basic.
-async fn subscribe(admin: &Client, user: &Client) -> anyhow::Result<Principal> {
-    let token = LedgerInitArgs {
-        name: "Demo dollar".to_owned(),
-        symbol: "dUSD".to_owned(),
-        decimals: 6,
-        fee: FEE,
-        minting_account: admin.principal().into(),
-    };
-    let ledger = admin.deploy("ledger_canister", token).await?;
-    let settings = EconInitArgs { admins: vec![admin.principal()], config: EconConfig::default() };
-    let econ = admin.deploy("ohms_econ", settings).await?;
-    fact("econ", econ);
-    let args =
-        LedgerArgs { canister: ledger, currency: Currency::Dollar, block_log: BlockLog::Icrc3, enabled: true };
-    admin.update::<LedgerInfo, EconError>(econ, "set_ledger", (args,)).await?;
-    let wallet = Account::from(user.principal());
-    call::<u64>(admin.ic_agent(), ledger, "mint", (wallet, 100_000_000u64)).await?;
+/// Approves what econ may take, and subscribes to Basic.
+async fn subscribe(owner: &Client, economy: &Economy) -> anyhow::Result<()> {
     let approve = ApproveArgs {
         from_subaccount: None,
-        spender: Account { owner: econ, subaccount: Some(payment_subaccount(user.principal())) },
-        amount: 50_000_000u64.into(),
+        spender: Account { owner: economy.econ, subaccount: Some(payment_subaccount(owner.principal())) },
+        amount: ALLOWANCE.into(),
         expected_allowance: None,
         expires_at: None,
         fee: None,
         memo: None,
         created_at_time: None,
     };
-    let approved: Result<Nat, ApproveError> =
-        call(user.ic_agent(), ledger, "icrc2_approve", (approve,)).await?;
+    let args = candid::encode_one(approve)?;
+    let reply = owner.ic_agent().update(&economy.ledger, "icrc2_approve").with_arg(args).await;
+    let approved: Result<Nat, ApproveError> = candid::decode_one(&reply.context("the allowance")?)?;
     approved.map_err(|error| anyhow::anyhow!("the allowance: {error:?}"))?;
-    let method = PaymentMethod { ledger, from: wallet };
+    let method = PaymentMethod { ledger: economy.ledger, from: owner.principal().into() };
     let args = SubscribeArgs { tier: "Basic".to_owned(), method, key: "demo".to_owned() };
-    let invoice: Invoice = user.update::<_, EconError>(econ, "subscribe", (args,)).await?;
+    let invoice: Invoice = owner.update::<_, EconError>(economy.econ, "subscribe", (args,)).await?;
     ensure!(matches!(invoice.state, InvoiceState::Paid { .. }), "the invoice is {:?}", invoice.state);
     fact("Basic", format!("${:.2}, paid on the ledger", invoice.total_cents as f64 / 100.0));
-    Ok(econ)
-}
-
-/// Calls a method that answers with its value alone.
-async fn call<T: candid::CandidType + serde::de::DeserializeOwned>(
-    agent: &IcAgent,
-    canister: Principal,
-    method: &str,
-    args: impl candid::utils::ArgumentEncoder,
-) -> anyhow::Result<T> {
-    let reply = agent.update(&canister, method).with_arg(candid::encode_args(args)?).await;
-    let reply = reply.with_context(|| method.to_owned())?;
-    candid::decode_one(&reply).with_context(|| method.to_owned())
+    Ok(())
 }
 
 fn show(plan: &Plan) {
@@ -207,7 +147,7 @@ fn show(plan: &Plan) {
 
 /// A person and a coordinator.
 struct Team<'a> {
-    user: &'a Client,
+    owner: &'a Client,
     coordinator: Principal,
 }
 
@@ -215,14 +155,14 @@ impl Team<'_> {
     async fn plan(&self, request: PlanRequest) -> anyhow::Result<Project> {
         let args = CreatePlanArgs { key: None, request };
         let project: Project =
-            self.user.update::<_, CoordinatorError>(self.coordinator, "create_plan", (args,)).await?;
+            self.owner.update::<_, CoordinatorError>(self.coordinator, "create_plan", (args,)).await?;
         ensure!(project.state == ProjectState::Planned, "the plan: {:?}", project.analysis.questions);
         Ok(project)
     }
 
     /// Approves a plan, and says what happens until the project has ended and its quota is settled.
     async fn run(&self, id: ProjectId) -> anyhow::Result<Project> {
-        self.user
+        self.owner
             .update::<Project, CoordinatorError>(self.coordinator, "approve_plan", (id,))
             .await
             .context("the approval")?;
@@ -236,11 +176,15 @@ impl Team<'_> {
                 }
             }
             let project: Project =
-                self.user.query::<_, CoordinatorError>(self.coordinator, "get_project", (id,)).await?;
+                self.owner.query::<_, CoordinatorError>(self.coordinator, "get_project", (id,)).await?;
             if project.settled {
                 return Ok(project);
             }
-            ensure!(began.elapsed() < Duration::from_mins(5), "the project did not end: {:?}", project.counts);
+            ensure!(
+                began.elapsed() < Duration::from_mins(5),
+                "the project did not end: {:?}",
+                project.counts
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -270,14 +214,14 @@ impl Team<'_> {
     async fn agents(&self) -> anyhow::Result<Vec<RegisteredAgent>> {
         let args = AgentsArgs { after: None, limit: 100 };
         let page: AgentPage =
-            self.user.query::<_, CoordinatorError>(self.coordinator, "agents", (args,)).await?;
+            self.owner.query::<_, CoordinatorError>(self.coordinator, "agents", (args,)).await?;
         Ok(page.agents)
     }
 
     async fn tasks(&self, project: ProjectId) -> anyhow::Result<Vec<Task>> {
         let args = TasksArgs { project, after: None, limit: 100 };
         let page: TaskPage =
-            self.user.query::<_, CoordinatorError>(self.coordinator, "tasks", (args,)).await?;
+            self.owner.query::<_, CoordinatorError>(self.coordinator, "tasks", (args,)).await?;
         Ok(page.tasks)
     }
 
@@ -287,14 +231,14 @@ impl Team<'_> {
         for task in self.tasks(project).await? {
             let key = TaskKey { project, task: task.plan.id };
             let text: String =
-                self.user.query::<_, CoordinatorError>(self.coordinator, "artifact", (key,)).await?;
+                self.owner.query::<_, CoordinatorError>(self.coordinator, "artifact", (key,)).await?;
             println!("\n{}:\n{}\n", task.plan.title, text.trim());
             let name = &task.attempts.last().context("there was no attempt")?.agent;
             let agent = agents.iter().find(|agent| agent.name == *name).context("the agent is unknown")?;
             let AgentState::Ready(canister) = agent.state else { bail!("{name} does not run") };
             let number = task.artifact.as_ref().and_then(|it| it.receipt).context("there is no receipt")?;
             let certified: CertifiedReceipt = self
-                .user
+                .owner
                 .query::<_, AgentError>(canister, "get_receipt", (ReceiptKey::Sequence(number),))
                 .await?;
             fact("receipt", format!("{number} of {name}: {}", certified.hash));

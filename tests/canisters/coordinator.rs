@@ -6,12 +6,14 @@ use ohms_tests::artifact::Artifact;
 use ohms_tests::coordinator::Coordinator;
 use ohms_tests::network::{Agent, Factory, Network, admin, owner, stranger};
 use ohms_tests::wasm::Canister;
-use shared_types::agent::{AgentError, FinishReason, GenerationParams, JobRecord, JobState, SubmitJobArgs};
+use shared_types::agent::{
+    AgentError, FinishReason, GenerationParams, JobPrompt, JobRecord, JobState, SubmitJobArgs,
+};
 use shared_types::coordinator::{
     AttemptFailure, AttemptStage, BreakerState, ConverseArgs, ConverseReply, CoordinatorConfig,
     CoordinatorError, CreatePlanArgs, DeadLetterPage, DeadLettersArgs, EventKind, Message, MessageKind,
-    MessagePage, MessagesArgs, NoQuorum, Party, PlanRequest, Project, ProjectId, ProjectState, SendMessageArgs,
-    Stage, TaskKey, TaskSpec, TaskState, VoteOutcome, VoteRule, Work,
+    MessagePage, MessagesArgs, NoQuorum, Party, PlanRequest, Project, ProjectId, ProjectState,
+    SendMessageArgs, Stage, TaskKey, TaskSpec, TaskState, VoteOutcome, VoteRule, Work,
 };
 use shared_types::econ::usage::{UsageArgs, UsagePage};
 use shared_types::econ::{EconConfig, ServiceGrant, ServiceRole};
@@ -58,8 +60,7 @@ fn request(work: Work) -> PlanRequest {
 fn subscribe<'a>(network: &'a Network, artifact: &Artifact) -> (Shop<'a>, Coordinator<'a>) {
     let shop = Shop::open(network, EconConfig::default());
     shop.subscribe("Basic", "first");
-    let coordinator =
-        Coordinator::install(network, artifact, Some(shop.id), CoordinatorConfig::default());
+    let coordinator = Coordinator::install(network, artifact, Some(shop.id), CoordinatorConfig::default());
     for (service, role) in
         [(coordinator.id, ServiceRole::Coordinator), (coordinator.factory.id, ServiceRole::Factory)]
     {
@@ -111,11 +112,11 @@ fn from_a_sentence_to_texts_within_a_subscription() {
         let text = coordinator.text(project, task.plan.id);
         let attempt = task.attempts.last().unwrap();
         let canister = coordinator.canister_of(&attempt.agent);
-        let prompt: Result<String, AgentError> =
+        let prompt: Result<JobPrompt, AgentError> =
             network.query(owner(), canister, "get_prompt", (attempt.job.unwrap(),));
         let job: Result<JobRecord, AgentError> =
             network.query(owner(), canister, "get_job", (attempt.job.unwrap(),));
-        let (prompt, job) = (prompt.unwrap(), job.unwrap());
+        let (prompt, job) = (prompt.unwrap().prompt, job.unwrap());
         assert_eq!(job.caller, coordinator.id);
         assert!(prompt.contains(&before), "the text of the task before is in the prompt");
         assert_eq!(text, artifact.generate(&prompt, &job.params).1);
@@ -284,7 +285,8 @@ fn a_cancellation_reaches_the_agents() {
     let coordinator =
         Coordinator::install(&network, &Artifact::long_context(), None, CoordinatorConfig::default());
     let long = Work::Task(spec("writer", "A long tale", 1_500));
-    let project = coordinator.plan(request(Work::Sequence(vec![long, task("writer", "Its end")]))).unwrap().id;
+    let project =
+        coordinator.plan(request(Work::Sequence(vec![long, task("writer", "Its end")]))).unwrap().id;
     coordinator.approve(project);
     network.wait_for("the job", || {
         let running = |stage: &AttemptStage| matches!(stage, AttemptStage::Running(_));
@@ -347,7 +349,12 @@ fn a_silent_agent_is_left_out() {
     coordinator.approve(plan.id);
     assert_eq!(coordinator.wait(plan.id).state, ProjectState::Completed);
     let closed = breaker();
-    assert_eq!((closed.state, closed.failures), (BreakerState::Closed, 0), "{:?}", coordinator.tasks(plan.id));
+    assert_eq!(
+        (closed.state, closed.failures),
+        (BreakerState::Closed, 0),
+        "{:?}",
+        coordinator.tasks(plan.id)
+    );
 }
 
 fn messages(coordinator: &Coordinator, project: ProjectId) -> Vec<Message> {
@@ -369,9 +376,8 @@ fn agents_vote_and_send_messages() {
     assert_eq!((plan.plan.agents.len(), plan.plan.tasks.len()), (4, 5), "{:?}", plan.plan);
     let project = plan.id;
     coordinator.approve(project);
-    network.wait_for("the run", || {
-        (coordinator.project(project).state == ProjectState::Running).then_some(())
-    });
+    network
+        .wait_for("the run", || (coordinator.project(project).state == ProjectState::Running).then_some(()));
 
     let send = |caller: Principal, id: &str, body: &str| -> Result<(), CoordinatorError> {
         let args = SendMessageArgs {
@@ -415,10 +421,8 @@ fn agents_vote_and_send_messages() {
     assert!(verdict.votes >= 2 && verdict.ballots.len() >= 2, "{verdict:?}");
     let winner = verdict.winner.unwrap();
     assert_eq!(coordinator.text(project, decided.plan.id), coordinator.text(project, winner));
-    let voters: std::collections::BTreeSet<&str> = tasks[..3]
-        .iter()
-        .filter_map(|task| Some(task.attempts.last()?.agent.as_str()))
-        .collect();
+    let voters: std::collections::BTreeSet<&str> =
+        tasks[..3].iter().filter_map(|task| Some(task.attempts.last()?.agent.as_str())).collect();
     assert!(voters.len() >= 2, "each ballot is another agent's: {voters:?}");
 }
 

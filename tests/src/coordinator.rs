@@ -39,7 +39,8 @@ impl<'a> Coordinator<'a> {
     ) -> Self {
         let repository = network.repository();
         repository.publish(artifact);
-        let limits = FactoryConfig { max_agents_per_owner: 100, max_concurrent: 20, ..FactoryConfig::default() };
+        let limits =
+            FactoryConfig { max_agents_per_owner: 100, max_concurrent: 20, ..FactoryConfig::default() };
         let factory = network.factory(limits);
         factory.upload_template(&Canister::Agent.wasm());
         let settings = CoordinatorInitArgs {

@@ -329,7 +329,9 @@ mod tests {
 
     fn record(workspace: &mut Workspace, (project, kind): Next) {
         let sequence = workspace.last_sequence + 1;
-        workspace.apply(&Event { sequence, time_ns: 1, project, kind }).unwrap_or_else(|error| panic!("{}", error.0));
+        workspace
+            .apply(&Event { sequence, time_ns: 1, project, kind })
+            .unwrap_or_else(|error| panic!("{}", error.0));
     }
 
     fn plan(

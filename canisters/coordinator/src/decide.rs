@@ -91,14 +91,12 @@ fn given_up(
                 let creating = workspace.agents.get(agent).is_some_and(|it| it.state == AgentState::Creating);
                 creating.then(|| EventKind::AgentFailed { agent: agent.clone(), reason })
             }
-            CallKind::Close { task, attempt } => {
-                Some(EventKind::JobClosed {
-                    task: *task,
-                    attempt: *attempt,
-                    late_result: None,
-                    used: RunCounts::default(),
-                })
-            }
+            CallKind::Close { task, attempt } => Some(EventKind::JobClosed {
+                task: *task,
+                attempt: *attempt,
+                late_result: None,
+                used: RunCounts::default(),
+            }),
             // A submission that is not answered ends with its lease; a settlement is never given up.
             CallKind::Reserve(_) | CallKind::Submit { .. } | CallKind::Settle(_) => None,
         }

@@ -13,9 +13,7 @@ use std::time::Duration;
 use candid::Principal;
 use ic_cdk::api::{CanisterStatusCode, canister_status, time};
 use ic_cdk_timers::TimerId;
-use shared_types::agent::{
-    AgentError, ChatMessage, ChatRole, GenerationParams, JobProgress, SubmitJobArgs,
-};
+use shared_types::agent::{AgentError, ChatMessage, ChatRole, GenerationParams, JobProgress, SubmitJobArgs};
 use shared_types::coordinator::{
     AgentState, AttemptFailure, AttemptStage, CallKind, CoordinatorInitArgs, EventKind, Project, ProjectId,
     QuotaKind, RunCounts, TaskId,

@@ -11,7 +11,8 @@ use shared_types::agent::{
 };
 use shared_types::coordinator::{
     AgentState, AttemptFailure, CallKind, CoordinatorConfig, CreatePlanArgs, Event, EventKind, NoQuorum,
-    PlanRequest, ProjectId, QuotaKind, RoleTemplate, RunCounts, TaskId, TaskKey, TaskSpec, TaskState, VoteRule, Work,
+    PlanRequest, ProjectId, QuotaKind, RoleTemplate, RunCounts, TaskId, TaskKey, TaskSpec, TaskState,
+    VoteRule, Work,
 };
 
 use crate::commands;
@@ -89,7 +90,8 @@ impl World {
     fn plan(&mut self, work: Option<Work>, instruction: &str) -> ProjectId {
         let request = PlanRequest { work, ..PlanRequest::of(instruction) };
         let args = CreatePlanArgs { key: None, request };
-        let model = |_: &RoleTemplate, _: Option<ModelId>| ChosenModel { model_id: ModelId::ZERO, chats: false };
+        let model =
+            |_: &RoleTemplate, _: Option<ModelId>| ChosenModel { model_id: ModelId::ZERO, chats: false };
         let (id, events) =
             commands::create_plan(&self.workspace, &self.config, &model, args).expect("a plan");
         events.into_iter().for_each(|event| self.record(event));
@@ -225,7 +227,14 @@ impl World {
                 let open = entry.attempt(task, attempt)?.stage.is_open();
                 let failed = |failure| {
                     open.then(|| {
-                        answers::failed(entry, &self.config, (task, attempt), failure, RunCounts::default(), self.now_ns)
+                        answers::failed(
+                            entry,
+                            &self.config,
+                            (task, attempt),
+                            failure,
+                            RunCounts::default(),
+                            self.now_ns,
+                        )
                     })
                 };
                 match fate {

@@ -232,7 +232,8 @@ pub fn choose_model(
     wanted: Option<ModelId>,
     default: ModelId,
 ) -> ChosenModel {
-    let can = |model: &ModelRecord, what| model.card.as_ref().is_some_and(|it| it.capabilities.contains(&what));
+    let can =
+        |model: &ModelRecord, what| model.card.as_ref().is_some_and(|it| it.capabilities.contains(&what));
     let active = || catalogue.iter().filter(|model| model.status == ModelStatus::Active);
     let choosable = || active().filter(|model| model.card.is_none() || can(model, Capability::Generate));
     let named = |id: ModelId| active().find(|model| model.model_id == id);

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shared_types::Digest;
-use shared_types::receipt::hash_of;
 use shared_types::coordinator::project::TaskCounts;
 use shared_types::coordinator::{
     AfterFailure, AgentState, Artifact, Attempt, AttemptFailure, AttemptStage, Breaker, BreakerState,
@@ -15,6 +14,7 @@ use shared_types::coordinator::{
     ProjectState, QuotaKind, RegisteredAgent, RoleTemplate, RunCounts, Stage, Task, TaskId, TaskKind,
     TaskState, Turn, concierge,
 };
+use shared_types::receipt::hash_of;
 
 use crate::{registry, votes};
 
@@ -608,15 +608,8 @@ impl Workspace {
         sequence: u64,
         now: u64,
     ) -> Result<(), Inconsistent> {
-        let EventKind::TaskCompleted {
-            task: task_id,
-            attempt,
-            text,
-            elapsed_ns,
-            used,
-            receipt,
-            verdict,
-        } = kind
+        let EventKind::TaskCompleted { task: task_id, attempt, text, elapsed_ns, used, receipt, verdict } =
+            kind
         else {
             return Err(Inconsistent("not the end of a task"));
         };

@@ -13,13 +13,15 @@ const event = (sequence: number, kind: object): types.Event => ({
 });
 const begun = (task: number, attempt: number, agent: string) => ({ AttemptBegun: { task, attempt, agent, input_bytes: 0, lease_until_ns: 0n } });
 
+const used = { prompt_tokens: 1n, generated_tokens: 2n, instructions: 3n };
+
 test("attempts have a beginning, an end and an outcome", () => {
   const spans = spansOf([
     event(1, begun(1, 1, "a")),
     event(2, begun(2, 1, "b")),
-    event(3, { AttemptFailed: { task: 1, attempt: 1, failure: { TimedOut: null }, then: { Retry: 0n }, tokens: 0n } }),
+    event(3, { AttemptFailed: { task: 1, attempt: 1, failure: { TimedOut: null }, then: { Retry: 0n }, used } }),
     event(4, begun(1, 2, "c")),
-    event(5, { TaskCompleted: { task: 1, attempt: [2], text: "", tokens: 3n, elapsed_ns: 0n, instructions: 0n, receipt: [], verdict: [] } }),
+    event(5, { TaskCompleted: { task: 1, attempt: [2], text: "", elapsed_ns: 0n, used, receipt: [], verdict: [] } }),
   ]);
   expect(spans.map(({ agent, from, to, outcome }) => [agent, Number(from), to && Number(to), outcome])).toEqual([
     ["a", 1_000, 3_000, "failed"],

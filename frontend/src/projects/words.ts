@@ -85,6 +85,8 @@ export function attemptFailure(failure: types.AttemptFailure): string {
       return "the agent was not heard of for too long";
     case "Busy":
       return "the agent's queue was full";
+    case "Gone":
+      return "the agent's canister does not exist any more";
     case "CancelledThere":
       return "the job was cancelled at the agent";
     case "Unauthorized":
@@ -143,7 +145,7 @@ export function eventWords(kind: types.EventKind): string | undefined {
   if ("AgentFailed" in kind) return `Could not be created: ${kind.AgentFailed.agent}, ${kind.AgentFailed.reason}.`;
   if ("AttemptBegun" in kind) return `Task ${kind.AttemptBegun.task} was given to ${kind.AttemptBegun.agent}, attempt ${kind.AttemptBegun.attempt}.`;
   if ("AttemptFailed" in kind) return `Attempt ${kind.AttemptFailed.attempt} at task ${kind.AttemptFailed.task} failed: ${attemptFailure(kind.AttemptFailed.failure)}.`;
-  if ("TaskCompleted" in kind) return `Task ${kind.TaskCompleted.task} is done, ${count(kind.TaskCompleted.tokens, "token")}.`;
+  if ("TaskCompleted" in kind) return `Task ${kind.TaskCompleted.task} is done, ${count(kind.TaskCompleted.used.prompt_tokens + kind.TaskCompleted.used.generated_tokens, "token")}.`;
   if ("TaskEnded" in kind) return `Task ${kind.TaskEnded.task} ended without a text: ${kind.TaskEnded.reason}.`;
   if ("TaskReplayed" in kind) return `You had task ${kind.TaskReplayed.task} tried again.`;
   if ("TaskRated" in kind) return `You gave task ${kind.TaskRated.task} ${count(kind.TaskRated.stars, "star")}.`;

@@ -40,7 +40,8 @@ pub use registry::{
 pub use role::{RoleTemplate, RolesPage, Signal};
 pub use task::{
     AddTasksArgs, AfterFailure, Artifact, Attempt, AttemptFailure, AttemptStage, DeadLetter, DeadLetterPage,
-    DeadLettersArgs, RateTaskArgs, RunCounts, Task, TaskId, TaskKey, TaskKind, TaskPage, TaskState, TasksArgs,
+    DeadLettersArgs, RateTaskArgs, RunCounts, Task, TaskId, TaskKey, TaskKind, TaskPage, TaskState,
+    TasksArgs,
 };
 pub use vote::{Ballot, NoQuorum, Verdict, VoteOutcome, VoteRule};
 

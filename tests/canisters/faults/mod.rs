@@ -4,8 +4,8 @@
 //! run that fails prints its plan; with `FAULT_PLAN` set to that text the scenarios are run with this plan only.
 
 mod agent;
-mod econ;
 mod coordinator;
+mod econ;
 mod factory;
 mod model;
 

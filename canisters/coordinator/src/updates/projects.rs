@@ -49,8 +49,9 @@ pub async fn create_plan(args: CreatePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    let id =
-        with_models(owner, |workspace, config, model, _| commands::create_plan(workspace, config, model, args))?;
+    let id = with_models(owner, |workspace, config, model, _| {
+        commands::create_plan(workspace, config, model, args)
+    })?;
     project(owner, id)
 }
 
@@ -134,8 +135,7 @@ pub async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorEr
     let owner = signed_caller()?;
     refresh_catalogue().await;
     with_models(owner, |workspace, config, model, text_of| {
-        let outcome =
-            concierge::converse(workspace, config, model, text_of, args.conversation, &args.text)?;
+        let outcome = concierge::converse(workspace, config, model, text_of, args.conversation, &args.text)?;
         let conversation = args.conversation.unwrap_or(workspace.last_conversation + 1);
         let reply = ConverseReply {
             conversation,
