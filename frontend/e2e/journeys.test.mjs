@@ -19,7 +19,8 @@ const people = [];
 const AGENT = "Storyteller";
 
 const at = (path) => new URL(path, network.app).href;
-const heading = (name) => page.getByRole("heading", { level: 1, name, exact: true });
+const headingOf = (page, name) => page.getByRole("heading", { level: 1, name, exact: true });
+const heading = (name) => headingOf(page, name);
 
 async function enter(name, path = "/") {
   const someone = await newPerson(browser);
@@ -225,6 +226,29 @@ test("signing out does so in all tabs, and leaves nothing behind", async () => {
   await page.getByRole("link", { name: AGENT }).waitFor();
 });
 
+test("a session ends by itself when nobody is there, and when its time is over", async () => {
+  const { page: idle } = await enter("idler", "/agents");
+  await idle.clock.install();
+  await idle.keyboard.press("Shift");
+  await idle.clock.fastForward("29:00");
+  await idle.keyboard.press("Shift");
+  await idle.clock.fastForward("29:00");
+  await idle.getByText("You have no agent yet").waitFor();
+  await idle.clock.fastForward("02:00");
+  await idle.getByText("You were signed out after 30 minutes without activity.").waitFor();
+  await idle.context().close();
+
+  const { page: late } = await enter("latecomer", "/agents");
+  const other = await late.context().newPage();
+  await other.goto(at("/account"));
+  await headingOf(other, "Account").waitFor();
+  await late.evaluate(() => localStorage.setItem("ic-delegation_expiration", String((Date.now() + 2_500) * 1e6)));
+  await late.reload();
+  await late.getByText("Your session has ended.").waitFor();
+  await other.getByText("Your session has ended.").waitFor();
+  await late.context().close();
+});
+
 test("an admin sees an upload, activates it, deprecates it, and checks the log", async () => {
   const user = page;
   ({ page } = await enter("admin"));
@@ -248,6 +272,7 @@ test("an admin sees an upload, activates it, deprecates it, and checks the log",
   await page.getByRole("button", { name: "Activate" }).click();
   await page.getByText("Active since").waitFor();
   await page.getByText("All parts have their hashes").waitFor();
+  await page.getByRole("region", { name: "Sizes of this model" }).getByRole("row").nth(2).waitFor();
   await inspect(page, "admin-model");
   await page.getByRole("button", { name: "Deprecate" }).click();
   await page.getByLabel("Reason").fill("random weights");
@@ -283,7 +308,12 @@ test("an admin grants and revokes roles, and sees the canisters", async () => {
   await page.getByRole("link", { name: "Canisters" }).click();
   await page.getByRole("heading", { name: "This site" }).waitFor();
   await page.getByRole("region", { name: "Journal" }).waitFor();
+  await page.getByRole("heading", { name: "Coordinator" }).waitFor();
   await inspect(page, "admin-canisters");
+  await page.getByRole("link", { name: "Economics" }).click();
+  await page.getByText("The sum is right").waitFor();
+  await page.getByRole("list", { name: "Events" }).getByRole("listitem").nth(1).waitFor();
+  await inspect(page, "admin-economics");
 });
 
 projectJourneys({ enter, at });

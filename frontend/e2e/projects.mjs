@@ -209,7 +209,7 @@ export function projectJourneys({ enter, at }) {
     await page.getByLabel("With the next period").click();
     await page.getByRole("button", { name: "Change the tier" }).click();
     await page.getByText(/^Renews on .* as Pro\.$/).waitFor();
-    await page.getByRole("button", { name: "Cancel", exact: true }).click();
+    await page.getByRole("button", { name: "Cancel subscription" }).click();
     await page.getByRole("dialog").getByRole("button", { name: "Cancel it" }).click();
     await page.getByText(/^Ends on .* and is not renewed\.$/).waitFor();
     await page.getByRole("button", { name: "Take the cancellation back" }).click();

@@ -1,4 +1,5 @@
 import { allPages, type factoryTypes, optional, unwrap } from "@ohms/client";
+import { readLog } from "./projects/queries.ts";
 import { hasEnded, readOutput } from "./queries.ts";
 import type { useCanisters } from "./session.tsx";
 
@@ -10,6 +11,38 @@ export function allAgents(canisters: Canisters): Promise<factoryTypes.AgentRecor
     const page = await canisters.factory.list_agents({ after, limit: 100 });
     return { items: page.agents, next: page.next };
   });
+}
+
+/** The caller's projects with their tasks, messages and log. */
+async function collectProjects(coordinator: ReturnType<Canisters["coordinator"]>, onStep: (words: string) => void) {
+  const projects = await allPages(async (after: [] | [bigint]) => {
+    const page = unwrap(await coordinator.projects({ after, limit: 20 }));
+    return { items: page.projects, next: page.next };
+  });
+  const whole = [];
+  for (const project of projects) {
+    onStep(`Project ${whole.length + 1} of ${projects.length}`);
+    const tasks = await allPages(async (after: [] | [number]) => {
+      const page = unwrap(await coordinator.tasks({ project: project.id, after, limit: 100 }));
+      return { items: page.tasks, next: page.next };
+    });
+    const { events } = await readLog((args) => coordinator.events(args), project.id);
+    whole.push({ project, tasks, events });
+  }
+  return whole;
+}
+
+/** The caller's subscription, invoices and runs. */
+async function collectEconomy(econ: ReturnType<Canisters["econ"]>) {
+  const invoices = await allPages(async (after: [] | [bigint]) => {
+    const page = unwrap(await econ.invoices({ account: [], after, limit: 100 }));
+    return { items: page.invoices, next: page.next };
+  });
+  const runs = await allPages(async (after: [] | [bigint]) => {
+    const page = unwrap(await econ.usage({ account: [], after, limit: 100 }));
+    return { items: page.records, next: page.next };
+  });
+  return { account: unwrap(await econ.account([])), invoices, runs };
 }
 
 /** Everything that the caller's canisters keep for it. `onStep` hears how far it is. */
@@ -40,7 +73,9 @@ export async function collect(canisters: Canisters, principal: string, onStep: (
     }
     agents.push({ record, jobs: texts, receipts });
   }
-  return { exported_at: new Date().toISOString(), principal, agents };
+  const projects = canisters.has("coordinator") ? await collectProjects(canisters.coordinator(), onStep) : [];
+  const economy = canisters.has("econ") ? await collectEconomy(canisters.econ()) : undefined;
+  return { exported_at: new Date().toISOString(), principal, agents, projects, economy };
 }
 
 /** Candid values as JSON that any program reads: whole numbers beyond 2^53 as text, blobs as hexadecimal digits. */

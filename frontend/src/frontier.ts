@@ -35,10 +35,10 @@ export function frontierOf(model: Manifest, all: Candidate[]): Size[] {
     return [{ id, name, bits, bytes, kl, top1 }];
   });
   sizes.sort((a, b) => a.bits - b.bits || a.kl - b.kl);
-  let least = Infinity;
+  let last = { bits: 0, kl: Infinity };
   return sizes.map((size) => {
-    const best = size.kl < least;
-    least = Math.min(least, size.kl);
+    const best = size.kl < last.kl || (size.kl === last.kl && size.bits === last.bits);
+    if (best) last = size;
     return { ...size, best };
   });
 }

@@ -242,8 +242,8 @@ export const mayVote = (rights: Rights | undefined) => rights?.model.has("Admin"
 
 /** The rights of the session's principal. The canisters refuse what it may not do anyway; this is for what to show. */
 export function useRights() {
-  const { environment, principal } = useSession();
-  const { model, factory, econ } = useCanisters();
+  const { principal } = useSession();
+  const { model, factory, econ, has } = useCanisters();
   return useQuery({
     queryKey: [useMe(), "rights"],
     enabled: principal !== undefined,
@@ -254,7 +254,7 @@ export function useRights() {
         const page = await model.list_roles({ after, limit: 100 });
         return { items: page.grants, next: page.next };
       });
-      const economy = "econ" in environment.canisters ? econ().status() : undefined;
+      const economy = has("econ") ? econ().status() : undefined;
       const [roles, factoryStatus, econStatus] = await Promise.all([grants, factory.status(), economy]);
       const isOneOf = (admins: Principal[] = []) => admins.some((admin) => admin.toText() === me);
       return {

@@ -139,11 +139,12 @@ export function useCanisters() {
     };
     return {
       id,
+      has: (name: string) => name in environment.canisters,
       model: createActor("model", id("model"), agent),
       factory: createActor("agent-factory", id("agent-factory"), agent),
-      /** Sites may be without it: {@link Environment.canisters} says. */
+      /** Sites may be without it: `has` says. */
       coordinator: () => createActor("coordinator", id("coordinator"), agent),
-      /** Sites may be without it: {@link Environment.canisters} says. */
+      /** Sites may be without it: `has` says. */
       econ: () => createActor("econ", id("econ"), agent),
       agent: (canister: Principal | string) => createActor("agent", canister, agent),
       ui: (canister: Principal | string) => createActor("ui", canister, agent),

@@ -11,7 +11,7 @@ function useMe(): string {
 
 /** Whether this site has an econ canister, and so subscriptions. */
 export function useHasEconomy(): boolean {
-  return "econ" in useSession().environment.canisters;
+  return useCanisters().has("econ");
 }
 
 /** What the caller has subscribed to, and what is left of it. */

@@ -51,7 +51,7 @@ export function AccountPage() {
         <Panel title="Your data">
           <div className="grid gap-5">
             <div className="flex flex-wrap items-center justify-between gap-3">
-              <p className="max-w-prose text-ink-2">Your agents with all their jobs, texts and receipts, as one JSON file.</p>
+              <p className="max-w-prose text-ink-2">Your agents with all their jobs, texts and receipts, your projects, invoices and runs, as one JSON file.</p>
               <Button busy={exporting.isPending} onClick={() => exporting.mutate()}>
                 Export my data
               </Button>
@@ -60,7 +60,7 @@ export function AccountPage() {
             {exporting.isSuccess && <Notice tone="good">{count(exporting.data, "agent")} exported. The file is among your downloads.</Notice>}
             {exporting.error && <ErrorNotice error={exporting.error} onRetry={() => exporting.mutate()} />}
             <div className="flex flex-wrap items-center justify-between gap-3 border-t border-line pt-5">
-              <p className="max-w-prose text-ink-2">Deletes all your agents with everything in them.</p>
+              <p className="max-w-prose text-ink-2">Deletes all your agents with everything in them. What you have paid, and what your projects recorded, stays: bookkeeping needs it.</p>
               <ConfirmButton label="Delete my data" title="Delete all your agents?" confirm="Delete everything" busy={deletion.isPending} onConfirm={() => deletion.mutate()}>
                 All jobs, texts and receipts are gone for good. If you want to keep them, export them first.
               </ConfirmButton>

@@ -18,7 +18,7 @@ export function AgentSettingsPage() {
 
 function Settings({ canister }: { canister: string }) {
   const { key, record } = useAgentOfPage();
-  const { environment, principal } = useSignedIn();
+  const { principal } = useSignedIn();
   const canisters = useCanisters();
   const queries = useQueryClient();
   const navigate = useNavigate();
@@ -105,7 +105,7 @@ function Settings({ canister }: { canister: string }) {
                   ]}
                 />
               </Panel>
-              {"coordinator" in environment.canisters && (
+              {canisters.has("coordinator") && (
                 <Permission status={it} coordinator={canisters.id("coordinator")} busy={permission.isPending} onChange={permission.mutate} />
               )}
             </>

@@ -91,8 +91,8 @@ function FactoryHealth() {
 }
 
 function CoordinatorHealth() {
-  const { coordinator, id } = useCanisters();
-  const known = "coordinator" in useSession().environment.canisters;
+  const { coordinator, has, id } = useCanisters();
+  const known = has("coordinator");
   const status = useStatus("coordinator", () => coordinator().status(), known);
   if (!known) return null;
   return (
@@ -117,8 +117,8 @@ function CoordinatorHealth() {
 }
 
 function EconHealth() {
-  const { econ, id } = useCanisters();
-  const known = "econ" in useSession().environment.canisters;
+  const { econ, has, id } = useCanisters();
+  const known = has("econ");
   const status = useStatus("econ", () => econ().status(), known);
   if (!known) return null;
   return (

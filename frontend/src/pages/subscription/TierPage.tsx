@@ -62,7 +62,7 @@ function Standing({ summary }: { summary: types.AccountSummary }) {
           )}
           {(status === "Active" || status === "PastDue") && (
             <ConfirmButton
-              label="Cancel"
+              label="Cancel subscription"
               title="Cancel your subscription?"
               confirm="Cancel it"
               dismiss="Keep it"
