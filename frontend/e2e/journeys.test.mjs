@@ -228,12 +228,14 @@ test("signing out does so in all tabs, and leaves nothing behind", async () => {
 
 test("a session ends by itself when nobody is there, and when its time is over", async () => {
   const { page: idle } = await enter("idler", "/agents");
+  await idle.getByText("You have no agent yet").waitFor();
   await idle.clock.install();
   await idle.keyboard.press("Shift");
   await idle.clock.fastForward("29:00");
   await idle.keyboard.press("Shift");
   await idle.clock.fastForward("29:00");
-  await idle.getByText("You have no agent yet").waitFor();
+  await idle.getByRole("button", { name: "Sign out" }).waitFor();
+  assert.equal(await idle.getByText("You were signed out").count(), 0);
   await idle.clock.fastForward("02:00");
   await idle.getByText("You were signed out after 30 minutes without activity.").waitFor();
   await idle.context().close();

@@ -254,7 +254,8 @@ export function useRights() {
         const page = await model.list_roles({ after, limit: 100 });
         return { items: page.grants, next: page.next };
       });
-      const economy = has("econ") ? econ().status() : undefined;
+      // Where it does not answer, the others are administered nevertheless.
+      const economy = has("econ") ? econ().status().catch(() => undefined) : undefined;
       const [roles, factoryStatus, econStatus] = await Promise.all([grants, factory.status(), economy]);
       const isOneOf = (admins: Principal[] = []) => admins.some((admin) => admin.toText() === me);
       return {
