@@ -78,7 +78,8 @@ export async function inspect(page, name) {
       await page.screenshot({ path: `${screenshots}/${name}-${size}-${theme}.png` });
       const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       assert.ok(overflow <= 0, `${name}, ${size}: ${overflow} px wider than the screen`);
-      if (size === "wide" || theme === "light") assert.deepEqual(await accessibility(page), [], `${name}, ${size}, ${theme}`);
+      // Each size and each theme once: what is wrong with a page is wrong with both of the pair.
+      if ((size === "wide") === (theme === "light")) assert.deepEqual(await accessibility(page), [], `${name}, ${size}, ${theme}`);
     }
   }
   await page.setViewportSize(WIDE);

@@ -67,7 +67,6 @@ export function projectJourneys({ enter, at }) {
     await page.getByRole("link", { name: "Choose a subscription" }).click();
     await page.getByText("Not subscribed").waitFor();
     await page.getByRole("button", { name: "Subscribe to Basic" }).waitFor();
-    await inspect(page, "subscription-none");
     await page.getByRole("button", { name: "Subscribe to Basic" }).click();
     await page.getByText("29 USD ($29.00)").waitFor();
     await inspect(page, "subscription-payment");
@@ -99,7 +98,6 @@ export function projectJourneys({ enter, at }) {
     // It can be left and found again.
     await page.getByRole("link", { name: "Projects" }).first().click();
     await page.getByRole("link", { name: WISH }).waitFor();
-    await inspect(page, "projects");
     await page.getByRole("link", { name: WISH }).click();
     await page.getByText("Completed", { exact: true }).waitFor();
     await page.getByRole("heading", { name: "Result" }).waitFor();
@@ -120,7 +118,6 @@ export function projectJourneys({ enter, at }) {
     await inspect(page, "project-messages");
     await page.getByRole("link", { name: "Log" }).click();
     await page.getByText(/^Settled: .* tokens\.$/).waitFor();
-    await inspect(page, "project-log");
     await page.getByRole("link", { name: "Plan", exact: true }).click();
     await page.getByRole("region", { name: "Agents of the plan" }).waitFor();
     await page.getByRole("link", { name: "Work" }).click();
@@ -169,6 +166,19 @@ export function projectJourneys({ enter, at }) {
     await page.goto(address);
     await page.getByRole("button", { name: "Try again" }).click();
     await page.getByText("Completed", { exact: true }).waitFor();
+  });
+
+  test("talking leads to a plan, too", async () => {
+    await page.goto(at("/projects"));
+    await page.getByRole("link", { name: "Talk it over instead" }).click();
+    await page.getByLabel("What you say").fill("I want some agents");
+    await page.keyboard.press("Enter");
+    await page.getByText("What should the agents do?").waitFor();
+    await page.getByRole("button", { name: "reviewer" }).click();
+    await page.getByText("Shall I begin?").waitFor();
+    await inspect(page, "talk");
+    await page.getByRole("button", { name: "No", exact: true }).click();
+    await page.getByText("It is cancelled. What else can I do for you?").waitFor();
   });
 
   test("a project that runs can be cancelled", async () => {

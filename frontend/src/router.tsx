@@ -43,6 +43,11 @@ const projects = createRoute({
   path: "/projects",
   component: lazyRouteComponent(() => import("./pages/projects/ProjectsPage.tsx"), "ProjectsPage"),
 });
+const talk = createRoute({
+  getParentRoute: () => people,
+  path: "/talk",
+  component: lazyRouteComponent(() => import("./pages/projects/TalkPage.tsx"), "TalkPage"),
+});
 const project = createRoute({
   getParentRoute: () => people,
   path: "/projects/$project",
@@ -154,6 +159,7 @@ export const router = createRouter({
       newAgent,
       agent.addChildren([chat, jobs, job, receipts, settings]),
       projects,
+      talk,
       project.addChildren([projectWork, projectTask, projectMessages, projectPlan, projectLog]),
       subscription.addChildren([tier, usage, invoices, wallets]),
       account,

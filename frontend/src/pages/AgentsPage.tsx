@@ -5,11 +5,13 @@ import { Loaded } from "../components/Loaded.tsx";
 import { Badge, buttonClass, Empty, More, PageHeading, Panel } from "../components/ui.tsx";
 import { compact, count } from "../format.ts";
 import { useAgents, useAgentStatus, useManifest } from "../queries.ts";
+import { useCanisters } from "../session.tsx";
 import { agentState, loadState } from "../words.ts";
 
 /** The person's agents. */
 export function AgentsPage() {
   const agents = useAgents();
+  const { has } = useCanisters();
   const create = (
     <Link to="/new-agent" className={buttonClass("primary")}>
       <Plus aria-hidden className="size-4" />
@@ -29,6 +31,15 @@ export function AgentsPage() {
                 <Empty title="You have no agent yet">
                   <p>Choose a model and a name. A minute later your agent runs, and you can talk to it.</p>
                   {create}
+                  {has("coordinator") && (
+                    <p>
+                      Or{" "}
+                      <Link to="/projects" className="underline underline-offset-2">
+                        say what you want done
+                      </Link>
+                      , and the agents that it takes are made for you.
+                    </p>
+                  )}
                 </Empty>
               </Panel>
             );

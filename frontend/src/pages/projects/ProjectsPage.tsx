@@ -137,10 +137,13 @@ function NewProject() {
             </label>
           </div>
         </details>
-        <div>
+        <div className="flex flex-wrap items-center gap-3">
           <Button look="primary" type="submit" busy={creation.isPending} disabled={instruction.trim() === ""}>
             Make a plan
           </Button>
+          <Link to="/talk" className="text-sm underline underline-offset-2">
+            Talk it over instead
+          </Link>
         </div>
       </form>
     </Panel>
