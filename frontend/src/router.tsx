@@ -4,7 +4,7 @@ import { AgentsPage } from "./pages/AgentsPage.tsx";
 import { ChatPage } from "./pages/ChatPage.tsx";
 import { Shell } from "./components/Shell.tsx";
 import { SignedIn } from "./components/SignedIn.tsx";
-import { HomePage, LostPage } from "./pages/HomePage.tsx";
+import { BrokenPage, HomePage, LostPage } from "./pages/HomePage.tsx";
 
 const root = createRootRoute({ component: Shell, notFoundComponent: LostPage });
 const home = createRoute({ getParentRoute: () => root, path: "/", component: HomePage });
@@ -167,6 +167,7 @@ export const router = createRouter({
     ]),
   ]),
   scrollRestoration: true,
+  defaultErrorComponent: BrokenPage,
   defaultPreload: "intent",
 });
 

@@ -66,3 +66,18 @@ export function LostPage() {
     </div>
   );
 }
+
+/** In place of a page that can't be shown: what happened, and a way on. */
+export function BrokenPage({ error, reset }: { error: unknown; reset: () => void }) {
+  return (
+    <div className="grid gap-4">
+      <h1>This page can't be shown</h1>
+      <ErrorNotice error={error} onRetry={reset} />
+      <p>
+        <Link to="/" className={buttonClass()}>
+          To the first page
+        </Link>
+      </p>
+    </div>
+  );
+}

@@ -35,7 +35,9 @@ export function TalkPage() {
     },
     onSettled: () => queries.invalidateQueries({ queryKey: [principal.toText(), "projects"] }),
   });
-  useEffect(() => end.current?.scrollIntoView({ block: "nearest" }), [talk.turns.length]);
+  useEffect(() => {
+    end.current?.scrollIntoView({ block: "nearest" });
+  }, [talk.turns.length]);
   const submit = (event: FormEvent) => {
     event.preventDefault();
     if (text.trim() !== "") saying.mutate(text.trim());
