@@ -77,9 +77,7 @@ impl Economy {
             return Err(FieldError::new("resource", format!("is {asked}, must be 1 to {most}")).into());
         }
         self.sweep_reservations(now_ns, SWEPT_PER_CALL);
-        self.advance_subscription(args.account, now_ns);
-
-        let account = self.account(args.account);
+        let account = self.advance_subscription(args.account, now_ns);
         let (Some(period), true) = (&account.subscription.period, account.subscription.is_usable()) else {
             let status = account.subscription.status;
             return Err(EconError::NotSubscribed { account: args.account, status });
