@@ -12,6 +12,7 @@ mod heap;
 mod kernels;
 mod ledger;
 mod live;
+mod priorities;
 mod queue;
 mod receipts;
 mod repository;

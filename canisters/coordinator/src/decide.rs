@@ -457,6 +457,7 @@ pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig, now_ns: u64) 
 pub mod answers {
     use super::*;
     use shared_types::agent::{JobFailure, JobId, JobProgress, JobState};
+    use shared_types::econ::RateClass;
 
     /// An attempt that failed, and what follows from it.
     pub fn failed(
@@ -554,9 +555,14 @@ pub mod answers {
     }
 
     /// A quota that is reserved; `None` when the project does not ask for it any more.
-    pub fn reserved(project: &ProjectEntry, quota: QuotaKind, reservation: Option<u64>) -> Option<EventKind> {
+    pub fn reserved(
+        project: &ProjectEntry,
+        quota: QuotaKind,
+        reservation: Option<u64>,
+        rate_class: Option<RateClass>,
+    ) -> Option<EventKind> {
         let asked = project.quotas.get(&quota) == Some(&Quota::Asked);
-        asked.then_some(EventKind::Reserved { quota, reservation })
+        asked.then_some(EventKind::Reserved { quota, reservation, rate_class })
     }
 
     /// A quota that is refused; `None` when the project does not ask for it any more.
