@@ -124,6 +124,7 @@ impl Client {
             config: Some(AgentConfig { slice_instructions, ..AgentConfig::default() }),
             template: None,
             owner: None,
+            profile: None,
         };
         let record: AgentRecord = self.update::<_, FactoryError>(factory, "create_agent", (args,)).await?;
         let id = record.canister.context("the agent has no canister")?;

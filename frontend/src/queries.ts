@@ -35,7 +35,7 @@ function useMe(): string {
 
 /** Whether an agent is on its way from one state to another. */
 export function isMoving(record: factoryTypes.AgentRecord): boolean {
-  return ["Creating", "Installing", "Deleting"].includes(tag(record.state));
+  return ["Creating", "Installing", "Stopping", "Starting", "Upgrading", "Deleting"].includes(tag(record.state));
 }
 
 /** The caller's agents. */

@@ -18,6 +18,14 @@ export function agentState(state: factoryTypes.AgentState): Wording {
       return { tone: "accent", words: "Installing its code", busy: true };
     case "Running":
       return { tone: "good", words: "Running" };
+    case "Stopping":
+      return { tone: "warn", words: "Being stopped", busy: true };
+    case "Stopped":
+      return { tone: "warn", words: "Stopped" };
+    case "Starting":
+      return { tone: "accent", words: "Being started", busy: true };
+    case "Upgrading":
+      return { tone: "accent", words: "Getting newer code", busy: true };
     case "Deleting":
       return { tone: "warn", words: "Being deleted", busy: true };
     case "Failed":

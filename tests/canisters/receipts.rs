@@ -40,7 +40,15 @@ impl Owned {
         repository.publish(artifact);
         let owner = identity().sender().unwrap();
         let (model_canister, model_id) = (repository.id, artifact.id);
-        let args = AgentInitArgs { owner, model_canister, model_id, config, coordinator: None };
+        let args = AgentInitArgs {
+            owner,
+            model_canister,
+            model_id,
+            config,
+            coordinator: None,
+            profile: None,
+            phase: None,
+        };
         let id = network.install(Canister::Agent, args);
         Self { network, id, owner }
     }
@@ -235,6 +243,8 @@ fn jobs_that_compute_nothing_have_receipts_too() {
         model_id,
         config: AgentConfig::default(),
         coordinator: None,
+        profile: None,
+        phase: None,
     };
     let id = network.install(Canister::Agent, args);
     let owned = Owned { network, id, owner };

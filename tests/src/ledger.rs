@@ -122,26 +122,12 @@ impl<'a> Ledger<'a> {
         spender: impl Into<Account>,
         amount: u64,
     ) -> Result<Nat, ApproveError> {
-        self.approve_until(caller, spender, amount, None)
-    }
-
-    /// `icrc2_approve` until a time, in nanoseconds since 1970.
-    ///
-    /// # Errors
-    /// As the ledger says.
-    pub fn approve_until(
-        &self,
-        caller: Principal,
-        spender: impl Into<Account>,
-        amount: u64,
-        expires_at: Option<u64>,
-    ) -> Result<Nat, ApproveError> {
         let args = ApproveArgs {
             from_subaccount: None,
             spender: spender.into(),
             amount: amount.into(),
             expected_allowance: None,
-            expires_at,
+            expires_at: None,
             fee: None,
             memo: None,
             created_at_time: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use candid::utils::ArgumentEncoder;
 use candid::{CandidType, Encode, Principal};
 use ed25519_dalek::Signer;
+use pocket_ic::common::rest::{IcpFeatures, IcpFeaturesConfig};
 use pocket_ic::{PocketIc, PocketIcBuilder, RejectResponse};
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
@@ -28,6 +29,9 @@ use crate::wasm::Canister;
 
 /// Cycles that test canisters start with.
 const CYCLES: u128 = 1_000_000_000_000_000;
+
+/// The cycles ledger, `um5iw-rqaaa-aaaaq-qaaba-cai`, as on the Internet Computer.
+pub const CYCLES_LEDGER: Principal = Principal::from_slice(&[0, 0, 0, 0, 2, 16, 0, 2, 1, 1]);
 
 /// Rounds after which a test gives up waiting.
 const MAX_ROUNDS: u32 = 3_000;
@@ -76,6 +80,14 @@ impl Network {
             "POCKET_IC_BIN is not set: run `cargo xtask test`, or `cargo build -p local-net` and set it to that binary"
         );
         Self { pic: PocketIcBuilder::new().with_application_subnet().build() }
+    }
+
+    /// A new network that has the cycles ledger as well.
+    pub fn with_cycles_ledger() -> Self {
+        let cycles_token = Some(IcpFeaturesConfig::DefaultConfig);
+        let features = IcpFeatures { cycles_token, ..IcpFeatures::default() };
+        let builder = PocketIcBuilder::new().with_application_subnet().with_ii_subnet();
+        Self { pic: builder.with_icp_features(features).build() }
     }
 
     /// Installs `canister` with `admin` as its controller.
@@ -229,7 +241,15 @@ impl Network {
 
     /// Installs an agent directly, so that the test is its controller.
     pub fn agent(&self, model_canister: Principal, model_id: ModelId, config: AgentConfig) -> Agent<'_> {
-        let args = AgentInitArgs { owner: owner(), model_canister, model_id, config, coordinator: None };
+        let args = AgentInitArgs {
+            owner: owner(),
+            model_canister,
+            model_id,
+            config,
+            coordinator: None,
+            profile: None,
+            phase: None,
+        };
         Agent { network: self, id: self.install(Canister::Agent, args) }
     }
 }
@@ -400,6 +420,7 @@ impl Factory<'_> {
             config: None,
             template: None,
             owner: None,
+            profile: None,
         }
     }
 }

@@ -79,6 +79,11 @@ enum Bench {
     },
     /// Instructions of an agent's jobs: shared passes, layers from stable memory, kept caches, embeddings.
     Agent,
+    /// Instructions of an agent's memory: remembering facts and searching them, by their number.
+    Facts {
+        /// Numbers of facts, rising.
+        counts: Vec<String>,
+    },
     /// Instructions of reserving and settling quota, by the number of accounts.
     Econ,
     /// Tasks per hour of the network's time through the coordinator, by the number of agents.
@@ -121,6 +126,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { what: Bench::Chain { args } } => on_the_network("chain", &args),
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
+        Task::Bench { what: Bench::Facts { counts } } => on_the_network("facts", &counts),
         Task::Bench { what: Bench::Econ } => on_the_network("econ", &[]),
         Task::Bench { what: Bench::Coordinator } => on_the_network("coordinator", &[]),
         Task::Bench { what: Bench::LocalNet } => {

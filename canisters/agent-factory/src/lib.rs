@@ -1,7 +1,8 @@
 //! The agent-factory canister: keeps the agent template, creates and deletes agents.
 //!
 //! Endpoints only; `shared_types::factory` documents them, `agent-factory.did` is the interface. The rules are in
-//! [`templates`] and [`agents`], which know nothing of `ic-cdk`; [`platform`] makes the calls that they decide on.
+//! [`templates`], [`agents`] and [`rollouts`], which know nothing of `ic-cdk`; [`platform`] makes the calls that they decide on,
+//! [`upkeep`] does what nobody asks for.
 
 #![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
 
@@ -11,16 +12,21 @@ pub mod lifecycle;
 pub mod memory;
 pub mod platform;
 pub mod queries;
+pub mod quota;
+pub mod rollouts;
 pub mod state;
 pub mod templates;
 pub mod updates;
+pub mod upkeep;
 
 use candid::Principal;
 use ic_cdk::{query, update};
 use shared_types::Digest;
+use shared_types::factory::rollout::{BeginRolloutArgs, Rollout, RolloutReport, RolloutReportArgs};
 use shared_types::factory::{
-    AgentPage, AgentRecord, BeginTemplateArgs, CreateAgentArgs, FactoryError, FactoryStatus, JournalArgs,
-    JournalPage, ListAgentsArgs, ListTemplatesArgs, PutTemplateChunkArgs, Template, TemplatePage,
+    AgentPage, AgentRecord, BeginTemplateArgs, CreateAgentArgs, FactoryConfig, FactoryError, FactoryStatus,
+    JournalArgs, JournalPage, ListAgentsArgs, ListTemplatesArgs, PutTemplateChunkArgs, Template,
+    TemplatePage, TopUpAgentArgs,
 };
 
 #[update]
@@ -55,7 +61,47 @@ async fn adopt_canister(canister: Principal) -> Result<(), FactoryError> {
 
 #[update]
 fn set_coordinators(coordinators: Vec<Principal>) -> Result<(), FactoryError> {
-    updates::coordinators::set_coordinators(coordinators)
+    updates::settings::set_coordinators(coordinators)
+}
+
+#[update]
+fn set_config(config: FactoryConfig) -> Result<(), FactoryError> {
+    updates::settings::set_config(config)
+}
+
+#[update]
+async fn top_up_agent(args: TopUpAgentArgs) -> Result<AgentRecord, FactoryError> {
+    updates::agent::top_up_agent(args).await
+}
+
+#[update]
+async fn stop_agent(key: String) -> Result<AgentRecord, FactoryError> {
+    updates::agent::set_running(key, false).await
+}
+
+#[update]
+async fn start_agent(key: String) -> Result<AgentRecord, FactoryError> {
+    updates::agent::set_running(key, true).await
+}
+
+#[update]
+fn begin_rollout(args: BeginRolloutArgs) -> Result<Rollout, FactoryError> {
+    updates::rollout::begin_rollout(args)
+}
+
+#[update]
+fn advance_rollout() -> Result<Rollout, FactoryError> {
+    updates::rollout::advance_rollout()
+}
+
+#[update]
+fn roll_back() -> Result<Rollout, FactoryError> {
+    updates::rollout::roll_back()
+}
+
+#[query]
+fn rollout_report(args: RolloutReportArgs) -> Result<RolloutReport, FactoryError> {
+    queries::rollout_report(&args)
 }
 
 #[query]

@@ -1,11 +1,11 @@
-//! Installation and upgrade. Everything lives in stable memory, so that an upgrade has nothing to do.
+//! Installation and upgrade. Everything but the timers lives in stable memory.
 
 use candid::Principal;
 use ic_cdk::api::{CanisterStatusCode, canister_status};
-use ic_cdk::{init, pre_upgrade};
+use ic_cdk::{init, post_upgrade, pre_upgrade};
 use shared_types::factory::FactoryInitArgs;
 
-use crate::state;
+use crate::{state, upkeep};
 
 /// Version of the code.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -15,12 +15,11 @@ fn init(args: FactoryInitArgs) {
     let usable = !args.admins.is_empty() && !args.admins.contains(&Principal::anonymous());
     // Installation has no result; a trap is its only way to say no.
     assert!(usable, "admins: at least one is needed, and the anonymous principal can't be one");
-    let config = &args.config;
-    assert!(
-        config.max_concurrent > 0 && config.max_agents_per_owner > 0,
-        "config: limits must be at least 1"
-    );
+    if let Err(error) = args.config.validate() {
+        panic!("config.{error}");
+    }
     state::mutate(|state| state.install(args));
+    upkeep::schedule();
 }
 
 /// Refuses to upgrade a canister that was not stopped while requests are under way: their answers, among them the ids of new
@@ -32,4 +31,11 @@ fn pre_upgrade() {
         in_progress == 0 || canister_status() == CanisterStatusCode::Stopped,
         "stop the canister before its upgrade: {in_progress} requests are under way"
     );
+}
+
+/// Timers don't survive an upgrade; nor does what was in the chunk store, if who made the upgrade sent the module through it.
+#[post_upgrade]
+fn post_upgrade() {
+    state::mutate(|state| state.templates.chunk_store_cleared());
+    upkeep::schedule();
 }

@@ -15,6 +15,26 @@ const JOURNAL_INDEX: MemoryId = MemoryId::new(5);
 const JOURNAL_DATA: MemoryId = MemoryId::new(6);
 /// Wasm modules.
 const BYTES: MemoryId = MemoryId::new(7);
+const UNFINISHED: MemoryId = MemoryId::new(8);
+const POOL: MemoryId = MemoryId::new(9);
+const ROLLOUT: MemoryId = MemoryId::new(10);
+const UPGRADES: MemoryId = MemoryId::new(11);
+
+/// The memories of the agents.
+pub struct AgentMemories {
+    /// Agents of all owners.
+    pub agents: Memory,
+    /// Canisters without code.
+    pub spares: Memory,
+    /// Agents that something is to be done for though nobody asks.
+    pub unfinished: Memory,
+    /// Creations for the pool that were begun and not heard of.
+    pub pool: Memory,
+    /// Offsets of the journal's entries.
+    pub journal_index: Memory,
+    /// The journal's entries.
+    pub journal_data: Memory,
+}
 
 /// The memories of the canister.
 pub struct Memories {
@@ -24,14 +44,12 @@ pub struct Memories {
     pub templates: Memory,
     /// Free extents of `bytes`.
     pub extents: Memory,
-    /// Agents of all owners.
-    pub agents: Memory,
-    /// Canisters without code.
-    pub spares: Memory,
-    /// Offsets of the journal's entries.
-    pub journal_index: Memory,
-    /// The journal's entries.
-    pub journal_data: Memory,
+    /// Agents, spare canisters and the journal.
+    pub agents: AgentMemories,
+    /// The latest rollout.
+    pub rollout: Memory,
+    /// Its upgrades by canister.
+    pub upgrades: Memory,
     /// Wasm modules.
     pub bytes: Memory,
 }
@@ -44,10 +62,16 @@ impl Memories {
             settings: manager.get(SETTINGS),
             templates: manager.get(TEMPLATES),
             extents: manager.get(EXTENTS),
-            agents: manager.get(AGENTS),
-            spares: manager.get(SPARES),
-            journal_index: manager.get(JOURNAL_INDEX),
-            journal_data: manager.get(JOURNAL_DATA),
+            agents: AgentMemories {
+                agents: manager.get(AGENTS),
+                spares: manager.get(SPARES),
+                unfinished: manager.get(UNFINISHED),
+                pool: manager.get(POOL),
+                journal_index: manager.get(JOURNAL_INDEX),
+                journal_data: manager.get(JOURNAL_DATA),
+            },
+            rollout: manager.get(ROLLOUT),
+            upgrades: manager.get(UPGRADES),
             bytes: manager.get(BYTES),
         }
     }

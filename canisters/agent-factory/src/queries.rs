@@ -1,5 +1,6 @@
 //! Methods that only read.
 
+use shared_types::factory::rollout::{RolloutReport, RolloutReportArgs};
 use shared_types::factory::{
     AgentPage, AgentRecord, FactoryError, FactoryStatus, JournalArgs, JournalPage, ListAgentsArgs,
     ListTemplatesArgs, TemplatePage,
@@ -36,6 +37,15 @@ pub fn journal(args: &JournalArgs) -> Result<JournalPage, FactoryError> {
     Ok(state::read(|state| state.agents.journal(args)))
 }
 
+/// The latest rollout, and a page of its upgrades.
+///
+/// # Errors
+/// Callers that are no admins are refused.
+pub fn rollout_report(args: &RolloutReportArgs) -> Result<RolloutReport, FactoryError> {
+    require_admin()?;
+    Ok(state::read(|state| state.rollouts.report(args)))
+}
+
 /// Limits, counts, balance.
 pub fn status() -> FactoryStatus {
     state::read(|state| FactoryStatus {
@@ -43,7 +53,7 @@ pub fn status() -> FactoryStatus {
         admins: state.settings().admins.clone(),
         coordinators: state.settings().coordinators.clone(),
         config: state.settings().config.clone(),
-        template: state.templates.committed(None).ok().map(|template| template.sha256),
+        template: state.default_template().ok(),
         agents: state.agents.len(),
         spares: state.agents.spares(),
         in_progress: state::in_progress(),

@@ -88,6 +88,8 @@ pub struct Jobs {
     queue: Queue,
     receipts: Receipts,
     issuer: Issuer,
+    /// Jobs that have ended in this message and were not asked for yet.
+    ended: Vec<JobId>,
 }
 
 impl Jobs {
@@ -104,6 +106,7 @@ impl Jobs {
             queue: Queue::open(memories.queue),
             receipts: Receipts::open(memories.receipts),
             issuer,
+            ended: Vec::new(),
         }
     }
 
@@ -135,6 +138,16 @@ impl Jobs {
     /// The root to certify, if it has changed since it was asked for last.
     pub fn take_changed_root(&mut self) -> Option<[u8; 32]> {
         self.receipts.take_changed_root()
+    }
+
+    /// The jobs that have ended since this was asked last.
+    pub fn take_ended(&mut self) -> Vec<JobId> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// The text of a job so far.
+    pub fn text(&self, job_id: JobId) -> String {
+        self.tokens.range((job_id, 0)..(job_id + 1, 0)).map(|entry| entry.value().0.text).collect()
     }
 
     /// The job whose turn it is.
@@ -578,6 +591,7 @@ impl Jobs {
     fn end(&mut self, entry: &mut JobEntry, now_ns: u64) {
         entry.record.finished_at_ns = Some(now_ns);
         let job_id = entry.record.job_id;
+        self.ended.push(job_id);
         self.queue.remove(job_id);
         let input = self.input(job_id);
         entry.record.receipt = self.give_receipt(entry, input.hash(), now_ns);

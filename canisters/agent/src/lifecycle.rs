@@ -7,7 +7,7 @@ use ic_cdk::api::{CanisterStatusCode, canister_status};
 use ic_cdk::{init, on_low_wasm_memory, post_upgrade, pre_upgrade};
 use shared_types::agent::AgentInitArgs;
 
-use crate::{slices, state};
+use crate::{payments, slices, state};
 
 /// Version of the code.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -18,6 +18,11 @@ fn init(args: AgentInitArgs) {
     assert!(args.owner != Principal::anonymous(), "owner: the anonymous principal can't own an agent");
     if let Err(error) = args.config.validate() {
         panic!("config.{error}");
+    }
+    if let Some(profile) = &args.profile
+        && let Err(error) = profile.validate()
+    {
+        panic!("{error}");
     }
     state::mutate(|state| state.install(args));
 }
@@ -39,6 +44,7 @@ fn post_upgrade() {
     state::mutate(|_| ());
     // Timers don't survive an upgrade; the first one looks what there is to do.
     slices::schedule(Duration::ZERO);
+    payments::schedule();
 }
 
 /// Less than the setting `wasm_memory_threshold` is left of the heap: from now on the engine gets along with less.

@@ -25,6 +25,26 @@ const QUEUE: MemoryId = MemoryId::new(13);
 const ANSWERS: MemoryId = MemoryId::new(14);
 const RECEIPTS: MemoryId = MemoryId::new(15);
 const RECEIPT_HEAD: MemoryId = MemoryId::new(16);
+const CHARACTER: MemoryId = MemoryId::new(17);
+const FACTS: MemoryId = MemoryId::new(18);
+const FACT_PLACES: MemoryId = MemoryId::new(19);
+/// Vectors of facts, one after the other.
+const FACT_VECTORS: MemoryId = MemoryId::new(20);
+const FACT_POSTINGS: MemoryId = MemoryId::new(21);
+const FACT_TOTALS: MemoryId = MemoryId::new(22);
+const CONVERSATIONS: MemoryId = MemoryId::new(23);
+const TURNS: MemoryId = MemoryId::new(24);
+const TURN_KEYS: MemoryId = MemoryId::new(25);
+const AWAITED: MemoryId = MemoryId::new(26);
+const LEDGERS: MemoryId = MemoryId::new(27);
+const PAYMENTS: MemoryId = MemoryId::new(28);
+const OPEN_PAYMENTS: MemoryId = MemoryId::new(29);
+const PAYMENT_KEYS: MemoryId = MemoryId::new(30);
+const WALLET: MemoryId = MemoryId::new(31);
+
+/// Wasm pages that a memory grows by: 1 MiB, so that the many small ones take little, which an agent pays for and has to set aside for
+/// its freezing threshold. 32,768 buckets make 32 GiB. An agent that was installed with another size keeps it.
+const BUCKET_PAGES: u16 = 16;
 
 /// The memories of the canister.
 pub struct Memories {
@@ -32,6 +52,14 @@ pub struct Memories {
     pub settings: Memory,
     /// Jobs, their queue and their receipts.
     pub jobs: JobMemories,
+    /// Profile and phase.
+    pub character: Memory,
+    /// Facts.
+    pub facts: FactMemories,
+    /// Conversations.
+    pub conversations: ConversationMemories,
+    /// Ledgers and payments.
+    pub wallet: WalletMemories,
     /// How far the model is loaded.
     pub load: Memory,
     /// Shards that are in `shards`, checked.
@@ -64,6 +92,46 @@ pub struct JobMemories {
     pub receipts: ReceiptMemories,
 }
 
+/// The memories of the facts.
+pub struct FactMemories {
+    /// Facts by number.
+    pub facts: Memory,
+    /// Facts by the places of their vectors.
+    pub places: Memory,
+    /// Vectors.
+    pub vectors: Memory,
+    /// Words and the facts that they are in.
+    pub postings: Memory,
+    /// Sums over all facts.
+    pub totals: Memory,
+}
+
+/// The memories of the conversations.
+pub struct ConversationMemories {
+    /// Conversations by name.
+    pub conversations: Memory,
+    /// Turns by conversation and position.
+    pub turns: Memory,
+    /// Turns by conversation and key.
+    pub keys: Memory,
+    /// Conversations by the jobs that they wait for.
+    pub awaited: Memory,
+}
+
+/// The memories of the wallet.
+pub struct WalletMemories {
+    /// Ledgers.
+    pub ledgers: Memory,
+    /// Payments by number.
+    pub payments: Memory,
+    /// Payments that have not ended.
+    pub open_payments: Memory,
+    /// Payments by caller and key.
+    pub payment_keys: Memory,
+    /// The number given last, and the key.
+    pub wallet: Memory,
+}
+
 /// The memories of the queue.
 pub struct QueueMemories {
     /// Numbers of the jobs that wait or run, as earlier versions kept them.
@@ -85,7 +153,7 @@ pub struct ReceiptMemories {
 impl Memories {
     /// Divides `memory`.
     pub fn of(memory: DefaultMemoryImpl) -> Self {
-        let manager = MemoryManager::init(memory);
+        let manager = MemoryManager::init_with_bucket_size(memory, BUCKET_PAGES);
         Self {
             settings: manager.get(SETTINGS),
             jobs: JobMemories {
@@ -105,6 +173,27 @@ impl Memories {
                     receipts: manager.get(RECEIPTS),
                     head: manager.get(RECEIPT_HEAD),
                 },
+            },
+            character: manager.get(CHARACTER),
+            facts: FactMemories {
+                facts: manager.get(FACTS),
+                places: manager.get(FACT_PLACES),
+                vectors: manager.get(FACT_VECTORS),
+                postings: manager.get(FACT_POSTINGS),
+                totals: manager.get(FACT_TOTALS),
+            },
+            conversations: ConversationMemories {
+                conversations: manager.get(CONVERSATIONS),
+                turns: manager.get(TURNS),
+                keys: manager.get(TURN_KEYS),
+                awaited: manager.get(AWAITED),
+            },
+            wallet: WalletMemories {
+                ledgers: manager.get(LEDGERS),
+                payments: manager.get(PAYMENTS),
+                open_payments: manager.get(OPEN_PAYMENTS),
+                payment_keys: manager.get(PAYMENT_KEYS),
+                wallet: manager.get(WALLET),
             },
             load: manager.get(LOAD),
             stored_shards: manager.get(STORED_SHARDS),

@@ -457,7 +457,6 @@ pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig, now_ns: u64) 
 pub mod answers {
     use super::*;
     use shared_types::agent::{JobFailure, JobId, JobProgress, JobState};
-    use shared_types::econ::RateClass;
 
     /// An attempt that failed, and what follows from it.
     pub fn failed(
@@ -555,14 +554,9 @@ pub mod answers {
     }
 
     /// A quota that is reserved; `None` when the project does not ask for it any more.
-    pub fn reserved(
-        project: &ProjectEntry,
-        quota: QuotaKind,
-        reservation: Option<u64>,
-        rate_class: Option<RateClass>,
-    ) -> Option<EventKind> {
+    pub fn reserved(project: &ProjectEntry, quota: QuotaKind, reservation: Option<u64>) -> Option<EventKind> {
         let asked = project.quotas.get(&quota) == Some(&Quota::Asked);
-        asked.then_some(EventKind::Reserved { quota, reservation, rate_class })
+        asked.then_some(EventKind::Reserved { quota, reservation })
     }
 
     /// A quota that is refused; `None` when the project does not ask for it any more.

@@ -325,6 +325,7 @@ async fn create_agent(flight: Flight, settings: &CoordinatorInitArgs, name: Stri
             config: None,
             template: None,
             owner: Some(owner),
+            profile: None,
         })
     });
     let Some(args) = args else { return };
@@ -433,7 +434,6 @@ fn job_of(
                 params,
                 key: Some(job_key(project, (task, attempt))),
                 deadline_ns: Some(tried.began_at_ns.saturating_add(timeout)),
-                priority: entry.rate_class.map(|class| class.priority()),
                 ..SubmitJobArgs::default()
             };
             let told = roles::find(&workspace.roles, &plan.role).map(|role| role.instructions.clone());
@@ -565,9 +565,9 @@ async fn reserve(flight: Flight, settings: &CoordinatorInitArgs, quota: QuotaKin
     let (owner, (project, call)) = (flight.0, flight.1.clone());
     let Some(args) = reservation_of(owner, project, quota) else { return };
     let outcome = match settings.econ {
-        None => Ok((None, None)),
+        None => Ok(None),
         Some(econ) => match platform::reserve(econ, args).await {
-            Ok(Ok(reservation)) => Ok((Some(reservation.id), Some(reservation.rate_class))),
+            Ok(Ok(reservation)) => Ok(Some(reservation.id)),
             Ok(Err(error @ (EconError::Busy { .. } | EconError::RateLimited { .. }))) => {
                 drop(flight);
                 return unanswered(owner, settings, project, call, error.to_string());
@@ -583,7 +583,7 @@ async fn reserve(flight: Flight, settings: &CoordinatorInitArgs, quota: QuotaKin
     answered(owner, |workspace| {
         let entry = workspace.projects.get(&project)?;
         let event = match outcome {
-            Ok((reservation, rate_class)) => answers::reserved(entry, quota, reservation, rate_class),
+            Ok(reservation) => answers::reserved(entry, quota, reservation),
             Err(reason) => answers::refused(entry, quota, reason),
         };
         event.map(|event| (project, event))

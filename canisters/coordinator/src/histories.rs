@@ -14,7 +14,6 @@ use shared_types::coordinator::{
     PlanRequest, ProjectId, QuotaKind, RoleTemplate, RunCounts, TaskId, TaskKey, TaskSpec, TaskState,
     VoteRule, Work,
 };
-use shared_types::econ::RateClass;
 
 use crate::commands;
 use crate::decide::{self, Due, InFlight, Next, answers};
@@ -202,7 +201,7 @@ impl World {
         }
         match call {
             CallKind::Reserve(quota) => match fate {
-                Fate::Good => answers::reserved(entry, quota, Some(1), Some(RateClass::Premium)),
+                Fate::Good => answers::reserved(entry, quota, Some(1)),
                 Fate::Never => answers::refused(entry, quota, "quota".to_owned()),
                 _ => unanswered(CallKind::Reserve(quota)),
             },

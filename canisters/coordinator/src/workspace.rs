@@ -14,7 +14,6 @@ use shared_types::coordinator::{
     ProjectState, QuotaKind, RegisteredAgent, RoleTemplate, RunCounts, Stage, Task, TaskId, TaskKind,
     TaskState, Turn, concierge,
 };
-use shared_types::econ::RateClass;
 use shared_types::receipt::hash_of;
 
 use crate::{registry, votes};
@@ -55,9 +54,6 @@ pub enum Quota {
 pub struct ProjectEntry {
     /// The project; its counts are those of the tasks.
     pub record: Project,
-    /// The class of the owner's subscription when quota was reserved.
-    #[serde(default)]
-    pub rate_class: Option<RateClass>,
     /// Seed of all chance.
     pub seed: u64,
     /// Its tasks.
@@ -257,7 +253,6 @@ impl Workspace {
                         cancel_requested: false,
                         quotas: BTreeMap::new(),
                         refusal: None,
-                        rate_class: None,
                         messages: BTreeMap::new(),
                     },
                 );
@@ -355,11 +350,10 @@ impl Workspace {
                 pending.retry_at_ns = *retry_at_ns;
                 pending.reason = Some(reason.clone());
             }
-            EventKind::Reserved { quota, reservation, rate_class } => {
+            EventKind::Reserved { quota, reservation } => {
                 entry.calls.remove(&CallKind::Reserve(*quota));
                 check(entry.quotas.get(quota) == Some(&Quota::Asked), "the quota was not asked for")?;
                 entry.quotas.insert(*quota, Quota::Held(*reservation));
-                entry.rate_class = rate_class.or(entry.rate_class);
             }
             EventKind::Refused { quota, reason } => {
                 entry.calls.remove(&CallKind::Reserve(*quota));

@@ -47,7 +47,8 @@ impl Economy {
         if let Some(id) = self.invoice_by_key(caller, &args.key, fits)? {
             return Ok(id);
         }
-        let account = self.advance_subscription(caller, now_ns);
+        self.advance_subscription(caller, now_ns);
+        let account = self.account(caller);
         let terms = self.terms(&args.tier, now_ns)?;
         refuse_unless(&account, &SubscriptionInput::Started { terms: terms.clone() }, now_ns)?;
         check_new_invoice(&account)?;
@@ -78,7 +79,8 @@ impl Economy {
         if let Some(id) = self.invoice_by_key(caller, &args.key, fits)? {
             return Ok(Some(id));
         }
-        let account = self.advance_subscription(caller, now_ns);
+        self.advance_subscription(caller, now_ns);
+        let account = self.account(caller);
         let terms = self.terms(&args.tier, now_ns)?;
         if args.time == ChangeTime::Renewal {
             let chosen = SubscriptionInput::TierChosen { tier: Some(args.tier.clone()) };
@@ -220,13 +222,11 @@ impl Economy {
         Ok(quote)
     }
 
-    /// Lets a subscription live through the time until `now_ns`; its account then.
-    pub fn advance_subscription(&mut self, principal: Principal, now_ns: u64) -> Account {
+    /// Lets a subscription live through the time until `now_ns`.
+    pub fn advance_subscription(&mut self, principal: Principal, now_ns: u64) {
         loop {
             let account = self.account(principal);
-            let Some(due_ns) = account.subscription.due_ns.filter(|due_ns| *due_ns <= now_ns) else {
-                return account;
-            };
+            let Some(due_ns) = account.subscription.due_ns.filter(|due_ns| *due_ns <= now_ns) else { return };
             let config = &self.settings().config;
             let input = match account.subscription.status {
                 SubscriptionStatus::PastDue => {
@@ -234,7 +234,7 @@ impl Economy {
                 }
                 SubscriptionStatus::Suspended => SubscriptionInput::RetentionEnded,
                 _ => {
-                    let Some(period) = &account.subscription.period else { return account };
+                    let Some(period) = &account.subscription.period else { return };
                     let tier = account.subscription.next_tier.as_ref().unwrap_or(&period.terms.tier);
                     // A tier that is not offered any more is renewed as it was.
                     let terms = self.terms(tier, due_ns).unwrap_or_else(|_| period.terms.clone());
@@ -257,7 +257,8 @@ impl Economy {
     /// What the payment of an invoice means; a payment that means nothing any more is given back.
     pub(crate) fn invoice_paid(&mut self, id: InvoiceId, block: Option<u64>, now_ns: u64) {
         let Ok(StoredInvoice { invoice, .. }) = self.stored_invoice(id) else { return };
-        let subscription = self.advance_subscription(invoice.account, now_ns).subscription;
+        self.advance_subscription(invoice.account, now_ns);
+        let subscription = self.account(invoice.account).subscription;
         let current = subscription.period.as_ref().map(|period| period.number);
         let started = SubscriptionInput::Started { terms: invoice.terms.clone() };
         // An upgrade counts from when its price was told.
@@ -290,7 +291,8 @@ impl Economy {
     /// What it means that an attempt to collect an invoice has certainly failed.
     pub(crate) fn invoice_failed(&mut self, id: InvoiceId, reason: &str, now_ns: u64) {
         let Ok(StoredInvoice { invoice, .. }) = self.stored_invoice(id) else { return };
-        let status = self.advance_subscription(invoice.account, now_ns).subscription.status;
+        self.advance_subscription(invoice.account, now_ns);
+        let status = self.account(invoice.account).subscription.status;
         let pause = self.settings().config.retry_pauses_ns.get(invoice.failed_attempts as usize);
         let next_attempt_ns = pause.map(|pause| now_ns.saturating_add(*pause));
         let past_due = invoice.kind == InvoiceKind::Renewal && status == SubscriptionStatus::PastDue;
@@ -360,7 +362,8 @@ impl Economy {
 
     /// Ends the period that a refunded invoice has paid.
     pub(crate) fn end_refunded_period(&mut self, invoice: &Invoice, now_ns: u64) {
-        let subscription = self.advance_subscription(invoice.account, now_ns).subscription;
+        self.advance_subscription(invoice.account, now_ns);
+        let subscription = self.account(invoice.account).subscription;
         let current = subscription.period.as_ref().map(|period| period.number);
         let possible = subscription.clone().take(&SubscriptionInput::Refunded, now_ns).is_ok();
         if invoice.period.is_some() && invoice.period == current && possible {

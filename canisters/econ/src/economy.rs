@@ -125,21 +125,6 @@ impl Account {
         self.subscription.period.as_ref().map_or(RateClass::Standard, |period| period.terms.rate_class)
     }
 
-    /// Takes back what an open reservation holds.
-    fn give_back(&mut self, reservation: &Reservation) {
-        self.open_reservations = self.open_reservations.saturating_sub(1);
-        if let Resource::Creation(agents) = reservation.resource {
-            self.agents_reserved = self.agents_reserved.saturating_sub(agents);
-        }
-        if let Some(meters) = self.meters_mut(reservation.period) {
-            let (meter, amount) = match reservation.resource {
-                Resource::Creation(agents) => (&mut meters.creations, u64::from(agents)),
-                Resource::Tokens(tokens) => (&mut meters.tokens, tokens),
-            };
-            meter.reserved = meter.reserved.saturating_sub(amount);
-        }
-    }
-
     /// Brings the current period's limits to what the subscription says.
     fn follow_period(&mut self) {
         let Some(period) = &self.subscription.period else { return };
@@ -379,9 +364,10 @@ impl Economy {
         let is_over = |due_ns: Option<u64>| due_ns.is_some_and(|due_ns| due_ns <= now_ns);
         match task {
             Task::Reservation(id) => self.sweep_reservation(id, now_ns),
-            Task::Account(principal) => {
-                if is_over(self.advance_subscription(principal, now_ns).idle_ns) {
-                    self.record(now_ns, EventKind::AccountForgotten(principal));
+            Task::Account(account) => {
+                self.advance_subscription(account, now_ns);
+                if is_over(self.account(account).idle_ns) {
+                    self.record(now_ns, EventKind::AccountForgotten(account));
                 }
             }
             Task::Invoice(id) => match self.invoices.get(&id) {
@@ -437,7 +423,7 @@ impl Economy {
                     resource: *resource,
                     period: *period,
                     expires_ns: *expires_ns,
-                    rate_class: RateClass::Standard,
+                    rate_class: self.account(*account).rate_class(),
                     state: ReservationState::Open,
                 };
                 self.reserved(reservation, now_ns);
@@ -666,10 +652,9 @@ impl Economy {
         });
     }
 
-    fn reserved(&mut self, mut reservation: Reservation, now_ns: u64) {
+    fn reserved(&mut self, reservation: Reservation, now_ns: u64) {
         let (id, due_ns) = (reservation.id, reservation.expires_ns);
         self.change_account(reservation.account, now_ns, |account| {
-            reservation.rate_class = account.rate_class();
             account.open_reservations += 1;
             match reservation.resource {
                 Resource::Creation(agents) => {
@@ -700,8 +685,8 @@ impl Economy {
         usage: Option<&shared_types::econ::UsageEnvelope>,
         now_ns: u64,
     ) {
-        let settled = ReservationState::Settled(settlement);
-        let Some((reservation, was_open)) = self.close_reservation(id, &settled, now_ns) else { return };
+        let Some(Cbor(StoredReservation { reservation, .. })) = self.reservations.get(&id) else { return };
+        self.end_reservation(id, &ReservationState::Settled(settlement), now_ns);
         let fresh =
             agents.iter().filter(|agent| self.agents.insert((reservation.account, **agent), ()).is_none());
         let fresh = fresh.count() as u32;
@@ -712,11 +697,7 @@ impl Economy {
                 self.services.insert(*agent, Cbor(role));
             }
         }
-        // Nothing of it is scheduled, so that one reading and one writing do.
         let mut account = self.account(reservation.account);
-        if was_open {
-            account.give_back(&reservation);
-        }
         account.agents = account.agents.saturating_add(fresh);
         if let Some(meters) = account.meters_mut(reservation.period) {
             let meter = match reservation.resource {
@@ -733,27 +714,34 @@ impl Economy {
 
     /// Gives back what an open reservation holds, and keeps the reservation for a while.
     fn end_reservation(&mut self, id: ReservationId, state: &ReservationState, now_ns: u64) {
-        if let Some((reservation, true)) = self.close_reservation(id, state, now_ns) {
-            self.change_account(reservation.account, now_ns, |account| account.give_back(&reservation));
-        }
-    }
-
-    /// The reservation, and whether it was open.
-    fn close_reservation(
-        &mut self,
-        id: ReservationId,
-        state: &ReservationState,
-        now_ns: u64,
-    ) -> Option<(Reservation, bool)> {
-        let mut stored = self.reservations.get(&id)?.0;
+        let Some(Cbor(mut stored)) = self.reservations.get(&id) else { return };
         let was_open = stored.reservation.state == ReservationState::Open;
         stored.reservation.state = state.clone();
         let before = stored.due_ns;
         stored.due_ns = now_ns.saturating_add(REMEMBERED_NS);
         self.reschedule(Some(before), Some(stored.due_ns), Task::Reservation(id));
-        let reservation = stored.reservation.clone();
+        let Reservation { account, resource, period, .. } = stored.reservation;
         self.reservations.insert(id, Cbor(stored));
-        Some((reservation, was_open))
+        if !was_open {
+            return;
+        }
+        self.change_account(account, now_ns, |account| {
+            account.open_reservations = account.open_reservations.saturating_sub(1);
+            match resource {
+                Resource::Creation(agents) => {
+                    account.agents_reserved = account.agents_reserved.saturating_sub(agents);
+                    if let Some(meters) = account.meters_mut(period) {
+                        meters.creations.reserved =
+                            meters.creations.reserved.saturating_sub(u64::from(agents));
+                    }
+                }
+                Resource::Tokens(tokens) => {
+                    if let Some(meters) = account.meters_mut(period) {
+                        meters.tokens.reserved = meters.tokens.reserved.saturating_sub(tokens);
+                    }
+                }
+            }
+        });
     }
 
     fn forget_reservation(&mut self, id: ReservationId) {

@@ -77,7 +77,9 @@ impl Economy {
             return Err(FieldError::new("resource", format!("is {asked}, must be 1 to {most}")).into());
         }
         self.sweep_reservations(now_ns, SWEPT_PER_CALL);
-        let account = self.advance_subscription(args.account, now_ns);
+        self.advance_subscription(args.account, now_ns);
+
+        let account = self.account(args.account);
         let (Some(period), true) = (&account.subscription.period, account.subscription.is_usable()) else {
             let status = account.subscription.status;
             return Err(EconError::NotSubscribed { account: args.account, status });

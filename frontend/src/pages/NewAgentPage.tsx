@@ -36,6 +36,7 @@ export function NewAgentPage() {
         await factory.create_agent({
           key,
           owner: [],
+          profile: [],
           template: [],
           model_canister: Principal.fromText(id("model")),
           model_id: model.model_id,

@@ -12,7 +12,6 @@ use super::role::RoleTemplate;
 use super::task::{AfterFailure, AttemptFailure, RunCounts, TaskId, TaskState};
 use super::vote::Verdict;
 use crate::agent::JobId;
-use crate::econ::RateClass;
 
 /// What is reserved at `econ`.
 #[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,10 +101,6 @@ pub enum EventKind {
         quota: QuotaKind,
         /// Number of the reservation; absent where there is no `econ`.
         reservation: Option<u64>,
-        /// The class of the owner's subscription, by which the project's jobs have their place in agents' queues; absent where there is
-        /// no `econ`.
-        #[serde(default)]
-        rate_class: Option<RateClass>,
     },
     /// Quota is refused.
     Refused {

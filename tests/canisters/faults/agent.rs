@@ -4,7 +4,12 @@ use std::sync::OnceLock;
 
 use super::*;
 use ohms_tests::artifact::Artifact;
-use ohms_tests::network::{Agent, Network, owner};
+use ohms_tests::ledger::Ledger;
+use ohms_tests::network::{Agent, Network, owner, stranger};
+use shared_types::agent::wallet::{
+    ListPaymentsArgs, PayArgs, PaymentPage, PaymentRecord, PaymentState, SetLedgerArgs, SpendingLimits,
+    WalletLedger,
+};
 use shared_types::agent::{
     AgentConfig, AgentError, FinishReason, GenerationParams, JobFailure, JobId, JobProgress, JobRecord,
     JobState, LoadState, SubmitJobArgs,
@@ -127,4 +132,56 @@ fn a_job_survives_everything_between_two_messages() {
 fn a_job_ends_with_its_tokens_or_a_reason_whatever_the_seed() {
     let scenario = |plan: &FaultPlan| job(plan, true).map(|(trace, _)| trace);
     explore(scenario, |trace| at_random(0..20, agent_of(trace)));
+}
+
+/// Pays under `plan`, asking again until the payment has an outcome; what is said of it must be so.
+fn payment(plan: &FaultPlan) -> Option<FaultTrace> {
+    let (network, faults) = network()?;
+    let repository = network.repository();
+    let agent = network.agent(repository.id, Artifact::small().id, AgentConfig::default());
+    let ledger = Ledger::install(&network);
+    ledger.mint(agent.id, 1_000_000);
+    let limits = SpendingLimits { per_payment: 500_000, per_day: 600_000, approval_above: 0 };
+    let set: Result<WalletLedger, AgentError> =
+        network.update(owner(), agent.id, "set_ledger", (SetLedgerArgs { ledger: ledger.id, limits },));
+    set.expect("registered");
+    let args = PayArgs {
+        ledger: ledger.id,
+        to: stranger().into(),
+        amount: 400_000,
+        key: "once".to_owned(),
+        memo: None,
+        purpose: String::new(),
+    };
+
+    faults.set(plan);
+    let record = network.wait_patiently("the payment", || {
+        let paid: Result<Result<PaymentRecord, AgentError>, _> =
+            network.update_patiently(owner(), agent.id, "pay", (args.clone(),));
+        paid.ok().map(|paid| paid.expect("within the limits")).filter(|payment| payment.state.is_final())
+    });
+    let trace = faults.clear();
+    network.pic.advance_time(std::time::Duration::from_secs(120));
+    (0..10).for_each(|_| network.pic.tick());
+    let received = ledger.balance(stranger());
+    match record.state {
+        PaymentState::Done { .. } => assert_eq!(received, 400_000, "{trace}"),
+        PaymentState::Failed { .. } => assert_eq!(received, 0, "{trace}"),
+        state => panic!("the payment is {state:?}: {trace}"),
+    }
+    let args = ListPaymentsArgs { after: None, limit: 10 };
+    let page: Result<PaymentPage, AgentError> = network.query(owner(), agent.id, "list_payments", (args,));
+    assert_eq!(page.expect("the owner may read").payments.len(), 1, "{trace}");
+    ledger.validate();
+    Some(trace)
+}
+
+#[test]
+fn a_payment_is_made_once_whatever_happens_at_its_await() {
+    explore(payment, |trace| at_each_await(trace, |call| call.method == "icrc1_transfer"));
+}
+
+#[test]
+fn a_payment_is_made_once_whatever_the_seed() {
+    explore(payment, |trace| at_random(0..6, agent_of(trace)));
 }

@@ -13,12 +13,20 @@ use ohms_tests::network::{Network, owner, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
+use shared_types::agent::memory::{
+    ConverseArgs, ExportMemoryArgs, GetConversationArgs, ListConversationsArgs, ListFactsArgs, RememberArgs,
+    SearchFactsArgs,
+};
+use shared_types::agent::phase::AgentPhase;
+use shared_types::agent::profile::AgentProfile;
+use shared_types::agent::wallet::{ListPaymentsArgs, PayArgs, SetLedgerArgs, SpendingLimits, WithdrawArgs};
 use shared_types::agent::{
     AgentConfig, AgentError, DraftArgs, EmbedArgs, JobProgressArgs, ListJobsArgs, SubmitJobArgs,
 };
+use shared_types::factory::rollout::{BeginRolloutArgs, RolloutReportArgs};
 use shared_types::factory::{
     BeginTemplateArgs, FactoryConfig, FactoryError, JournalArgs, ListAgentsArgs, ListTemplatesArgs,
-    PutTemplateChunkArgs,
+    PutTemplateChunkArgs, TopUpAgentArgs,
 };
 use shared_types::model::{
     AuditLogArgs, BeginUploadArgs, GetShardArgs, GetShardChunkArgs, ListIndexArgs, ListModelsArgs,
@@ -160,6 +168,8 @@ fn strangers_are_refused_by_the_factory() {
     created.unwrap();
     let begin = BeginTemplateArgs { sha256, bytes: 1, version: "1".to_owned() };
     let chunk = PutTemplateChunkArgs { sha256, index: 0, bytes: ByteBuf::new() };
+    let rollout = BeginRolloutArgs { template: sha256, stages: vec![100], max_failures: 0 };
+    let top_up = TopUpAgentArgs { owner: Some(owner()), key: "mine".to_owned(), cycles: None };
     let cases = |admin: Answer, create_answer: Answer, unknown: Answer, deletion: Answer| {
         vec![
             case("begin_template", (begin.clone(),), admin),
@@ -169,6 +179,14 @@ fn strangers_are_refused_by_the_factory() {
             case("delete_agent", ("mine",), deletion),
             case("adopt_canister", (stranger(),), admin),
             case("set_coordinators", (vec![stranger()],), admin),
+            case("set_config", (FactoryConfig::default(),), admin),
+            case("begin_rollout", (rollout.clone(),), admin),
+            case("advance_rollout", (), admin),
+            case("roll_back", (), admin),
+            case("rollout_report", (RolloutReportArgs { after: None, limit: 1 },), admin),
+            case("top_up_agent", (top_up.clone(),), admin),
+            case("stop_agent", ("mine",), deletion),
+            case("start_agent", ("mine",), deletion),
             case("get_agent", ("mine",), unknown),
             case("journal", (JournalArgs { after: None, limit: 1 },), admin),
             case("list_agents", (ListAgentsArgs { after: None, limit: 1 },), Answer::Public),
@@ -192,6 +210,23 @@ fn strangers_are_refused_by_the_agent() {
     let repository = network.repository();
     let agent = network.agent(repository.id, Artifact::shared().id, AgentConfig::default());
     let submit = SubmitJobArgs { prompt: "p".to_owned(), ..SubmitJobArgs::default() };
+    let said = ConverseArgs {
+        conversation: "tale".to_owned(),
+        message: "m".to_owned(),
+        key: "k".to_owned(),
+        priority: None,
+    };
+    let search = SearchFactsArgs { text: "a".to_owned(), vector: None, encoder: None, limit: 1 };
+    let conversation = GetConversationArgs { name: "tale".to_owned(), after: None, limit: 1 };
+    let pay = PayArgs {
+        ledger: stranger(),
+        to: stranger().into(),
+        amount: 1,
+        key: "k".to_owned(),
+        memo: None,
+        purpose: String::new(),
+    };
+    let withdraw = WithdrawArgs { ledger: stranger(), amount: None, key: "k".to_owned(), subaccount: None };
     let refused = Answer::Refused("Unauthorized");
     let cases = [
         case("submit_job", (submit,), refused),
@@ -202,6 +237,34 @@ fn strangers_are_refused_by_the_agent() {
         case("resume_queue", (), refused),
         case("load_model", (), refused),
         case("set_coordinator", (Some(stranger()),), refused),
+        case("configure", (AgentProfile::default(),), refused),
+        case("set_phase", (AgentPhase::Paused,), refused),
+        case("get_profile", (), refused),
+        case("converse", (said,), refused),
+        case("remember", (RememberArgs { facts: Vec::new(), encoder: None },), refused),
+        case("forget_fact", (1u64,), refused),
+        case("forget_conversation", ("tale",), refused),
+        case("erase_memory", (), refused),
+        case("list_facts", (ListFactsArgs { after: None, limit: 1 },), refused),
+        case("search_facts", (search,), refused),
+        case("list_conversations", (ListConversationsArgs { after: None, limit: 1 },), refused),
+        case("get_conversation", (conversation,), refused),
+        case("export_memory", (ExportMemoryArgs { after: None },), refused),
+        case("wallet", (), refused),
+        case("wallet_address", (), refused),
+        case(
+            "set_ledger",
+            (SetLedgerArgs { ledger: stranger(), limits: SpendingLimits::default() },),
+            refused,
+        ),
+        case("remove_ledger", (stranger(),), refused),
+        case("pay", (pay,), refused),
+        case("approve_payment", (1u64,), refused),
+        case("reject_payment", (1u64,), refused),
+        case("withdraw", (withdraw,), refused),
+        case("list_payments", (ListPaymentsArgs { after: None, limit: 1 },), refused),
+        case("get_payment", (1u64,), refused),
+        case("return_funds", (), refused),
         case("return_cycles", (), refused),
         case("job_progress", (JobProgressArgs { job_id: 1, after_token: 0 },), refused),
         case("draft", (DraftArgs { job_id: 1, max_tokens: None },), refused),

@@ -1,5 +1,6 @@
 //! Methods that change the state.
 
 pub mod agent;
-pub mod coordinators;
+pub mod rollout;
+pub mod settings;
 pub mod template;

@@ -24,11 +24,11 @@ pub fn put_template_chunk(args: &PutTemplateChunkArgs) -> Result<Template, Facto
     state::mutate(|state| state.templates.put_chunk(args))
 }
 
-/// Makes the template the one that new agents get.
+/// Checks the whole template; see [`crate::state::State::commit_template`] for who gets it.
 ///
 /// # Errors
 /// See [`crate::templates::Templates::commit`]; callers that are no admins are refused.
 pub fn commit_template(sha256: &Digest) -> Result<Template, FactoryError> {
     require_admin()?;
-    state::mutate(|state| state.templates.commit(sha256, ic_cdk::api::time()))
+    state::mutate(|state| state.commit_template(sha256, ic_cdk::api::time()))
 }

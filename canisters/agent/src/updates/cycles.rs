@@ -3,8 +3,9 @@
 use ic_cdk::api::{canister_liquid_cycle_balance, cost_call, msg_caller};
 use ic_cdk_management_canister::{DepositCyclesArgs, deposit_cycles};
 use shared_types::agent::AgentError;
+use shared_types::agent::phase::AgentOperation;
 
-use crate::guards::require_controller;
+use crate::guards::require;
 
 /// Cycles that stay, for the messages until the canister is stopped.
 const RESERVE: u128 = 20_000_000_000;
@@ -17,7 +18,7 @@ const MAX_ARGUMENT_BYTES: u64 = 256;
 /// # Errors
 /// [`AgentError::Unauthorized`].
 pub async fn return_cycles() -> Result<u128, AgentError> {
-    require_controller()?;
+    require(AgentOperation::Return)?;
     let controller = msg_caller();
     // The Internet Computer sets the cost of the longest possible answer aside before a call is made.
     let call = cost_call("deposit_cycles".len() as u64, MAX_ARGUMENT_BYTES);

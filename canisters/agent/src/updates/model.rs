@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ic_cdk::api::{performance_counter, time};
-use shared_types::agent::{AgentError, EmbedArgs, Embeddings, LoadState, MAX_SLICE_INSTRUCTIONS};
+use shared_types::agent::phase::AgentOperation;
+use shared_types::agent::{AgentError, EmbedArgs, Embedding, Embeddings, LoadState, MAX_SLICE_INSTRUCTIONS};
 
 use crate::guards::{require_owner, require_self};
 use crate::{slices, state};
@@ -13,13 +14,18 @@ use crate::{slices, state};
 /// # Errors
 /// [`AgentError::Unauthorized`].
 pub fn load_model() -> Result<LoadState, AgentError> {
-    require_owner()?;
+    require_owner(AgentOperation::Load)?;
+    Ok(begin_to_load())
+}
+
+/// Begins to load the model, or begins again after a failure.
+pub fn begin_to_load() -> LoadState {
     let load = state::mutate(|state| {
         state.store.begin(time());
         state.store.state().clone()
     });
     slices::schedule(Duration::ZERO);
-    Ok(load)
+    load
 }
 
 /// Embeds texts. A model that is not loaded yet begins to load; one that is not in the heap is built first.
@@ -28,28 +34,46 @@ pub fn load_model() -> Result<LoadState, AgentError> {
 /// [`AgentError::Unauthorized`], [`AgentError::InvalidField`], [`AgentError::NotLoaded`], and see
 /// [`crate::engine::Engine::embed`].
 pub fn embed(args: &EmbedArgs) -> Result<Embeddings, AgentError> {
-    require_owner()?;
-    args.validate().map_err(AgentError::InvalidField)?;
+    require_owner(AgentOperation::Submit)?;
+    args.validate()?;
+    require_loaded()?;
+    let (embeddings, instructions) = embed_texts(&args.texts)?;
+    let model_id = state::read(|state| state.settings().model_id);
+    Ok(Embeddings { model_id, embeddings, instructions })
+}
+
+/// Says that the model is not loaded yet, and has it loaded.
+///
+/// # Errors
+/// [`AgentError::NotLoaded`]; a failure is told once.
+pub fn require_loaded() -> Result<(), AgentError> {
     let before = state::read(|state| state.store.state().clone());
     if state::read(|state| state.store.loaded().is_none()) {
-        let now = load_model()?;
+        let now = begin_to_load();
         // A failure is told once; the next attempt has begun.
         let load = if matches!(before, LoadState::Failed { .. }) { before } else { now };
         if state::read(|state| state.store.loaded().is_none()) {
             return Err(AgentError::NotLoaded { load });
         }
     }
+    Ok(())
+}
+
+/// The embeddings of the first of `texts`, as many as a message allows, and the instructions that it took. The model is loaded.
+///
+/// # Errors
+/// See [`crate::engine::Engine::embed`].
+pub fn embed_texts(texts: &[String]) -> Result<(Vec<Embedding>, u64), AgentError> {
     let meter = || performance_counter(0);
     state::mutate(|state| {
         let limits = state.limits();
         let embedded = state::with_engine(|engine| {
-            engine.embed(&mut state.store, &args.texts, limits, MAX_SLICE_INSTRUCTIONS, &meter)
+            engine.embed(&mut state.store, texts, limits, MAX_SLICE_INSTRUCTIONS, &meter)
         });
         if let Err(AgentError::NotLoaded { load: LoadState::Failed { reason } }) = &embedded {
             state.store.fail(reason.clone());
         }
-        let model_id = state.settings().model_id;
-        embedded.map(|embeddings| Embeddings { model_id, embeddings, instructions: meter() })
+        embedded.map(|embeddings| (embeddings, meter()))
     })
 }
 

@@ -53,6 +53,64 @@ export interface AgentPage {
   'agents' : Array<AgentRecord>,
 }
 /**
+ * What an agent is for; see `configure`.
+ */
+export interface AgentProfile {
+  /**
+   * How it remembers; absent: the default.
+   */
+  'memory' : [] | [MemoryPolicy],
+  /**
+   * What it can do, in words that a coordinator looks for.
+   */
+  'capabilities' : Array<string>,
+  /**
+   * Its role in a team, such as `reviewer`; empty for none.
+   */
+  'role' : string,
+  /**
+   * What each of its conversations begins with; empty for nothing.
+   */
+  'instructions' : string,
+  /**
+   * How tokens of a conversation are chosen; absent: the default.
+   */
+  'params' : [] | [GenerationParams],
+}
+/**
+ * What an agent's creation takes from its owner's quota.
+ */
+export type AgentQuota = {
+    /**
+     * Reserved under this number at `econ`.
+     */
+    'Reserved' : bigint
+  } |
+  {
+    /**
+     * To be reserved.
+     */
+    'Needed' : null
+  } |
+  {
+    /**
+     * Charged for this canister.
+     */
+    'Charged' : Principal
+  } |
+  {
+    /**
+     * Asked for under this number; whether `econ` reserved it is not known.
+     */
+    'Asked' : bigint
+  } |
+  {
+    /**
+     * Reserved by the coordinator that had it created.
+     */
+    'ByCoordinator' : null
+  };
+/**
  * An agent of a caller.
  */
 export interface AgentRecord {
@@ -61,9 +119,21 @@ export interface AgentRecord {
    */
   'key' : string,
   /**
+   * Cycles that are to be sent to the owner.
+   */
+  'refund_cycles' : bigint,
+  /**
    * Whom the agent obeys.
    */
   'owner' : Principal,
+  /**
+   * Cycles that the factory gave it. On deletion the factory takes back at most these; what is beyond is the owner's.
+   */
+  'granted_cycles' : bigint,
+  /**
+   * What its creation takes from the owner's quota; absent where nothing is metered.
+   */
+  'quota' : [] | [AgentQuota],
   /**
    * Nanoseconds since 1970.
    */
@@ -89,6 +159,10 @@ export interface AgentRecord {
    */
   'model_id' : Uint8Array,
   /**
+   * When its owner had it topped up last, in nanoseconds since 1970.
+   */
+  'topped_up_at_ns' : [] | [bigint],
+  /**
    * The coordinator that had it created, whom it takes jobs from as well.
    */
   'coordinator' : [] | [Principal],
@@ -101,6 +175,18 @@ export type AgentState = {
      * Under way: no canister yet, or its id not known yet.
      */
     'Creating' : null
+  } |
+  {
+    /**
+     * The agent is stopped: it keeps all it has and answers nobody.
+     */
+    'Stopped' : null
+  } |
+  {
+    /**
+     * Being started; `start_agent` may be repeated.
+     */
+    'Starting' : null
   } |
   {
     /**
@@ -131,6 +217,27 @@ export type AgentState = {
   } |
   {
     /**
+     * A rollout brings the agent to another template.
+     */
+    'Upgrading' : {
+      /**
+       * Whether it runs afterwards.
+       */
+      'restart' : boolean,
+      /**
+       * The template.
+       */
+      'template' : Uint8Array,
+    }
+  } |
+  {
+    /**
+     * Being stopped; `stop_agent` may be repeated.
+     */
+    'Stopping' : null
+  } |
+  {
+    /**
      * The agent runs.
      */
     'Running' : null
@@ -140,15 +247,51 @@ export type AgentState = {
  */
 export type AgentStep = {
     /**
+     * Starting the canister.
+     */
+    'Start' : null
+  } |
+  {
+    /**
+     * Giving the reservation back, after a failure.
+     */
+    'Release' : null
+  } |
+  {
+    /**
      * Taking the code off a canister, so that it becomes a spare.
      */
     'Uninstall' : null
   } |
   {
     /**
+     * Reserving the creation at `econ`.
+     */
+    'Reserve' : null
+  } |
+  {
+    /**
+     * Exchanging the code for another template; memory stays.
+     */
+    'Upgrade' : null
+  } |
+  {
+    /**
+     * Sending the owner the cycles beyond those that the factory gave.
+     */
+    'Refund' : null
+  } |
+  {
+    /**
      * Stopping the canister.
      */
     'Stop' : null
+  } |
+  {
+    /**
+     * Telling `econ` that the agent does not live any more.
+     */
+    'ReturnQuota' : null
   } |
   {
     /**
@@ -170,10 +313,45 @@ export type AgentStep = {
   } |
   {
     /**
+     * Charging it there.
+     */
+    'Settle' : null
+  } |
+  {
+    /**
+     * Adding cycles.
+     */
+    'TopUp' : null
+  } |
+  {
+    /**
      * Creating the canister; then, as for a spare one, starting it and adding cycles.
      */
     'Create' : null
+  } |
+  {
+    /**
+     * Having the agent send its tokens to its owner.
+     */
+    'ReturnFunds' : null
   };
+/**
+ * Argument of `begin_rollout`, for admins.
+ */
+export interface BeginRolloutArgs {
+  /**
+   * How many of the agents have it after each stage, in per cent: rising, the last 100; at most [`MAX_STAGES`].
+   */
+  'stages' : Uint32Array,
+  /**
+   * Failed upgrades that are tolerated: one more halts the rollout.
+   */
+  'max_failures' : number,
+  /**
+   * The committed template that agents are to run.
+   */
+  'template' : Uint8Array,
+}
 /**
  * Argument of `begin_template`.
  */
@@ -192,6 +370,28 @@ export interface BeginTemplateArgs {
   'bytes' : bigint,
 }
 /**
+ * What happens when the context window is full.
+ */
+export type ContextPolicy = {
+    /**
+     * The first `keep` tokens stay, the older half of the others (rounded up) leaves the context, and what is left moves
+     * up and is computed again. Which tokens are in the context follows from their number alone, so that a
+     * replay has the same. Repetition penalties look at all tokens.
+     */
+    'Shift' : {
+      /**
+       * Tokens that stay, prompt first; at least two places less than the context window has.
+       */
+      'keep' : number,
+    }
+  } |
+  {
+    /**
+     * The job ends with [`FinishReason::ContextFull`].
+     */
+    'Stop' : null
+  };
+/**
  * Argument of `create_agent`.
  */
 export interface CreateAgentArgs {
@@ -205,7 +405,7 @@ export interface CreateAgentArgs {
    */
   'owner' : [] | [Principal],
   /**
-   * The template; absent for the one committed last.
+   * The template; absent for the default, see [`FactoryStatus::template`].
    */
   'template' : [] | [Uint8Array],
   /**
@@ -220,6 +420,10 @@ export interface CreateAgentArgs {
    * The model that the agent runs.
    */
   'model_id' : Uint8Array,
+  /**
+   * What the agent is for; its owner can change it.
+   */
+  'profile' : [] | [AgentProfile],
 }
 /**
  * Limits and amounts.
@@ -230,13 +434,25 @@ export interface FactoryConfig {
    */
   'agent_cycles' : bigint,
   /**
-   * Most creations and deletions under way at the same time.
+   * Most requests and upgrades under way at the same time, each on one agent.
    */
   'max_concurrent' : number,
+  /**
+   * The canister that meters creations; absent: they are not metered.
+   */
+  'econ' : [] | [Principal],
+  /**
+   * Canisters without code that are kept ready for the next creations, at most [`MAX_POOL`]; absent: none.
+   */
+  'pool_target' : [] | [number],
   /**
    * Most agents of one owner.
    */
   'max_agents_per_owner' : number,
+  /**
+   * The cycles ledger, through which owners get back what they paid in; absent: it stays with the factory.
+   */
+  'cycles_ledger' : [] | [Principal],
 }
 /**
  * Why the factory refused a call.
@@ -286,6 +502,32 @@ export type FactoryError = {
   } |
   {
     /**
+     * The agent's state does not allow it.
+     */
+    'WrongState' : {
+      /**
+       * The key.
+       */
+      'key' : string,
+      /**
+       * Its state.
+       */
+      'state' : AgentState,
+    }
+  } |
+  {
+    /**
+     * A rollout is not where the call needs it to be.
+     */
+    'NoRollout' : {
+      /**
+       * What is missing.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
      * The key belongs to an agent that was asked for with other arguments.
      */
     'KeyReused' : {
@@ -297,6 +539,21 @@ export type FactoryError = {
        * The argument that differs.
        */
       'field' : string,
+    }
+  } |
+  {
+    /**
+     * The owner had the agent topped up less than a day ago.
+     */
+    'ToppedUp' : {
+      /**
+       * The key.
+       */
+      'key' : string,
+      /**
+       * When it may be topped up again.
+       */
+      'after_ns' : bigint,
     }
   } |
   {
@@ -452,7 +709,8 @@ export interface FactoryStatus {
    */
   'admins' : Array<Principal>,
   /**
-   * The template that new agents get.
+   * The template that new agents get: the one of the last rollout that was done; before, the first one committed, or a later one that
+   * was committed while no agent ran.
    */
   'template' : [] | [Uint8Array],
   /**
@@ -478,6 +736,57 @@ export interface FieldError {
   'reason' : string,
 }
 /**
+ * How to choose tokens.
+ */
+export interface GenerationParams {
+  /**
+   * Only tokens at least this probable relative to the likeliest one, 0 to 1.
+   */
+  'min_p' : [] | [number],
+  /**
+   * Only the `k` likeliest tokens, from 1.
+   */
+  'top_k' : [] | [number],
+  /**
+   * Only the likeliest tokens that together have this probability, above 0 and at most 1.
+   */
+  'top_p' : [] | [number],
+  /**
+   * 0 takes the likeliest token; at most [`MAX_TEMPERATURE`].
+   */
+  'temperature' : number,
+  /**
+   * Seed of the sampler. The same job with the same seed gives the same tokens.
+   */
+  'seed' : bigint,
+  /**
+   * The text ends before the first of these strings, at most [`MAX_STOP_STRINGS`] of 1 to
+   * [`MAX_STOP_STRING_BYTES`] bytes. The tokens that spell it stay in the record.
+   */
+  'stop' : [] | [Array<string>],
+  /**
+   * The penalty looks at this many tokens at the end of the text only, prompt included; from 1.
+   */
+  'repetition_window' : [] | [number],
+  /**
+   * Most tokens to generate, 1 to [`MAX_TOKENS`].
+   */
+  'max_tokens' : number,
+  /**
+   * What happens when the context window is full; absent: [`ContextPolicy::Stop`]. The prompt must fit in any case.
+   */
+  'when_full' : [] | [ContextPolicy],
+  /**
+   * Divides the positive logits of tokens that are in the text already and multiplies the negative ones: above 1
+   * makes them less likely. Within [`REPETITION_PENALTIES`].
+   */
+  'repetition_penalty' : [] | [number],
+  /**
+   * Added to the logits of single tokens, at most [`MAX_LOGIT_BIASES`], each token once.
+   */
+  'logit_bias' : [] | [Array<LogitBias>],
+}
+/**
  * Page request of `journal`, for admins.
  */
 export interface JournalArgs {
@@ -495,11 +804,11 @@ export interface JournalArgs {
  */
 export interface JournalEntry {
   /**
-   * The agent's key.
+   * The agent's key; `pool` for canisters of the pool.
    */
   'key' : string,
   /**
-   * The agent's owner.
+   * The agent's owner; the factory itself for canisters of the pool.
    */
   'owner' : Principal,
   /**
@@ -563,6 +872,37 @@ export interface ListTemplatesArgs {
   'limit' : number,
 }
 /**
+ * A change to the logit of one token.
+ */
+export interface LogitBias {
+  /**
+   * Id of the token.
+   */
+  'token' : number,
+  /**
+   * What is added to its logit, from -[`MAX_LOGIT_BIAS`] to [`MAX_LOGIT_BIAS`].
+   */
+  'bias' : number,
+}
+/**
+ * How a conversation becomes a prompt.
+ */
+export interface MemoryPolicy {
+  /**
+   * Facts that are looked up for each message, at most [`MAX_RECALLED_FACTS`]; 0 for none.
+   */
+  'recalled_facts' : number,
+  /**
+   * Bytes of instructions, summary, facts and turns that a prompt takes in, within [`CONTEXT_BYTES`]; absent: two for each
+   * token of the model's context window, which leaves room for the answer in most languages.
+   */
+  'context_bytes' : [] | [number],
+  /**
+   * What becomes of turns for which there is no room.
+   */
+  'when_full' : WhenFull,
+}
+/**
  * Argument of `put_template_chunk`.
  */
 export interface PutTemplateChunkArgs {
@@ -581,12 +921,134 @@ export interface PutTemplateChunkArgs {
 }
 export type Result = { 'Ok' : null } |
   { 'Err' : FactoryError };
-export type Result_1 = { 'Ok' : Template } |
+export type Result_1 = { 'Ok' : Rollout } |
   { 'Err' : FactoryError };
-export type Result_2 = { 'Ok' : AgentRecord } |
+export type Result_2 = { 'Ok' : Template } |
   { 'Err' : FactoryError };
-export type Result_3 = { 'Ok' : JournalPage } |
+export type Result_3 = { 'Ok' : AgentRecord } |
   { 'Err' : FactoryError };
+export type Result_4 = { 'Ok' : JournalPage } |
+  { 'Err' : FactoryError };
+export type Result_5 = { 'Ok' : RolloutReport } |
+  { 'Err' : FactoryError };
+/**
+ * A rollout.
+ */
+export interface Rollout {
+  /**
+   * Its number, from 1.
+   */
+  'id' : bigint,
+  /**
+   * How many of the agents have the template after each stage, in per cent.
+   */
+  'stages' : Uint32Array,
+  /**
+   * The template that new agents got before.
+   */
+  'previous' : Uint8Array,
+  /**
+   * Nanoseconds since 1970.
+   */
+  'begun_at_ns' : bigint,
+  /**
+   * Failed upgrades that are tolerated.
+   */
+  'max_failures' : number,
+  /**
+   * Agents that were upgraded (when it is rolled back: brought back) since it took its direction.
+   */
+  'upgraded' : bigint,
+  /**
+   * The stage it is at, from 0.
+   */
+  'stage' : number,
+  /**
+   * Where it stands.
+   */
+  'state' : RolloutState,
+  /**
+   * The template that agents are to run.
+   */
+  'template' : Uint8Array,
+  /**
+   * When it was done or rolled back.
+   */
+  'ended_at_ns' : [] | [bigint],
+  /**
+   * Upgrades that failed since then.
+   */
+  'failed' : bigint,
+}
+/**
+ * Page of `rollout_report`: the latest rollout and its upgrades, ordered by canister.
+ */
+export interface RolloutReport {
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [Principal],
+  /**
+   * The rollout, if there was one.
+   */
+  'rollout' : [] | [Rollout],
+  /**
+   * The last upgrade of each agent that had one.
+   */
+  'upgrades' : Array<UpgradeRecord>,
+}
+/**
+ * Page request of `rollout_report`, for admins.
+ */
+export interface RolloutReportArgs {
+  /**
+   * The last canister of the page before.
+   */
+  'after' : [] | [Principal],
+  /**
+   * Most upgrades to return; see [`crate::paging::MAX_PAGE`].
+   */
+  'limit' : number,
+}
+/**
+ * Where a rollout stands.
+ */
+export type RolloutState = {
+    /**
+     * All agents were upgraded, or failed and were tolerated. New agents get the template.
+     */
+    'Done' : null
+  } |
+  {
+    /**
+     * Agents get the template of before.
+     */
+    'RollingBack' : null
+  } |
+  {
+    /**
+     * Agents of the stage are upgraded.
+     */
+    'Upgrading' : null
+  } |
+  {
+    /**
+     * The stage is done; `advance_rollout` begins the next one.
+     */
+    'StageDone' : null
+  } |
+  {
+    /**
+     * All agents have the template of before, or failed to get it.
+     */
+    'RolledBack' : null
+  } |
+  {
+    /**
+     * Too many upgrades failed. `advance_rollout` tries those again and goes on, `roll_back` goes back.
+     */
+    'Halted' : null
+  };
 /**
  * Where in a step a journal entry was written.
  */
@@ -630,8 +1092,7 @@ export interface Template {
    */
   'sha256' : Uint8Array,
   /**
-   * When it was committed, in nanoseconds since 1970: absent during the upload. The template committed last is the
-   * one that new agents get.
+   * When it was committed, in nanoseconds since 1970: absent during the upload.
    */
   'committed_at_ns' : [] | [bigint],
   /**
@@ -660,47 +1121,174 @@ export interface TemplatePage {
    */
   'next' : [] | [Uint8Array],
 }
+/**
+ * Argument of `top_up_agent`.
+ */
+export interface TopUpAgentArgs {
+  /**
+   * Its key.
+   */
+  'key' : string,
+  /**
+   * Whose agent; absent: the caller's.
+   */
+  'owner' : [] | [Principal],
+  /**
+   * Cycles that the factory adds, for admins; absent: as many as bring the agent to what a new one has, for its owner at most once
+   * in [`TOP_UP_INTERVAL_NS`].
+   */
+  'cycles' : [] | [bigint],
+}
+/**
+ * What came of an upgrade.
+ */
+export type UpgradeOutcome = {
+    /**
+     * The agent runs what it ran before.
+     */
+    'Failed' : {
+      /**
+       * What failed.
+       */
+      'step' : AgentStep,
+      /**
+       * The reason as the Internet Computer gave it.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * The agent runs the template.
+     */
+    'Done' : null
+  };
+/**
+ * What came of the upgrade of one agent.
+ */
+export interface UpgradeRecord {
+  /**
+   * The template it was to get.
+   */
+  'to' : Uint8Array,
+  /**
+   * The owner's key.
+   */
+  'key' : string,
+  /**
+   * Its owner.
+   */
+  'owner' : Principal,
+  /**
+   * The template it had.
+   */
+  'from' : Uint8Array,
+  /**
+   * The agent's canister.
+   */
+  'canister' : Principal,
+  /**
+   * Nanoseconds since 1970.
+   */
+  'time_ns' : bigint,
+  /**
+   * What came of it.
+   */
+  'outcome' : UpgradeOutcome,
+}
+/**
+ * What becomes of turns for which a prompt has no room. They stay readable in any case.
+ */
+export type WhenFull = {
+    /**
+     * The oldest are left out.
+     */
+    'LeaveOut' : null
+  } |
+  {
+    /**
+     * The model writes a summary of them, which later prompts begin with. Until it is written, the oldest are left out.
+     */
+    'Summarise' : null
+  };
 export interface _SERVICE {
   'adopt_canister' : ActorMethod<[Principal], Result>,
-  'begin_template' : ActorMethod<[BeginTemplateArgs], Result_1>,
-  'commit_template' : ActorMethod<[Uint8Array], Result_1>,
-  'create_agent' : ActorMethod<[CreateAgentArgs], Result_2>,
+  'advance_rollout' : ActorMethod<[], Result_1>,
+  'begin_rollout' : ActorMethod<[BeginRolloutArgs], Result_1>,
+  'begin_template' : ActorMethod<[BeginTemplateArgs], Result_2>,
+  'commit_template' : ActorMethod<[Uint8Array], Result_2>,
+  'create_agent' : ActorMethod<[CreateAgentArgs], Result_3>,
   'delete_agent' : ActorMethod<[string], Result>,
-  'get_agent' : ActorMethod<[string], Result_2>,
-  'journal' : ActorMethod<[JournalArgs], Result_3>,
+  'get_agent' : ActorMethod<[string], Result_3>,
+  'journal' : ActorMethod<[JournalArgs], Result_4>,
   'list_agents' : ActorMethod<[ListAgentsArgs], AgentPage>,
   'list_templates' : ActorMethod<[ListTemplatesArgs], TemplatePage>,
-  'put_template_chunk' : ActorMethod<[PutTemplateChunkArgs], Result_1>,
+  'put_template_chunk' : ActorMethod<[PutTemplateChunkArgs], Result_2>,
+  'roll_back' : ActorMethod<[], Result_1>,
+  'rollout_report' : ActorMethod<[RolloutReportArgs], Result_5>,
+  'set_config' : ActorMethod<[FactoryConfig], Result>,
   'set_coordinators' : ActorMethod<[Array<Principal>], Result>,
+  'start_agent' : ActorMethod<[string], Result_3>,
   'status' : ActorMethod<[], FactoryStatus>,
+  'stop_agent' : ActorMethod<[string], Result_3>,
+  'top_up_agent' : ActorMethod<[TopUpAgentArgs], Result_3>,
 }
 export const FactoryConfig = IDL.Record({
   'agent_cycles' : IDL.Nat,
   'max_concurrent' : IDL.Nat32,
+  'econ' : IDL.Opt(IDL.Principal),
+  'pool_target' : IDL.Opt(IDL.Nat32),
   'max_agents_per_owner' : IDL.Nat32,
+  'cycles_ledger' : IDL.Opt(IDL.Principal),
 });
 export const FactoryInitArgs = IDL.Record({
   'admins' : IDL.Vec(IDL.Principal),
   'config' : FactoryConfig,
 });
-export const FieldError = IDL.Record({
-  'field' : IDL.Text,
-  'reason' : IDL.Text,
-});
 export const AgentStep = IDL.Variant({
+  'Start' : IDL.Null,
+  'Release' : IDL.Null,
   'Uninstall' : IDL.Null,
+  'Reserve' : IDL.Null,
+  'Upgrade' : IDL.Null,
+  'Refund' : IDL.Null,
   'Stop' : IDL.Null,
+  'ReturnQuota' : IDL.Null,
   'Install' : IDL.Null,
   'ReturnCycles' : IDL.Null,
   'Delete' : IDL.Null,
+  'Settle' : IDL.Null,
+  'TopUp' : IDL.Null,
   'Create' : IDL.Null,
+  'ReturnFunds' : IDL.Null,
+});
+export const AgentState = IDL.Variant({
+  'Creating' : IDL.Null,
+  'Stopped' : IDL.Null,
+  'Starting' : IDL.Null,
+  'Failed' : IDL.Record({ 'step' : AgentStep, 'reason' : IDL.Text }),
+  'Deleting' : IDL.Null,
+  'Installing' : IDL.Null,
+  'Upgrading' : IDL.Record({
+    'restart' : IDL.Bool,
+    'template' : IDL.Vec(IDL.Nat8),
+  }),
+  'Stopping' : IDL.Null,
+  'Running' : IDL.Null,
+});
+export const FieldError = IDL.Record({
+  'field' : IDL.Text,
+  'reason' : IDL.Text,
 });
 export const FactoryError = IDL.Variant({
   'UnknownAgent' : IDL.Record({ 'key' : IDL.Text }),
   'Anonymous' : IDL.Null,
   'OutOfCycles' : IDL.Record({ 'available' : IDL.Nat, 'required' : IDL.Nat }),
   'Busy' : IDL.Record({ 'in_progress' : IDL.Nat32 }),
+  'WrongState' : IDL.Record({ 'key' : IDL.Text, 'state' : AgentState }),
+  'NoRollout' : IDL.Record({ 'reason' : IDL.Text }),
   'KeyReused' : IDL.Record({ 'key' : IDL.Text, 'field' : IDL.Text }),
+  'ToppedUp' : IDL.Record({ 'key' : IDL.Text, 'after_ns' : IDL.Nat64 }),
   'InvalidField' : FieldError,
   'Unauthorized' : IDL.Null,
   'NoTemplate' : IDL.Null,
@@ -722,6 +1310,33 @@ export const FactoryError = IDL.Variant({
   'UnknownTemplate' : IDL.Record({ 'sha256' : IDL.Vec(IDL.Nat8) }),
 });
 export const Result = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : FactoryError });
+export const RolloutState = IDL.Variant({
+  'Done' : IDL.Null,
+  'RollingBack' : IDL.Null,
+  'Upgrading' : IDL.Null,
+  'StageDone' : IDL.Null,
+  'RolledBack' : IDL.Null,
+  'Halted' : IDL.Null,
+});
+export const Rollout = IDL.Record({
+  'id' : IDL.Nat64,
+  'stages' : IDL.Vec(IDL.Nat32),
+  'previous' : IDL.Vec(IDL.Nat8),
+  'begun_at_ns' : IDL.Nat64,
+  'max_failures' : IDL.Nat32,
+  'upgraded' : IDL.Nat64,
+  'stage' : IDL.Nat32,
+  'state' : RolloutState,
+  'template' : IDL.Vec(IDL.Nat8),
+  'ended_at_ns' : IDL.Opt(IDL.Nat64),
+  'failed' : IDL.Nat64,
+});
+export const Result_1 = IDL.Variant({ 'Ok' : Rollout, 'Err' : FactoryError });
+export const BeginRolloutArgs = IDL.Record({
+  'stages' : IDL.Vec(IDL.Nat32),
+  'max_failures' : IDL.Nat32,
+  'template' : IDL.Vec(IDL.Nat8),
+});
 export const BeginTemplateArgs = IDL.Record({
   'sha256' : IDL.Vec(IDL.Nat8),
   'version' : IDL.Text,
@@ -734,13 +1349,50 @@ export const Template = IDL.Record({
   'missing_chunks' : IDL.Vec(IDL.Nat32),
   'bytes' : IDL.Nat64,
 });
-export const Result_1 = IDL.Variant({ 'Ok' : Template, 'Err' : FactoryError });
+export const Result_2 = IDL.Variant({ 'Ok' : Template, 'Err' : FactoryError });
 export const AgentConfig = IDL.Record({
   'batch_width' : IDL.Opt(IDL.Nat32),
   'cache_seconds' : IDL.Opt(IDL.Nat64),
   'load_window' : IDL.Nat32,
   'heap_bytes' : IDL.Opt(IDL.Nat64),
   'slice_instructions' : IDL.Nat64,
+});
+export const WhenFull = IDL.Variant({
+  'LeaveOut' : IDL.Null,
+  'Summarise' : IDL.Null,
+});
+export const MemoryPolicy = IDL.Record({
+  'recalled_facts' : IDL.Nat32,
+  'context_bytes' : IDL.Opt(IDL.Nat32),
+  'when_full' : WhenFull,
+});
+export const ContextPolicy = IDL.Variant({
+  'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+  'Stop' : IDL.Null,
+});
+export const LogitBias = IDL.Record({
+  'token' : IDL.Nat32,
+  'bias' : IDL.Float32,
+});
+export const GenerationParams = IDL.Record({
+  'min_p' : IDL.Opt(IDL.Float32),
+  'top_k' : IDL.Opt(IDL.Nat32),
+  'top_p' : IDL.Opt(IDL.Float32),
+  'temperature' : IDL.Float32,
+  'seed' : IDL.Nat64,
+  'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+  'repetition_window' : IDL.Opt(IDL.Nat32),
+  'max_tokens' : IDL.Nat32,
+  'when_full' : IDL.Opt(ContextPolicy),
+  'repetition_penalty' : IDL.Opt(IDL.Float32),
+  'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
+});
+export const AgentProfile = IDL.Record({
+  'memory' : IDL.Opt(MemoryPolicy),
+  'capabilities' : IDL.Vec(IDL.Text),
+  'role' : IDL.Text,
+  'instructions' : IDL.Text,
+  'params' : IDL.Opt(GenerationParams),
 });
 export const CreateAgentArgs = IDL.Record({
   'key' : IDL.Text,
@@ -749,26 +1401,31 @@ export const CreateAgentArgs = IDL.Record({
   'model_canister' : IDL.Principal,
   'config' : IDL.Opt(AgentConfig),
   'model_id' : IDL.Vec(IDL.Nat8),
+  'profile' : IDL.Opt(AgentProfile),
 });
-export const AgentState = IDL.Variant({
-  'Creating' : IDL.Null,
-  'Failed' : IDL.Record({ 'step' : AgentStep, 'reason' : IDL.Text }),
-  'Deleting' : IDL.Null,
-  'Installing' : IDL.Null,
-  'Running' : IDL.Null,
+export const AgentQuota = IDL.Variant({
+  'Reserved' : IDL.Nat64,
+  'Needed' : IDL.Null,
+  'Charged' : IDL.Principal,
+  'Asked' : IDL.Nat64,
+  'ByCoordinator' : IDL.Null,
 });
 export const AgentRecord = IDL.Record({
   'key' : IDL.Text,
+  'refund_cycles' : IDL.Nat,
   'owner' : IDL.Principal,
+  'granted_cycles' : IDL.Nat,
+  'quota' : IDL.Opt(AgentQuota),
   'created_at_ns' : IDL.Nat64,
   'state' : AgentState,
   'canister' : IDL.Opt(IDL.Principal),
   'template' : IDL.Vec(IDL.Nat8),
   'model_canister' : IDL.Principal,
   'model_id' : IDL.Vec(IDL.Nat8),
+  'topped_up_at_ns' : IDL.Opt(IDL.Nat64),
   'coordinator' : IDL.Opt(IDL.Principal),
 });
-export const Result_2 = IDL.Variant({
+export const Result_3 = IDL.Variant({
   'Ok' : AgentRecord,
   'Err' : FactoryError,
 });
@@ -795,7 +1452,7 @@ export const JournalPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'entries' : IDL.Vec(JournalEntry),
 });
-export const Result_3 = IDL.Variant({
+export const Result_4 = IDL.Variant({
   'Ok' : JournalPage,
   'Err' : FactoryError,
 });
@@ -820,6 +1477,32 @@ export const PutTemplateChunkArgs = IDL.Record({
   'bytes' : IDL.Vec(IDL.Nat8),
   'index' : IDL.Nat32,
 });
+export const RolloutReportArgs = IDL.Record({
+  'after' : IDL.Opt(IDL.Principal),
+  'limit' : IDL.Nat32,
+});
+export const UpgradeOutcome = IDL.Variant({
+  'Failed' : IDL.Record({ 'step' : AgentStep, 'reason' : IDL.Text }),
+  'Done' : IDL.Null,
+});
+export const UpgradeRecord = IDL.Record({
+  'to' : IDL.Vec(IDL.Nat8),
+  'key' : IDL.Text,
+  'owner' : IDL.Principal,
+  'from' : IDL.Vec(IDL.Nat8),
+  'canister' : IDL.Principal,
+  'time_ns' : IDL.Nat64,
+  'outcome' : UpgradeOutcome,
+});
+export const RolloutReport = IDL.Record({
+  'next' : IDL.Opt(IDL.Principal),
+  'rollout' : IDL.Opt(Rollout),
+  'upgrades' : IDL.Vec(UpgradeRecord),
+});
+export const Result_5 = IDL.Variant({
+  'Ok' : RolloutReport,
+  'Err' : FactoryError,
+});
 export const FactoryStatus = IDL.Record({
   'coordinators' : IDL.Vec(IDL.Principal),
   'in_progress' : IDL.Nat32,
@@ -831,20 +1514,33 @@ export const FactoryStatus = IDL.Record({
   'spares' : IDL.Nat64,
   'config' : FactoryConfig,
 });
+export const TopUpAgentArgs = IDL.Record({
+  'key' : IDL.Text,
+  'owner' : IDL.Opt(IDL.Principal),
+  'cycles' : IDL.Opt(IDL.Nat),
+});
 
 export const idlService: IDL.ServiceClass = IDL.Service({
   'adopt_canister' : IDL.Func([IDL.Principal], [Result], []),
-  'begin_template' : IDL.Func([BeginTemplateArgs], [Result_1], []),
-  'commit_template' : IDL.Func([IDL.Vec(IDL.Nat8)], [Result_1], []),
-  'create_agent' : IDL.Func([CreateAgentArgs], [Result_2], []),
+  'advance_rollout' : IDL.Func([], [Result_1], []),
+  'begin_rollout' : IDL.Func([BeginRolloutArgs], [Result_1], []),
+  'begin_template' : IDL.Func([BeginTemplateArgs], [Result_2], []),
+  'commit_template' : IDL.Func([IDL.Vec(IDL.Nat8)], [Result_2], []),
+  'create_agent' : IDL.Func([CreateAgentArgs], [Result_3], []),
   'delete_agent' : IDL.Func([IDL.Text], [Result], []),
-  'get_agent' : IDL.Func([IDL.Text], [Result_2], ['query']),
-  'journal' : IDL.Func([JournalArgs], [Result_3], ['query']),
+  'get_agent' : IDL.Func([IDL.Text], [Result_3], ['query']),
+  'journal' : IDL.Func([JournalArgs], [Result_4], ['query']),
   'list_agents' : IDL.Func([ListAgentsArgs], [AgentPage], ['query']),
   'list_templates' : IDL.Func([ListTemplatesArgs], [TemplatePage], ['query']),
-  'put_template_chunk' : IDL.Func([PutTemplateChunkArgs], [Result_1], []),
+  'put_template_chunk' : IDL.Func([PutTemplateChunkArgs], [Result_2], []),
+  'roll_back' : IDL.Func([], [Result_1], []),
+  'rollout_report' : IDL.Func([RolloutReportArgs], [Result_5], ['query']),
+  'set_config' : IDL.Func([FactoryConfig], [Result], []),
   'set_coordinators' : IDL.Func([IDL.Vec(IDL.Principal)], [Result], []),
+  'start_agent' : IDL.Func([IDL.Text], [Result_3], []),
   'status' : IDL.Func([], [FactoryStatus], ['query']),
+  'stop_agent' : IDL.Func([IDL.Text], [Result_3], []),
+  'top_up_agent' : IDL.Func([TopUpAgentArgs], [Result_3], []),
 });
 
 export const idlInitArgs: IDL.Type[] = [FactoryInitArgs];
@@ -853,27 +1549,56 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   const FactoryConfig = IDL.Record({
     'agent_cycles' : IDL.Nat,
     'max_concurrent' : IDL.Nat32,
+    'econ' : IDL.Opt(IDL.Principal),
+    'pool_target' : IDL.Opt(IDL.Nat32),
     'max_agents_per_owner' : IDL.Nat32,
+    'cycles_ledger' : IDL.Opt(IDL.Principal),
   });
   const FactoryInitArgs = IDL.Record({
     'admins' : IDL.Vec(IDL.Principal),
     'config' : FactoryConfig,
   });
-  const FieldError = IDL.Record({ 'field' : IDL.Text, 'reason' : IDL.Text });
   const AgentStep = IDL.Variant({
+    'Start' : IDL.Null,
+    'Release' : IDL.Null,
     'Uninstall' : IDL.Null,
+    'Reserve' : IDL.Null,
+    'Upgrade' : IDL.Null,
+    'Refund' : IDL.Null,
     'Stop' : IDL.Null,
+    'ReturnQuota' : IDL.Null,
     'Install' : IDL.Null,
     'ReturnCycles' : IDL.Null,
     'Delete' : IDL.Null,
+    'Settle' : IDL.Null,
+    'TopUp' : IDL.Null,
     'Create' : IDL.Null,
+    'ReturnFunds' : IDL.Null,
   });
+  const AgentState = IDL.Variant({
+    'Creating' : IDL.Null,
+    'Stopped' : IDL.Null,
+    'Starting' : IDL.Null,
+    'Failed' : IDL.Record({ 'step' : AgentStep, 'reason' : IDL.Text }),
+    'Deleting' : IDL.Null,
+    'Installing' : IDL.Null,
+    'Upgrading' : IDL.Record({
+      'restart' : IDL.Bool,
+      'template' : IDL.Vec(IDL.Nat8),
+    }),
+    'Stopping' : IDL.Null,
+    'Running' : IDL.Null,
+  });
+  const FieldError = IDL.Record({ 'field' : IDL.Text, 'reason' : IDL.Text });
   const FactoryError = IDL.Variant({
     'UnknownAgent' : IDL.Record({ 'key' : IDL.Text }),
     'Anonymous' : IDL.Null,
     'OutOfCycles' : IDL.Record({ 'available' : IDL.Nat, 'required' : IDL.Nat }),
     'Busy' : IDL.Record({ 'in_progress' : IDL.Nat32 }),
+    'WrongState' : IDL.Record({ 'key' : IDL.Text, 'state' : AgentState }),
+    'NoRollout' : IDL.Record({ 'reason' : IDL.Text }),
     'KeyReused' : IDL.Record({ 'key' : IDL.Text, 'field' : IDL.Text }),
+    'ToppedUp' : IDL.Record({ 'key' : IDL.Text, 'after_ns' : IDL.Nat64 }),
     'InvalidField' : FieldError,
     'Unauthorized' : IDL.Null,
     'NoTemplate' : IDL.Null,
@@ -895,6 +1620,33 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'UnknownTemplate' : IDL.Record({ 'sha256' : IDL.Vec(IDL.Nat8) }),
   });
   const Result = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : FactoryError });
+  const RolloutState = IDL.Variant({
+    'Done' : IDL.Null,
+    'RollingBack' : IDL.Null,
+    'Upgrading' : IDL.Null,
+    'StageDone' : IDL.Null,
+    'RolledBack' : IDL.Null,
+    'Halted' : IDL.Null,
+  });
+  const Rollout = IDL.Record({
+    'id' : IDL.Nat64,
+    'stages' : IDL.Vec(IDL.Nat32),
+    'previous' : IDL.Vec(IDL.Nat8),
+    'begun_at_ns' : IDL.Nat64,
+    'max_failures' : IDL.Nat32,
+    'upgraded' : IDL.Nat64,
+    'stage' : IDL.Nat32,
+    'state' : RolloutState,
+    'template' : IDL.Vec(IDL.Nat8),
+    'ended_at_ns' : IDL.Opt(IDL.Nat64),
+    'failed' : IDL.Nat64,
+  });
+  const Result_1 = IDL.Variant({ 'Ok' : Rollout, 'Err' : FactoryError });
+  const BeginRolloutArgs = IDL.Record({
+    'stages' : IDL.Vec(IDL.Nat32),
+    'max_failures' : IDL.Nat32,
+    'template' : IDL.Vec(IDL.Nat8),
+  });
   const BeginTemplateArgs = IDL.Record({
     'sha256' : IDL.Vec(IDL.Nat8),
     'version' : IDL.Text,
@@ -907,13 +1659,47 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'missing_chunks' : IDL.Vec(IDL.Nat32),
     'bytes' : IDL.Nat64,
   });
-  const Result_1 = IDL.Variant({ 'Ok' : Template, 'Err' : FactoryError });
+  const Result_2 = IDL.Variant({ 'Ok' : Template, 'Err' : FactoryError });
   const AgentConfig = IDL.Record({
     'batch_width' : IDL.Opt(IDL.Nat32),
     'cache_seconds' : IDL.Opt(IDL.Nat64),
     'load_window' : IDL.Nat32,
     'heap_bytes' : IDL.Opt(IDL.Nat64),
     'slice_instructions' : IDL.Nat64,
+  });
+  const WhenFull = IDL.Variant({
+    'LeaveOut' : IDL.Null,
+    'Summarise' : IDL.Null,
+  });
+  const MemoryPolicy = IDL.Record({
+    'recalled_facts' : IDL.Nat32,
+    'context_bytes' : IDL.Opt(IDL.Nat32),
+    'when_full' : WhenFull,
+  });
+  const ContextPolicy = IDL.Variant({
+    'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+    'Stop' : IDL.Null,
+  });
+  const LogitBias = IDL.Record({ 'token' : IDL.Nat32, 'bias' : IDL.Float32 });
+  const GenerationParams = IDL.Record({
+    'min_p' : IDL.Opt(IDL.Float32),
+    'top_k' : IDL.Opt(IDL.Nat32),
+    'top_p' : IDL.Opt(IDL.Float32),
+    'temperature' : IDL.Float32,
+    'seed' : IDL.Nat64,
+    'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+    'repetition_window' : IDL.Opt(IDL.Nat32),
+    'max_tokens' : IDL.Nat32,
+    'when_full' : IDL.Opt(ContextPolicy),
+    'repetition_penalty' : IDL.Opt(IDL.Float32),
+    'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
+  });
+  const AgentProfile = IDL.Record({
+    'memory' : IDL.Opt(MemoryPolicy),
+    'capabilities' : IDL.Vec(IDL.Text),
+    'role' : IDL.Text,
+    'instructions' : IDL.Text,
+    'params' : IDL.Opt(GenerationParams),
   });
   const CreateAgentArgs = IDL.Record({
     'key' : IDL.Text,
@@ -922,26 +1708,31 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'model_canister' : IDL.Principal,
     'config' : IDL.Opt(AgentConfig),
     'model_id' : IDL.Vec(IDL.Nat8),
+    'profile' : IDL.Opt(AgentProfile),
   });
-  const AgentState = IDL.Variant({
-    'Creating' : IDL.Null,
-    'Failed' : IDL.Record({ 'step' : AgentStep, 'reason' : IDL.Text }),
-    'Deleting' : IDL.Null,
-    'Installing' : IDL.Null,
-    'Running' : IDL.Null,
+  const AgentQuota = IDL.Variant({
+    'Reserved' : IDL.Nat64,
+    'Needed' : IDL.Null,
+    'Charged' : IDL.Principal,
+    'Asked' : IDL.Nat64,
+    'ByCoordinator' : IDL.Null,
   });
   const AgentRecord = IDL.Record({
     'key' : IDL.Text,
+    'refund_cycles' : IDL.Nat,
     'owner' : IDL.Principal,
+    'granted_cycles' : IDL.Nat,
+    'quota' : IDL.Opt(AgentQuota),
     'created_at_ns' : IDL.Nat64,
     'state' : AgentState,
     'canister' : IDL.Opt(IDL.Principal),
     'template' : IDL.Vec(IDL.Nat8),
     'model_canister' : IDL.Principal,
     'model_id' : IDL.Vec(IDL.Nat8),
+    'topped_up_at_ns' : IDL.Opt(IDL.Nat64),
     'coordinator' : IDL.Opt(IDL.Principal),
   });
-  const Result_2 = IDL.Variant({ 'Ok' : AgentRecord, 'Err' : FactoryError });
+  const Result_3 = IDL.Variant({ 'Ok' : AgentRecord, 'Err' : FactoryError });
   const JournalArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -965,7 +1756,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'entries' : IDL.Vec(JournalEntry),
   });
-  const Result_3 = IDL.Variant({ 'Ok' : JournalPage, 'Err' : FactoryError });
+  const Result_4 = IDL.Variant({ 'Ok' : JournalPage, 'Err' : FactoryError });
   const ListAgentsArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Text),
     'limit' : IDL.Nat32,
@@ -987,6 +1778,29 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'bytes' : IDL.Vec(IDL.Nat8),
     'index' : IDL.Nat32,
   });
+  const RolloutReportArgs = IDL.Record({
+    'after' : IDL.Opt(IDL.Principal),
+    'limit' : IDL.Nat32,
+  });
+  const UpgradeOutcome = IDL.Variant({
+    'Failed' : IDL.Record({ 'step' : AgentStep, 'reason' : IDL.Text }),
+    'Done' : IDL.Null,
+  });
+  const UpgradeRecord = IDL.Record({
+    'to' : IDL.Vec(IDL.Nat8),
+    'key' : IDL.Text,
+    'owner' : IDL.Principal,
+    'from' : IDL.Vec(IDL.Nat8),
+    'canister' : IDL.Principal,
+    'time_ns' : IDL.Nat64,
+    'outcome' : UpgradeOutcome,
+  });
+  const RolloutReport = IDL.Record({
+    'next' : IDL.Opt(IDL.Principal),
+    'rollout' : IDL.Opt(Rollout),
+    'upgrades' : IDL.Vec(UpgradeRecord),
+  });
+  const Result_5 = IDL.Variant({ 'Ok' : RolloutReport, 'Err' : FactoryError });
   const FactoryStatus = IDL.Record({
     'coordinators' : IDL.Vec(IDL.Principal),
     'in_progress' : IDL.Nat32,
@@ -998,20 +1812,33 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'spares' : IDL.Nat64,
     'config' : FactoryConfig,
   });
+  const TopUpAgentArgs = IDL.Record({
+    'key' : IDL.Text,
+    'owner' : IDL.Opt(IDL.Principal),
+    'cycles' : IDL.Opt(IDL.Nat),
+  });
   
   return IDL.Service({
     'adopt_canister' : IDL.Func([IDL.Principal], [Result], []),
-    'begin_template' : IDL.Func([BeginTemplateArgs], [Result_1], []),
-    'commit_template' : IDL.Func([IDL.Vec(IDL.Nat8)], [Result_1], []),
-    'create_agent' : IDL.Func([CreateAgentArgs], [Result_2], []),
+    'advance_rollout' : IDL.Func([], [Result_1], []),
+    'begin_rollout' : IDL.Func([BeginRolloutArgs], [Result_1], []),
+    'begin_template' : IDL.Func([BeginTemplateArgs], [Result_2], []),
+    'commit_template' : IDL.Func([IDL.Vec(IDL.Nat8)], [Result_2], []),
+    'create_agent' : IDL.Func([CreateAgentArgs], [Result_3], []),
     'delete_agent' : IDL.Func([IDL.Text], [Result], []),
-    'get_agent' : IDL.Func([IDL.Text], [Result_2], ['query']),
-    'journal' : IDL.Func([JournalArgs], [Result_3], ['query']),
+    'get_agent' : IDL.Func([IDL.Text], [Result_3], ['query']),
+    'journal' : IDL.Func([JournalArgs], [Result_4], ['query']),
     'list_agents' : IDL.Func([ListAgentsArgs], [AgentPage], ['query']),
     'list_templates' : IDL.Func([ListTemplatesArgs], [TemplatePage], ['query']),
-    'put_template_chunk' : IDL.Func([PutTemplateChunkArgs], [Result_1], []),
+    'put_template_chunk' : IDL.Func([PutTemplateChunkArgs], [Result_2], []),
+    'roll_back' : IDL.Func([], [Result_1], []),
+    'rollout_report' : IDL.Func([RolloutReportArgs], [Result_5], ['query']),
+    'set_config' : IDL.Func([FactoryConfig], [Result], []),
     'set_coordinators' : IDL.Func([IDL.Vec(IDL.Principal)], [Result], []),
+    'start_agent' : IDL.Func([IDL.Text], [Result_3], []),
     'status' : IDL.Func([], [FactoryStatus], ['query']),
+    'stop_agent' : IDL.Func([IDL.Text], [Result_3], []),
+    'top_up_agent' : IDL.Func([TopUpAgentArgs], [Result_3], []),
   });
 };
 
@@ -1019,7 +1846,10 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
   const FactoryConfig = IDL.Record({
     'agent_cycles' : IDL.Nat,
     'max_concurrent' : IDL.Nat32,
+    'econ' : IDL.Opt(IDL.Principal),
+    'pool_target' : IDL.Opt(IDL.Nat32),
     'max_agents_per_owner' : IDL.Nat32,
+    'cycles_ledger' : IDL.Opt(IDL.Principal),
   });
   const FactoryInitArgs = IDL.Record({
     'admins' : IDL.Vec(IDL.Principal),

@@ -9,6 +9,14 @@ import type { Principal } from '@icp-sdk/core/principal';
 import { IDL } from '@icp-sdk/core/candid';
 
 /**
+ * [Account](https://github.com/dfinity/ICRC-1/blob/main/standards/ICRC-3/README.md#value)
+ * representation of ledgers supporting the ICRC-1 standard.
+ */
+export interface Account {
+  'owner' : Principal,
+  'subaccount' : [] | [Uint8Array],
+}
+/**
  * Limits of an agent.
  */
 export interface AgentConfig {
@@ -43,6 +51,21 @@ export interface AgentConfig {
  * Why the agent refused a call.
  */
 export type AgentError = {
+    /**
+     * Tokens could not be sent to the owner; deletion waits for it.
+     */
+    'FundsRemain' : {
+      /**
+       * The ledger.
+       */
+      'ledger' : Principal,
+      /**
+       * Why.
+       */
+      'reason' : string,
+    }
+  } |
+  {
     /**
      * The job has not ended yet, so it has no receipt.
      */
@@ -81,6 +104,39 @@ export type AgentError = {
   } |
   {
     /**
+     * No such conversation.
+     */
+    'UnknownConversation' : {
+      /**
+       * The name asked for.
+       */
+      'name' : string,
+    }
+  } |
+  {
+    /**
+     * No such payment, or it was removed to make room.
+     */
+    'UnknownPayment' : {
+      /**
+       * The payment asked for.
+       */
+      'payment' : bigint,
+    }
+  } |
+  {
+    /**
+     * Payments at the ledger have not ended.
+     */
+    'OpenPayments' : {
+      /**
+       * Those payments.
+       */
+      'payments' : bigint,
+    }
+  } |
+  {
+    /**
      * The key belongs to a job with another prompt or other parameters.
      */
     'KeyReused' : {
@@ -96,6 +152,21 @@ export type AgentError = {
        * The job.
        */
       'job_id' : bigint,
+    }
+  } |
+  {
+    /**
+     * The agent's life does not go there from here.
+     */
+    'NoSuchStep' : {
+      /**
+       * Where it was to go.
+       */
+      'next' : AgentPhase,
+      /**
+       * Where the agent is.
+       */
+      'phase' : AgentPhase,
     }
   } |
   {
@@ -156,6 +227,54 @@ export type AgentError = {
   } |
   {
     /**
+     * The caller may do this, but not in this phase of the agent's life.
+     */
+    'WrongPhase' : {
+      /**
+       * What was to be done.
+       */
+      'operation' : AgentOperation,
+      /**
+       * Where the agent is.
+       */
+      'phase' : AgentPhase,
+    }
+  } |
+  {
+    /**
+     * The signer gave no public key.
+     */
+    'NoAddress' : {
+      /**
+       * Why.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * There are as many ledgers as there may be.
+     */
+    'TooManyLedgers' : {
+      /**
+       * Ledgers.
+       */
+      'ledgers' : bigint,
+    }
+  } |
+  {
+    /**
+     * There are as many open payments as there may be.
+     */
+    'TooManyPayments' : {
+      /**
+       * Payments that have not ended.
+       */
+      'payments' : bigint,
+    }
+  } |
+  {
+    /**
      * The agent's model is no encoder.
      */
     'NoEncoder' : null
@@ -168,9 +287,57 @@ export type AgentError = {
   } |
   {
     /**
+     * The ledger was not registered.
+     */
+    'UnknownLedger' : {
+      /**
+       * The ledger.
+       */
+      'ledger' : Principal,
+    }
+  } |
+  {
+    /**
      * A draft needs the model in the heap, and it is not built there yet.
      */
     'NotInHeap' : null
+  } |
+  {
+    /**
+     * There are as many conversations as there may be.
+     */
+    'TooManyConversations' : {
+      /**
+       * Conversations.
+       */
+      'conversations' : bigint,
+    }
+  } |
+  {
+    /**
+     * The ledger does not answer as one.
+     */
+    'LedgerUnavailable' : {
+      /**
+       * The ledger.
+       */
+      'ledger' : Principal,
+      /**
+       * Why.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * Jobs wait or run, and the agent can't be archived before they have ended.
+     */
+    'OpenJobs' : {
+      /**
+       * Jobs that wait or run.
+       */
+      'jobs' : bigint,
+    }
   } |
   {
     /**
@@ -193,6 +360,36 @@ export type AgentError = {
        */
       'open_jobs' : bigint,
     }
+  } |
+  {
+    /**
+     * There is no room for more facts.
+     */
+    'MemoryFull' : {
+      /**
+       * Facts.
+       */
+      'facts' : bigint,
+    }
+  } |
+  {
+    /**
+     * More than the owner allows.
+     */
+    'LimitExceeded' : {
+      /**
+       * Tokens with the fee.
+       */
+      'requested' : bigint,
+      /**
+       * The limit: `per_payment` or `per_day`.
+       */
+      'limit' : string,
+      /**
+       * What is left of the limit.
+       */
+      'available' : bigint,
+    }
   };
 /**
  * Argument of the canister's installation.
@@ -207,6 +404,10 @@ export interface AgentInitArgs {
    */
   'model_canister' : Principal,
   /**
+   * The phase that the agent begins in; absent: [`AgentPhase::Active`].
+   */
+  'phase' : [] | [AgentPhase],
+  /**
    * Limits.
    */
   'config' : AgentConfig,
@@ -215,9 +416,164 @@ export interface AgentInitArgs {
    */
   'model_id' : Uint8Array,
   /**
+   * What the agent is for; absent: nothing is said.
+   */
+  'profile' : [] | [AgentProfile],
+  /**
    * Who may submit jobs beside the owner, and read and cancel those; see `set_coordinator`.
    */
   'coordinator' : [] | [Principal],
+}
+/**
+ * What is done with an agent.
+ */
+export type AgentOperation = {
+    /**
+     * Paying others, or asking the owner to approve it.
+     */
+    'Pay' : null
+  } |
+  {
+    /**
+     * Sending tokens to the owner.
+     */
+    'Withdraw' : null
+  } |
+  {
+    /**
+     * Taking from memory.
+     */
+    'Erase' : null
+  } |
+  {
+    /**
+     * Deciding on payments that wait for it.
+     */
+    'Approve' : null
+  } |
+  {
+    /**
+     * Loading the model.
+     */
+    'Load' : null
+  } |
+  {
+    /**
+     * Reading jobs, receipts, memory, payments and the profile; the coordinator reads its own jobs.
+     */
+    'Read' : null
+  } |
+  {
+    /**
+     * Sending cycles and tokens back before deletion.
+     */
+    'Return' : null
+  } |
+  {
+    /**
+     * Reading `status`.
+     */
+    'Inspect' : null
+  } |
+  {
+    /**
+     * Changing the profile, the coordinator, ledgers and limits.
+     */
+    'Configure' : null
+  } |
+  {
+    /**
+     * Pausing jobs and the queue, and letting them go on.
+     */
+    'Schedule' : null
+  } |
+  {
+    /**
+     * Moving on to another phase.
+     */
+    'Advance' : null
+  } |
+  {
+    /**
+     * Adding to memory.
+     */
+    'Remember' : null
+  } |
+  {
+    /**
+     * Submitting jobs, talking, embedding.
+     */
+    'Submit' : null
+  } |
+  {
+    /**
+     * Cancelling jobs; the coordinator cancels its own.
+     */
+    'Cancel' : null
+  };
+/**
+ * Where an agent is in its life. The order of the variants is the order of life.
+ */
+export type AgentPhase = {
+    /**
+     * It takes no new jobs, and those that wait rest.
+     */
+    'Paused' : null
+  } |
+  {
+    /**
+     * Its owner tries it; the coordinator may not use it yet.
+     */
+    'Staged' : null
+  } |
+  {
+    /**
+     * It works. What an agent begins as, unless its installation says otherwise.
+     */
+    'Active' : null
+  } |
+  {
+    /**
+     * It finishes what it has and takes nothing new; its configuration and memory stay as they are.
+     */
+    'Deprecated' : null
+  } |
+  {
+    /**
+     * It is read, exported and emptied, and does nothing more.
+     */
+    'Archived' : null
+  } |
+  {
+    /**
+     * It exists and is being set up; it takes no jobs.
+     */
+    'Registered' : null
+  };
+/**
+ * What an agent is for; see `configure`.
+ */
+export interface AgentProfile {
+  /**
+   * How it remembers; absent: the default.
+   */
+  'memory' : [] | [MemoryPolicy],
+  /**
+   * What it can do, in words that a coordinator looks for.
+   */
+  'capabilities' : Array<string>,
+  /**
+   * Its role in a team, such as `reviewer`; empty for none.
+   */
+  'role' : string,
+  /**
+   * What each of its conversations begins with; empty for nothing.
+   */
+  'instructions' : string,
+  /**
+   * How tokens of a conversation are chosen; absent: the default.
+   */
+  'params' : [] | [GenerationParams],
 }
 /**
  * Result of `status`.
@@ -227,6 +583,10 @@ export interface AgentStatus {
    * Whether the model is built in the heap, ready for the next slice.
    */
   'in_heap' : boolean,
+  /**
+   * What it remembers.
+   */
+  'memory' : MemoryUse,
   /**
    * Whom the agent obeys.
    */
@@ -252,6 +612,10 @@ export interface AgentStatus {
    */
   'load' : LoadState,
   /**
+   * Its role in a team.
+   */
+  'role' : string,
+  /**
    * Version of the canister's code.
    */
   'version' : string,
@@ -263,6 +627,10 @@ export interface AgentStatus {
    * The repository.
    */
   'model_canister' : Principal,
+  /**
+   * Where the agent is in its life.
+   */
+  'phase' : AgentPhase,
   /**
    * Limits.
    */
@@ -376,6 +744,69 @@ export type ContextPolicy = {
     'Stop' : null
   };
 /**
+ * A conversation.
+ */
+export interface Conversation {
+  /**
+   * Turns so far, those included that made room.
+   */
+  'turns' : number,
+  /**
+   * The job that writes the next summary, while there is one.
+   */
+  'summary_job' : [] | [bigint],
+  /**
+   * When it began, in nanoseconds since 1970.
+   */
+  'begun_at_ns' : bigint,
+  /**
+   * Its name.
+   */
+  'name' : string,
+  /**
+   * What later prompts begin with in the place of the turns before `summarised`.
+   */
+  'summary' : [] | [string],
+  /**
+   * The first turn that the summary does not tell of.
+   */
+  'summarised' : number,
+}
+/**
+ * Page of `list_conversations`, ordered by name.
+ */
+export interface ConversationPage {
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [string],
+  /**
+   * The conversations.
+   */
+  'conversations' : Array<Conversation>,
+}
+/**
+ * Argument of `converse`.
+ */
+export interface ConverseArgs {
+  /**
+   * Chosen by the caller, 1 to [`MAX_KEY_BYTES`] bytes: the same key in the same conversation is the same message.
+   */
+  'key' : string,
+  /**
+   * The conversation's name, 1 to [`MAX_KEY_BYTES`] bytes. It begins with its first message.
+   */
+  'conversation' : string,
+  /**
+   * What is said, 1 to [`MAX_FACT_BYTES`] bytes.
+   */
+  'message' : string,
+  /**
+   * Which jobs the answer goes before; absent: [`Priority::RealTime`].
+   */
+  'priority' : [] | [Priority],
+}
+/**
  * The balance does not cover another slice.
  */
 export interface CyclesShortage {
@@ -473,6 +904,74 @@ export interface Embeddings {
   'embeddings' : Array<Embedding>,
 }
 /**
+ * Where an export goes on.
+ */
+export type ExportCursor = {
+    /**
+     * After this fact.
+     */
+    'Facts' : bigint
+  } |
+  {
+    /**
+     * After this turn of the conversation of this name.
+     */
+    'Turns' : [string, number]
+  };
+/**
+ * Page request of `export_memory`.
+ */
+export interface ExportMemoryArgs {
+  /**
+   * `next` of the page before.
+   */
+  'after' : [] | [ExportCursor],
+}
+/**
+ * Page of `export_memory`: lines of JSON, first the profile, then facts, then turns.
+ */
+export interface ExportedMemory {
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [ExportCursor],
+  /**
+   * The lines, each ended by a line feed.
+   */
+  'lines' : string,
+}
+/**
+ * A fact.
+ */
+export interface Fact {
+  /**
+   * Its number.
+   */
+  'id' : bigint,
+  'text' : string,
+  /**
+   * Whether it has a vector.
+   */
+  'has_vector' : boolean,
+  /**
+   * When it was remembered, in nanoseconds since 1970.
+   */
+  'time_ns' : bigint,
+}
+/**
+ * Page of `list_facts`, oldest first.
+ */
+export interface FactPage {
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [bigint],
+  /**
+   * The facts.
+   */
+  'facts' : Array<Fact>,
+}
+/**
  * A field of a request that breaks a rule.
  */
 export interface FieldError {
@@ -525,6 +1024,40 @@ export type FinishReason = {
     'MaxInstructions' : null
   };
 /**
+ * A fact that was found.
+ */
+export interface FoundFact {
+  /**
+   * The fact.
+   */
+  'fact' : Fact,
+  /**
+   * How well it fits: higher is better; comparable within one answer.
+   */
+  'score' : number,
+}
+/**
+ * Result of `search_facts`.
+ */
+export interface FoundFacts {
+  /**
+   * How facts were compared.
+   */
+  'method' : SearchMethod,
+  /**
+   * Instructions that it took.
+   */
+  'instructions' : bigint,
+  /**
+   * Facts that were compared.
+   */
+  'compared' : bigint,
+  /**
+   * The best, best first; of equals the older one.
+   */
+  'facts' : Array<FoundFact>,
+}
+/**
  * How to choose tokens.
  */
 export interface GenerationParams {
@@ -574,6 +1107,23 @@ export interface GenerationParams {
    * Added to the logits of single tokens, at most [`MAX_LOGIT_BIASES`], each token once.
    */
   'logit_bias' : [] | [Array<LogitBias>],
+}
+/**
+ * Page request of `get_conversation`.
+ */
+export interface GetConversationArgs {
+  /**
+   * The last turn of the page before.
+   */
+  'after' : [] | [number],
+  /**
+   * The conversation.
+   */
+  'name' : string,
+  /**
+   * Most turns to return; see [`crate::paging::MAX_PAGE`].
+   */
+  'limit' : number,
 }
 /**
  * What the heap is used for.
@@ -898,6 +1448,32 @@ export type JobState = {
     'Loading' : null
   };
 /**
+ * Page request of `list_conversations`.
+ */
+export interface ListConversationsArgs {
+  /**
+   * The last name of the page before.
+   */
+  'after' : [] | [string],
+  /**
+   * Most conversations to return; see [`crate::paging::MAX_PAGE`].
+   */
+  'limit' : number,
+}
+/**
+ * Page request of `list_facts`.
+ */
+export interface ListFactsArgs {
+  /**
+   * The last fact of the page before.
+   */
+  'after' : [] | [bigint],
+  /**
+   * Most facts to return; see [`crate::paging::MAX_PAGE`].
+   */
+  'limit' : number,
+}
+/**
  * Page request of `list_jobs`.
  */
 export interface ListJobsArgs {
@@ -1076,6 +1652,49 @@ export interface LogitBias {
   'bias' : number,
 }
 /**
+ * How a conversation becomes a prompt.
+ */
+export interface MemoryPolicy {
+  /**
+   * Facts that are looked up for each message, at most [`MAX_RECALLED_FACTS`]; 0 for none.
+   */
+  'recalled_facts' : number,
+  /**
+   * Bytes of instructions, summary, facts and turns that a prompt takes in, within [`CONTEXT_BYTES`]; absent: two for each
+   * token of the model's context window, which leaves room for the answer in most languages.
+   */
+  'context_bytes' : [] | [number],
+  /**
+   * What becomes of turns for which there is no room.
+   */
+  'when_full' : WhenFull,
+}
+/**
+ * What an agent remembers, in numbers.
+ */
+export interface MemoryUse {
+  /**
+   * The model that made the vectors.
+   */
+  'encoder' : [] | [Uint8Array],
+  /**
+   * Conversations.
+   */
+  'conversations' : bigint,
+  /**
+   * Those of them that have vectors.
+   */
+  'vectors' : bigint,
+  /**
+   * Length of the vectors; 0 where there are none.
+   */
+  'dimensions' : number,
+  /**
+   * Facts.
+   */
+  'facts' : bigint,
+}
+/**
  * Where a model stands. The order of the variants is the order of life.
  */
 export type ModelStatus = {
@@ -1096,6 +1715,16 @@ export type ModelStatus = {
      */
     'Pending' : null
   };
+/**
+ * A fact to remember.
+ */
+export interface NewFact {
+  'text' : string,
+  /**
+   * Its vector; absent: the agent's encoder makes it, or there is none.
+   */
+  'vector' : [] | [Array<number>],
+}
 /**
  * How a job ended.
  */
@@ -1126,6 +1755,189 @@ export type Outcome = {
      * It was cancelled, after the tokens of the receipt.
      */
     'Cancelled' : null
+  };
+/**
+ * Argument of `pay`.
+ */
+export interface PayArgs {
+  /**
+   * Whom.
+   */
+  'to' : Account,
+  /**
+   * Chosen by the caller, 1 to [`super::MAX_KEY_BYTES`] bytes: the same caller and key are the same payment.
+   */
+  'key' : string,
+  /**
+   * What the ledger's block is to say, at most [`MAX_MEMO_BYTES`] bytes.
+   */
+  'memo' : [] | [Uint8Array],
+  /**
+   * The ledger.
+   */
+  'ledger' : Principal,
+  /**
+   * Tokens in the smallest unit, from 1; the agent pays the ledger's fee on top.
+   */
+  'amount' : bigint,
+  /**
+   * What it is for, in words, at most [`MAX_PURPOSE_BYTES`] bytes.
+   */
+  'purpose' : string,
+}
+/**
+ * What a payment is.
+ */
+export type PaymentKind = {
+    /**
+     * To the owner, who has no limits.
+     */
+    'Withdrawal' : null
+  } |
+  {
+    /**
+     * To somebody, within the limits.
+     */
+    'Payment' : null
+  };
+/**
+ * Page of `list_payments`, oldest first.
+ */
+export interface PaymentPage {
+  /**
+   * The payments.
+   */
+  'payments' : Array<PaymentRecord>,
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [bigint],
+}
+/**
+ * A payment.
+ */
+export interface PaymentRecord {
+  /**
+   * Its number.
+   */
+  'id' : bigint,
+  /**
+   * Whom.
+   */
+  'to' : Account,
+  /**
+   * The ledger's fee on top.
+   */
+  'fee' : bigint,
+  /**
+   * The caller's key.
+   */
+  'key' : string,
+  /**
+   * What it is.
+   */
+  'kind' : PaymentKind,
+  /**
+   * What the ledger's block says.
+   */
+  'memo' : [] | [Uint8Array],
+  /**
+   * Submissions to the ledger.
+   */
+  'attempts' : number,
+  /**
+   * The time by which the ledger tells repetitions: that of the first submission.
+   */
+  'created_at_ns' : [] | [bigint],
+  /**
+   * Where it stands.
+   */
+  'state' : PaymentState,
+  /**
+   * The ledger.
+   */
+  'ledger' : Principal,
+  /**
+   * Who asked for it.
+   */
+  'caller' : Principal,
+  /**
+   * When it was asked for, in nanoseconds since 1970.
+   */
+  'requested_at_ns' : bigint,
+  /**
+   * When it ended.
+   */
+  'ended_at_ns' : [] | [bigint],
+  /**
+   * Tokens in the smallest unit.
+   */
+  'amount' : bigint,
+  /**
+   * What it is for.
+   */
+  'purpose' : string,
+}
+/**
+ * Where a payment stands.
+ */
+export type PaymentState = {
+    /**
+     * The ledger refused it, and did not execute it.
+     */
+    'Failed' : {
+      /**
+       * Why.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * The ledger executed it.
+     */
+    'Done' : {
+      /**
+       * In this block.
+       */
+      'block' : bigint,
+    }
+  } |
+  {
+    /**
+     * To be submitted.
+     */
+    'Ready' : null
+  } |
+  {
+    /**
+     * The owner did not approve it.
+     */
+    'Rejected' : null
+  } |
+  {
+    /**
+     * Answers were lost for as long as the ledger tells repetitions: whether it was executed is in the ledger's blocks. It counts as
+     * spent and is not submitted any more.
+     */
+    'Unknown' : {
+      /**
+       * What was heard last.
+       */
+      'reason' : string,
+    }
+  } |
+  {
+    /**
+     * The owner decides.
+     */
+    'AwaitingApproval' : null
+  } |
+  {
+    /**
+     * Submitted: the answer is to come, or lost.
+     */
+    'Submitted' : null
   };
 /**
  * Which jobs come first. Within a class callers take turns; a job that waits rises to the next class after a number of
@@ -1279,30 +2091,134 @@ export interface ReceiptPage {
    */
   'receipts' : Array<Receipt>,
 }
-export type Result = { 'Ok' : JobRecord } |
+/**
+ * Argument of `remember`.
+ */
+export interface RememberArgs {
+  /**
+   * The model that made the vectors, where there are any.
+   */
+  'encoder' : [] | [Uint8Array],
+  /**
+   * The facts, 1 to [`MAX_REMEMBERED`].
+   */
+  'facts' : Array<NewFact>,
+}
+export type Result = { 'Ok' : PaymentRecord } |
   { 'Err' : AgentError };
-export type Result_1 = { 'Ok' : Draft } |
+export type Result_1 = { 'Ok' : JobRecord } |
   { 'Err' : AgentError };
-export type Result_10 = { 'Ok' : bigint } |
+export type Result_10 = { 'Ok' : CertifiedReceipt } |
   { 'Err' : AgentError };
-export type Result_11 = { 'Ok' : AgentStatus } |
+export type Result_11 = { 'Ok' : JobProgress } |
   { 'Err' : AgentError };
-export type Result_2 = { 'Ok' : Embeddings } |
+export type Result_12 = { 'Ok' : ConversationPage } |
   { 'Err' : AgentError };
-export type Result_3 = { 'Ok' : JobPrompt } |
+export type Result_13 = { 'Ok' : FactPage } |
   { 'Err' : AgentError };
-export type Result_4 = { 'Ok' : CertifiedReceipt } |
+export type Result_14 = { 'Ok' : JobPage } |
   { 'Err' : AgentError };
-export type Result_5 = { 'Ok' : JobProgress } |
+export type Result_15 = { 'Ok' : PaymentPage } |
   { 'Err' : AgentError };
-export type Result_6 = { 'Ok' : JobPage } |
+export type Result_16 = { 'Ok' : ReceiptPage } |
   { 'Err' : AgentError };
-export type Result_7 = { 'Ok' : ReceiptPage } |
+export type Result_17 = { 'Ok' : LoadState } |
   { 'Err' : AgentError };
-export type Result_8 = { 'Ok' : LoadState } |
+export type Result_18 = { 'Ok' : Array<Fact> } |
   { 'Err' : AgentError };
-export type Result_9 = { 'Ok' : null } |
+export type Result_19 = { 'Ok' : bigint } |
   { 'Err' : AgentError };
+export type Result_2 = { 'Ok' : null } |
+  { 'Err' : AgentError };
+export type Result_20 = { 'Ok' : number } |
+  { 'Err' : AgentError };
+export type Result_21 = { 'Ok' : FoundFacts } |
+  { 'Err' : AgentError };
+export type Result_22 = { 'Ok' : WalletLedger } |
+  { 'Err' : AgentError };
+export type Result_23 = { 'Ok' : AgentStatus } |
+  { 'Err' : AgentError };
+export type Result_24 = { 'Ok' : Wallet } |
+  { 'Err' : AgentError };
+export type Result_25 = { 'Ok' : WalletAddress } |
+  { 'Err' : AgentError };
+export type Result_3 = { 'Ok' : Turn } |
+  { 'Err' : AgentError };
+export type Result_4 = { 'Ok' : Draft } |
+  { 'Err' : AgentError };
+export type Result_5 = { 'Ok' : Embeddings } |
+  { 'Err' : AgentError };
+export type Result_6 = { 'Ok' : ExportedMemory } |
+  { 'Err' : AgentError };
+export type Result_7 = { 'Ok' : TurnPage } |
+  { 'Err' : AgentError };
+export type Result_8 = { 'Ok' : AgentProfile } |
+  { 'Err' : AgentError };
+export type Result_9 = { 'Ok' : JobPrompt } |
+  { 'Err' : AgentError };
+/**
+ * Argument of `search_facts`: a text, or a vector.
+ */
+export interface SearchFactsArgs {
+  'text' : string,
+  /**
+   * Most facts to find, 1 to [`MAX_FOUND`].
+   */
+  'limit' : number,
+  /**
+   * Its vector; absent: the agent's encoder makes it if it is in the heap, or words are compared.
+   */
+  'vector' : [] | [Array<number>],
+  /**
+   * The model that made the vector.
+   */
+  'encoder' : [] | [Uint8Array],
+}
+/**
+ * How facts were compared.
+ */
+export type SearchMethod = {
+    /**
+     * By the words they share with the query: BM25 with k1 = 1.2 and b = 0.75 (Robertson and Zaragoza, 2009).
+     */
+    'Lexical' : null
+  } |
+  {
+    /**
+     * By the inner product with every vector.
+     */
+    'InnerProduct' : null
+  };
+/**
+ * Argument of `set_ledger`: registers a ledger, or changes its limits.
+ */
+export interface SetLedgerArgs {
+  /**
+   * The ledger's canister.
+   */
+  'ledger' : Principal,
+  /**
+   * What may be spent.
+   */
+  'limits' : SpendingLimits,
+}
+/**
+ * What an agent may spend of a token, in its smallest unit, the ledger's fees included.
+ */
+export interface SpendingLimits {
+  /**
+   * With one payment.
+   */
+  'per_payment' : bigint,
+  /**
+   * What the coordinator asks for beyond this waits for the owner's approval.
+   */
+  'approval_above' : bigint,
+  /**
+   * In a day of UTC.
+   */
+  'per_day' : bigint,
+}
 /**
  * Argument of `submit_job`: a text to continue, or a conversation to answer.
  */
@@ -1338,27 +2254,224 @@ export interface SubmitJobArgs {
    */
   'params' : GenerationParams,
 }
-export interface _SERVICE {
-  'cancel_job' : ActorMethod<[bigint], Result>,
-  'draft' : ActorMethod<[DraftArgs], Result_1>,
-  'embed' : ActorMethod<[EmbedArgs], Result_2>,
-  'embed_draft' : ActorMethod<[EmbedArgs], Result_2>,
-  'get_job' : ActorMethod<[bigint], Result>,
-  'get_prompt' : ActorMethod<[bigint], Result_3>,
-  'get_receipt' : ActorMethod<[ReceiptKey], Result_4>,
-  'job_progress' : ActorMethod<[JobProgressArgs], Result_5>,
-  'list_jobs' : ActorMethod<[ListJobsArgs], Result_6>,
-  'list_receipts' : ActorMethod<[ListJobsArgs], Result_7>,
-  'load_model' : ActorMethod<[], Result_8>,
-  'pause_job' : ActorMethod<[bigint], Result>,
-  'pause_queue' : ActorMethod<[], Result_9>,
-  'resume_job' : ActorMethod<[bigint], Result>,
-  'resume_queue' : ActorMethod<[], Result_9>,
-  'return_cycles' : ActorMethod<[], Result_10>,
-  'set_coordinator' : ActorMethod<[[] | [Principal]], Result_9>,
-  'status' : ActorMethod<[], Result_11>,
-  'submit_job' : ActorMethod<[SubmitJobArgs], Result>,
+/**
+ * A turn of a conversation: a message and its answer.
+ */
+export interface Turn {
+  /**
+   * The key of `converse`.
+   */
+  'key' : string,
+  /**
+   * Turns of the conversation that its prompt took in.
+   */
+  'turns_in_prompt' : number,
+  /**
+   * The facts that its prompt took in.
+   */
+  'facts_in_prompt' : BigUint64Array,
+  /**
+   * The answer, as far as it was given when the job had ended.
+   */
+  'answer' : [] | [string],
+  /**
+   * The job that answers.
+   */
+  'job_id' : bigint,
+  /**
+   * What was said.
+   */
+  'message' : string,
+  /**
+   * Its number in the conversation, from 0.
+   */
+  'index' : number,
+  /**
+   * When it was said, in nanoseconds since 1970.
+   */
+  'time_ns' : bigint,
+  /**
+   * Whether its job ended without an answer.
+   */
+  'failed' : boolean,
 }
+/**
+ * Page of `get_conversation`, oldest turn first.
+ */
+export interface TurnPage {
+  /**
+   * The turns.
+   */
+  'turns' : Array<Turn>,
+  /**
+   * `after` of the next page.
+   */
+  'next' : [] | [number],
+  /**
+   * The conversation.
+   */
+  'conversation' : Conversation,
+}
+/**
+ * Result of `wallet`.
+ */
+export interface Wallet {
+  /**
+   * The threshold-ECDSA key, once `wallet_address` has asked for it.
+   */
+  'address' : [] | [WalletAddress],
+  /**
+   * The agent's account at every ledger.
+   */
+  'account' : Account,
+  /**
+   * The ledgers.
+   */
+  'ledgers' : Array<WalletLedger>,
+  /**
+   * Payments that have not ended.
+   */
+  'open_payments' : bigint,
+}
+/**
+ * The agent's key at the Internet Computer's threshold-ECDSA signer.
+ */
+export interface WalletAddress {
+  /**
+   * The agent's public key: a point in the compressed form of SEC 1, 33 bytes.
+   */
+  'public_key' : Uint8Array,
+  /**
+   * The Ethereum address of that key, with the checksum of EIP-55.
+   */
+  'ethereum' : string,
+  /**
+   * Name of the signer's master key on secp256k1.
+   */
+  'key_name' : string,
+}
+/**
+ * A ledger that the agent knows.
+ */
+export interface WalletLedger {
+  /**
+   * The day of UTC, since 1970, that `spent` is of.
+   */
+  'day' : bigint,
+  /**
+   * `icrc1_fee`, as the agent knows it.
+   */
+  'fee' : bigint,
+  /**
+   * `icrc1_decimals`.
+   */
+  'decimals' : number,
+  /**
+   * What was spent on that day, and what is on its way.
+   */
+  'spent' : bigint,
+  /**
+   * The ledger's canister.
+   */
+  'ledger' : Principal,
+  /**
+   * What may be spent.
+   */
+  'limits' : SpendingLimits,
+  /**
+   * `icrc1_symbol`.
+   */
+  'symbol' : string,
+}
+/**
+ * What becomes of turns for which a prompt has no room. They stay readable in any case.
+ */
+export type WhenFull = {
+    /**
+     * The oldest are left out.
+     */
+    'LeaveOut' : null
+  } |
+  {
+    /**
+     * The model writes a summary of them, which later prompts begin with. Until it is written, the oldest are left out.
+     */
+    'Summarise' : null
+  };
+/**
+ * Argument of `withdraw`.
+ */
+export interface WithdrawArgs {
+  /**
+   * Chosen by the owner, 1 to [`super::MAX_KEY_BYTES`] bytes: the same key is the same withdrawal.
+   */
+  'key' : string,
+  /**
+   * The owner's subaccount to send them to.
+   */
+  'subaccount' : [] | [Uint8Array],
+  /**
+   * The ledger.
+   */
+  'ledger' : Principal,
+  /**
+   * Tokens in the smallest unit, the fee on top; absent: all there are.
+   */
+  'amount' : [] | [bigint],
+}
+export interface _SERVICE {
+  'approve_payment' : ActorMethod<[bigint], Result>,
+  'cancel_job' : ActorMethod<[bigint], Result_1>,
+  'configure' : ActorMethod<[AgentProfile], Result_2>,
+  'converse' : ActorMethod<[ConverseArgs], Result_3>,
+  'draft' : ActorMethod<[DraftArgs], Result_4>,
+  'embed' : ActorMethod<[EmbedArgs], Result_5>,
+  'embed_draft' : ActorMethod<[EmbedArgs], Result_5>,
+  'erase_memory' : ActorMethod<[], Result_2>,
+  'export_memory' : ActorMethod<[ExportMemoryArgs], Result_6>,
+  'forget_conversation' : ActorMethod<[string], Result_2>,
+  'forget_fact' : ActorMethod<[bigint], Result_2>,
+  'get_conversation' : ActorMethod<[GetConversationArgs], Result_7>,
+  'get_job' : ActorMethod<[bigint], Result_1>,
+  'get_payment' : ActorMethod<[bigint], Result>,
+  'get_profile' : ActorMethod<[], Result_8>,
+  'get_prompt' : ActorMethod<[bigint], Result_9>,
+  'get_receipt' : ActorMethod<[ReceiptKey], Result_10>,
+  'job_progress' : ActorMethod<[JobProgressArgs], Result_11>,
+  'list_conversations' : ActorMethod<[ListConversationsArgs], Result_12>,
+  'list_facts' : ActorMethod<[ListFactsArgs], Result_13>,
+  'list_jobs' : ActorMethod<[ListJobsArgs], Result_14>,
+  'list_payments' : ActorMethod<[ListJobsArgs], Result_15>,
+  'list_receipts' : ActorMethod<[ListJobsArgs], Result_16>,
+  'load_model' : ActorMethod<[], Result_17>,
+  'pause_job' : ActorMethod<[bigint], Result_1>,
+  'pause_queue' : ActorMethod<[], Result_2>,
+  'pay' : ActorMethod<[PayArgs], Result>,
+  'reject_payment' : ActorMethod<[bigint], Result>,
+  'remember' : ActorMethod<[RememberArgs], Result_18>,
+  'remove_ledger' : ActorMethod<[Principal], Result_2>,
+  'resume_job' : ActorMethod<[bigint], Result_1>,
+  'resume_queue' : ActorMethod<[], Result_2>,
+  'return_cycles' : ActorMethod<[], Result_19>,
+  'return_funds' : ActorMethod<[], Result_20>,
+  'search_facts' : ActorMethod<[SearchFactsArgs], Result_21>,
+  'set_coordinator' : ActorMethod<[[] | [Principal]], Result_2>,
+  'set_ledger' : ActorMethod<[SetLedgerArgs], Result_22>,
+  'set_phase' : ActorMethod<[AgentPhase], Result_2>,
+  'status' : ActorMethod<[], Result_23>,
+  'submit_job' : ActorMethod<[SubmitJobArgs], Result_1>,
+  'wallet' : ActorMethod<[], Result_24>,
+  'wallet_address' : ActorMethod<[], Result_25>,
+  'withdraw' : ActorMethod<[WithdrawArgs], Result>,
+}
+export const AgentPhase = IDL.Variant({
+  'Paused' : IDL.Null,
+  'Staged' : IDL.Null,
+  'Active' : IDL.Null,
+  'Deprecated' : IDL.Null,
+  'Archived' : IDL.Null,
+  'Registered' : IDL.Null,
+});
 export const AgentConfig = IDL.Record({
   'batch_width' : IDL.Opt(IDL.Nat32),
   'cache_seconds' : IDL.Opt(IDL.Nat64),
@@ -1366,12 +2479,89 @@ export const AgentConfig = IDL.Record({
   'heap_bytes' : IDL.Opt(IDL.Nat64),
   'slice_instructions' : IDL.Nat64,
 });
+export const WhenFull = IDL.Variant({
+  'LeaveOut' : IDL.Null,
+  'Summarise' : IDL.Null,
+});
+export const MemoryPolicy = IDL.Record({
+  'recalled_facts' : IDL.Nat32,
+  'context_bytes' : IDL.Opt(IDL.Nat32),
+  'when_full' : WhenFull,
+});
+export const ContextPolicy = IDL.Variant({
+  'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+  'Stop' : IDL.Null,
+});
+export const LogitBias = IDL.Record({
+  'token' : IDL.Nat32,
+  'bias' : IDL.Float32,
+});
+export const GenerationParams = IDL.Record({
+  'min_p' : IDL.Opt(IDL.Float32),
+  'top_k' : IDL.Opt(IDL.Nat32),
+  'top_p' : IDL.Opt(IDL.Float32),
+  'temperature' : IDL.Float32,
+  'seed' : IDL.Nat64,
+  'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+  'repetition_window' : IDL.Opt(IDL.Nat32),
+  'max_tokens' : IDL.Nat32,
+  'when_full' : IDL.Opt(ContextPolicy),
+  'repetition_penalty' : IDL.Opt(IDL.Float32),
+  'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
+});
+export const AgentProfile = IDL.Record({
+  'memory' : IDL.Opt(MemoryPolicy),
+  'capabilities' : IDL.Vec(IDL.Text),
+  'role' : IDL.Text,
+  'instructions' : IDL.Text,
+  'params' : IDL.Opt(GenerationParams),
+});
 export const AgentInitArgs = IDL.Record({
   'owner' : IDL.Principal,
   'model_canister' : IDL.Principal,
+  'phase' : IDL.Opt(AgentPhase),
   'config' : AgentConfig,
   'model_id' : IDL.Vec(IDL.Nat8),
+  'profile' : IDL.Opt(AgentProfile),
   'coordinator' : IDL.Opt(IDL.Principal),
+});
+export const Account = IDL.Record({
+  'owner' : IDL.Principal,
+  'subaccount' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+});
+export const PaymentKind = IDL.Variant({
+  'Withdrawal' : IDL.Null,
+  'Payment' : IDL.Null,
+});
+export const PaymentState = IDL.Variant({
+  'Failed' : IDL.Record({ 'reason' : IDL.Text }),
+  'Done' : IDL.Record({ 'block' : IDL.Nat64 }),
+  'Ready' : IDL.Null,
+  'Rejected' : IDL.Null,
+  'Unknown' : IDL.Record({ 'reason' : IDL.Text }),
+  'AwaitingApproval' : IDL.Null,
+  'Submitted' : IDL.Null,
+});
+export const PaymentRecord = IDL.Record({
+  'id' : IDL.Nat64,
+  'to' : Account,
+  'fee' : IDL.Nat,
+  'key' : IDL.Text,
+  'kind' : PaymentKind,
+  'memo' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  'attempts' : IDL.Nat32,
+  'created_at_ns' : IDL.Opt(IDL.Nat64),
+  'state' : PaymentState,
+  'ledger' : IDL.Principal,
+  'caller' : IDL.Principal,
+  'requested_at_ns' : IDL.Nat64,
+  'ended_at_ns' : IDL.Opt(IDL.Nat64),
+  'amount' : IDL.Nat,
+  'purpose' : IDL.Text,
+});
+export const FieldError = IDL.Record({
+  'field' : IDL.Text,
+  'reason' : IDL.Text,
 });
 export const ModelStatus = IDL.Variant({
   'Active' : IDL.Null,
@@ -1395,6 +2585,75 @@ export const JobFailure = IDL.Variant({
   'ChatTemplate' : IDL.Record({ 'reason' : IDL.Text }),
   'NoDecoder' : IDL.Null,
 });
+export const LoadState = IDL.Variant({
+  'Failed' : IDL.Record({ 'reason' : LoadError }),
+  'NotLoaded' : IDL.Null,
+  'Loaded' : IDL.Null,
+  'Loading' : IDL.Null,
+});
+export const AgentOperation = IDL.Variant({
+  'Pay' : IDL.Null,
+  'Withdraw' : IDL.Null,
+  'Erase' : IDL.Null,
+  'Approve' : IDL.Null,
+  'Load' : IDL.Null,
+  'Read' : IDL.Null,
+  'Return' : IDL.Null,
+  'Inspect' : IDL.Null,
+  'Configure' : IDL.Null,
+  'Schedule' : IDL.Null,
+  'Advance' : IDL.Null,
+  'Remember' : IDL.Null,
+  'Submit' : IDL.Null,
+  'Cancel' : IDL.Null,
+});
+export const AgentError = IDL.Variant({
+  'FundsRemain' : IDL.Record({ 'ledger' : IDL.Principal, 'reason' : IDL.Text }),
+  'JobOpen' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+  'NoReceipt' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+  'TextTooLong' : IDL.Record({ 'tokens' : IDL.Nat32, 'index' : IDL.Nat32 }),
+  'UnknownConversation' : IDL.Record({ 'name' : IDL.Text }),
+  'UnknownPayment' : IDL.Record({ 'payment' : IDL.Nat64 }),
+  'OpenPayments' : IDL.Record({ 'payments' : IDL.Nat64 }),
+  'KeyReused' : IDL.Record({
+    'key' : IDL.Text,
+    'field' : IDL.Text,
+    'job_id' : IDL.Nat64,
+  }),
+  'NoSuchStep' : IDL.Record({ 'next' : AgentPhase, 'phase' : AgentPhase }),
+  'QueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
+  'InvalidField' : FieldError,
+  'UnknownReceipt' : IDL.Record({ 'sequence' : IDL.Nat64 }),
+  'UnknownJob' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+  'Draft' : JobFailure,
+  'NotLoaded' : IDL.Record({ 'load' : LoadState }),
+  'WrongPhase' : IDL.Record({
+    'operation' : AgentOperation,
+    'phase' : AgentPhase,
+  }),
+  'NoAddress' : IDL.Record({ 'reason' : IDL.Text }),
+  'TooManyLedgers' : IDL.Record({ 'ledgers' : IDL.Nat64 }),
+  'TooManyPayments' : IDL.Record({ 'payments' : IDL.Nat64 }),
+  'NoEncoder' : IDL.Null,
+  'Unauthorized' : IDL.Null,
+  'UnknownLedger' : IDL.Record({ 'ledger' : IDL.Principal }),
+  'NotInHeap' : IDL.Null,
+  'TooManyConversations' : IDL.Record({ 'conversations' : IDL.Nat64 }),
+  'LedgerUnavailable' : IDL.Record({
+    'ledger' : IDL.Principal,
+    'reason' : IDL.Text,
+  }),
+  'OpenJobs' : IDL.Record({ 'jobs' : IDL.Nat64 }),
+  'JobEnded' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+  'CallerQueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
+  'MemoryFull' : IDL.Record({ 'facts' : IDL.Nat64 }),
+  'LimitExceeded' : IDL.Record({
+    'requested' : IDL.Nat,
+    'limit' : IDL.Text,
+    'available' : IDL.Nat,
+  }),
+});
+export const Result = IDL.Variant({ 'Ok' : PaymentRecord, 'Err' : AgentError });
 export const CyclesShortage = IDL.Record({
   'balance' : IDL.Nat,
   'needed' : IDL.Nat,
@@ -1430,27 +2689,6 @@ export const JobCounts = IDL.Record({
   'reused_tokens' : IDL.Opt(IDL.Nat32),
   'generated_tokens' : IDL.Nat32,
 });
-export const ContextPolicy = IDL.Variant({
-  'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
-  'Stop' : IDL.Null,
-});
-export const LogitBias = IDL.Record({
-  'token' : IDL.Nat32,
-  'bias' : IDL.Float32,
-});
-export const GenerationParams = IDL.Record({
-  'min_p' : IDL.Opt(IDL.Float32),
-  'top_k' : IDL.Opt(IDL.Nat32),
-  'top_p' : IDL.Opt(IDL.Float32),
-  'temperature' : IDL.Float32,
-  'seed' : IDL.Nat64,
-  'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
-  'repetition_window' : IDL.Opt(IDL.Nat32),
-  'max_tokens' : IDL.Nat32,
-  'when_full' : IDL.Opt(ContextPolicy),
-  'repetition_penalty' : IDL.Opt(IDL.Float32),
-  'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
-});
 export const JobRecord = IDL.Record({
   'key' : IDL.Opt(IDL.Text),
   'submitted_at_ns' : IDL.Nat64,
@@ -1467,38 +2705,26 @@ export const JobRecord = IDL.Record({
   'max_instructions' : IDL.Opt(IDL.Nat64),
   'params' : GenerationParams,
 });
-export const FieldError = IDL.Record({
-  'field' : IDL.Text,
-  'reason' : IDL.Text,
+export const Result_1 = IDL.Variant({ 'Ok' : JobRecord, 'Err' : AgentError });
+export const Result_2 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
+export const ConverseArgs = IDL.Record({
+  'key' : IDL.Text,
+  'conversation' : IDL.Text,
+  'message' : IDL.Text,
+  'priority' : IDL.Opt(Priority),
 });
-export const LoadState = IDL.Variant({
-  'Failed' : IDL.Record({ 'reason' : LoadError }),
-  'NotLoaded' : IDL.Null,
-  'Loaded' : IDL.Null,
-  'Loading' : IDL.Null,
+export const Turn = IDL.Record({
+  'key' : IDL.Text,
+  'turns_in_prompt' : IDL.Nat32,
+  'facts_in_prompt' : IDL.Vec(IDL.Nat64),
+  'answer' : IDL.Opt(IDL.Text),
+  'job_id' : IDL.Nat64,
+  'message' : IDL.Text,
+  'index' : IDL.Nat32,
+  'time_ns' : IDL.Nat64,
+  'failed' : IDL.Bool,
 });
-export const AgentError = IDL.Variant({
-  'JobOpen' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-  'NoReceipt' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-  'TextTooLong' : IDL.Record({ 'tokens' : IDL.Nat32, 'index' : IDL.Nat32 }),
-  'KeyReused' : IDL.Record({
-    'key' : IDL.Text,
-    'field' : IDL.Text,
-    'job_id' : IDL.Nat64,
-  }),
-  'QueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
-  'InvalidField' : FieldError,
-  'UnknownReceipt' : IDL.Record({ 'sequence' : IDL.Nat64 }),
-  'UnknownJob' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-  'Draft' : JobFailure,
-  'NotLoaded' : IDL.Record({ 'load' : LoadState }),
-  'NoEncoder' : IDL.Null,
-  'Unauthorized' : IDL.Null,
-  'NotInHeap' : IDL.Null,
-  'JobEnded' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-  'CallerQueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
-});
-export const Result = IDL.Variant({ 'Ok' : JobRecord, 'Err' : AgentError });
+export const Result_3 = IDL.Variant({ 'Ok' : Turn, 'Err' : AgentError });
 export const DraftArgs = IDL.Record({
   'job_id' : IDL.Nat64,
   'max_tokens' : IDL.Opt(IDL.Nat32),
@@ -1512,7 +2738,7 @@ export const Draft = IDL.Record({
   'finished' : IDL.Opt(FinishReason),
   'first_token' : IDL.Nat32,
 });
-export const Result_1 = IDL.Variant({ 'Ok' : Draft, 'Err' : AgentError });
+export const Result_4 = IDL.Variant({ 'Ok' : Draft, 'Err' : AgentError });
 export const EmbedArgs = IDL.Record({ 'texts' : IDL.Vec(IDL.Text) });
 export const Embedding = IDL.Record({
   'tokens' : IDL.Nat32,
@@ -1523,7 +2749,43 @@ export const Embeddings = IDL.Record({
   'model_id' : IDL.Vec(IDL.Nat8),
   'embeddings' : IDL.Vec(Embedding),
 });
-export const Result_2 = IDL.Variant({ 'Ok' : Embeddings, 'Err' : AgentError });
+export const Result_5 = IDL.Variant({ 'Ok' : Embeddings, 'Err' : AgentError });
+export const ExportCursor = IDL.Variant({
+  'Facts' : IDL.Nat64,
+  'Turns' : IDL.Tuple(IDL.Text, IDL.Nat32),
+});
+export const ExportMemoryArgs = IDL.Record({ 'after' : IDL.Opt(ExportCursor) });
+export const ExportedMemory = IDL.Record({
+  'next' : IDL.Opt(ExportCursor),
+  'lines' : IDL.Text,
+});
+export const Result_6 = IDL.Variant({
+  'Ok' : ExportedMemory,
+  'Err' : AgentError,
+});
+export const GetConversationArgs = IDL.Record({
+  'after' : IDL.Opt(IDL.Nat32),
+  'name' : IDL.Text,
+  'limit' : IDL.Nat32,
+});
+export const Conversation = IDL.Record({
+  'turns' : IDL.Nat32,
+  'summary_job' : IDL.Opt(IDL.Nat64),
+  'begun_at_ns' : IDL.Nat64,
+  'name' : IDL.Text,
+  'summary' : IDL.Opt(IDL.Text),
+  'summarised' : IDL.Nat32,
+});
+export const TurnPage = IDL.Record({
+  'turns' : IDL.Vec(Turn),
+  'next' : IDL.Opt(IDL.Nat32),
+  'conversation' : Conversation,
+});
+export const Result_7 = IDL.Variant({ 'Ok' : TurnPage, 'Err' : AgentError });
+export const Result_8 = IDL.Variant({
+  'Ok' : AgentProfile,
+  'Err' : AgentError,
+});
 export const ChatRole = IDL.Variant({
   'System' : IDL.Null,
   'Tool' : IDL.Null,
@@ -1539,7 +2801,7 @@ export const JobPrompt = IDL.Record({
   'job_id' : IDL.Nat64,
   'prompt' : IDL.Text,
 });
-export const Result_3 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
+export const Result_9 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
 export const ReceiptKey = IDL.Variant({
   'Job' : IDL.Nat64,
   'Sequence' : IDL.Nat64,
@@ -1577,7 +2839,7 @@ export const CertifiedReceipt = IDL.Record({
   'hash' : IDL.Vec(IDL.Nat8),
   'witness' : IDL.Vec(IDL.Nat8),
 });
-export const Result_4 = IDL.Variant({
+export const Result_10 = IDL.Variant({
   'Ok' : CertifiedReceipt,
   'Err' : AgentError,
 });
@@ -1591,7 +2853,37 @@ export const JobProgress = IDL.Record({
   'next_token' : IDL.Nat32,
   'tokens' : IDL.Vec(IDL.Nat32),
 });
-export const Result_5 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
+export const Result_11 = IDL.Variant({
+  'Ok' : JobProgress,
+  'Err' : AgentError,
+});
+export const ListConversationsArgs = IDL.Record({
+  'after' : IDL.Opt(IDL.Text),
+  'limit' : IDL.Nat32,
+});
+export const ConversationPage = IDL.Record({
+  'next' : IDL.Opt(IDL.Text),
+  'conversations' : IDL.Vec(Conversation),
+});
+export const Result_12 = IDL.Variant({
+  'Ok' : ConversationPage,
+  'Err' : AgentError,
+});
+export const ListFactsArgs = IDL.Record({
+  'after' : IDL.Opt(IDL.Nat64),
+  'limit' : IDL.Nat32,
+});
+export const Fact = IDL.Record({
+  'id' : IDL.Nat64,
+  'text' : IDL.Text,
+  'has_vector' : IDL.Bool,
+  'time_ns' : IDL.Nat64,
+});
+export const FactPage = IDL.Record({
+  'next' : IDL.Opt(IDL.Nat64),
+  'facts' : IDL.Vec(Fact),
+});
+export const Result_13 = IDL.Variant({ 'Ok' : FactPage, 'Err' : AgentError });
 export const ListJobsArgs = IDL.Record({
   'after' : IDL.Opt(IDL.Nat64),
   'limit' : IDL.Nat32,
@@ -1600,7 +2892,15 @@ export const JobPage = IDL.Record({
   'jobs' : IDL.Vec(JobRecord),
   'next' : IDL.Opt(IDL.Nat64),
 });
-export const Result_6 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
+export const Result_14 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
+export const PaymentPage = IDL.Record({
+  'payments' : IDL.Vec(PaymentRecord),
+  'next' : IDL.Opt(IDL.Nat64),
+});
+export const Result_15 = IDL.Variant({
+  'Ok' : PaymentPage,
+  'Err' : AgentError,
+});
 export const ReceiptHead = IDL.Record({
   'hash' : IDL.Vec(IDL.Nat8),
   'sequence' : IDL.Nat64,
@@ -1610,10 +2910,80 @@ export const ReceiptPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'receipts' : IDL.Vec(Receipt),
 });
-export const Result_7 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
-export const Result_8 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
-export const Result_9 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
-export const Result_10 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
+export const Result_16 = IDL.Variant({
+  'Ok' : ReceiptPage,
+  'Err' : AgentError,
+});
+export const Result_17 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
+export const PayArgs = IDL.Record({
+  'to' : Account,
+  'key' : IDL.Text,
+  'memo' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  'ledger' : IDL.Principal,
+  'amount' : IDL.Nat,
+  'purpose' : IDL.Text,
+});
+export const NewFact = IDL.Record({
+  'text' : IDL.Text,
+  'vector' : IDL.Opt(IDL.Vec(IDL.Float32)),
+});
+export const RememberArgs = IDL.Record({
+  'encoder' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  'facts' : IDL.Vec(NewFact),
+});
+export const Result_18 = IDL.Variant({
+  'Ok' : IDL.Vec(Fact),
+  'Err' : AgentError,
+});
+export const Result_19 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
+export const Result_20 = IDL.Variant({ 'Ok' : IDL.Nat32, 'Err' : AgentError });
+export const SearchFactsArgs = IDL.Record({
+  'text' : IDL.Text,
+  'limit' : IDL.Nat32,
+  'vector' : IDL.Opt(IDL.Vec(IDL.Float32)),
+  'encoder' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+});
+export const SearchMethod = IDL.Variant({
+  'Lexical' : IDL.Null,
+  'InnerProduct' : IDL.Null,
+});
+export const FoundFact = IDL.Record({ 'fact' : Fact, 'score' : IDL.Float32 });
+export const FoundFacts = IDL.Record({
+  'method' : SearchMethod,
+  'instructions' : IDL.Nat64,
+  'compared' : IDL.Nat64,
+  'facts' : IDL.Vec(FoundFact),
+});
+export const Result_21 = IDL.Variant({ 'Ok' : FoundFacts, 'Err' : AgentError });
+export const SpendingLimits = IDL.Record({
+  'per_payment' : IDL.Nat,
+  'approval_above' : IDL.Nat,
+  'per_day' : IDL.Nat,
+});
+export const SetLedgerArgs = IDL.Record({
+  'ledger' : IDL.Principal,
+  'limits' : SpendingLimits,
+});
+export const WalletLedger = IDL.Record({
+  'day' : IDL.Nat64,
+  'fee' : IDL.Nat,
+  'decimals' : IDL.Nat8,
+  'spent' : IDL.Nat,
+  'ledger' : IDL.Principal,
+  'limits' : SpendingLimits,
+  'symbol' : IDL.Text,
+});
+export const Result_22 = IDL.Variant({
+  'Ok' : WalletLedger,
+  'Err' : AgentError,
+});
+export const MemoryUse = IDL.Record({
+  'encoder' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  'conversations' : IDL.Nat64,
+  'vectors' : IDL.Nat64,
+  'dimensions' : IDL.Nat32,
+  'facts' : IDL.Nat64,
+});
 export const LoadCounts = IDL.Record({
   'started_at_ns' : IDL.Opt(IDL.Nat64),
   'shards' : IDL.Nat32,
@@ -1638,15 +3008,18 @@ export const HeapUse = IDL.Record({
 });
 export const AgentStatus = IDL.Record({
   'in_heap' : IDL.Bool,
+  'memory' : MemoryUse,
   'owner' : IDL.Principal,
   'out_of_cycles' : IDL.Opt(CyclesShortage),
   'load_counts' : LoadCounts,
   'heap' : IDL.Opt(HeapUse),
   'jobs' : IDL.Nat64,
   'load' : LoadState,
+  'role' : IDL.Text,
   'version' : IDL.Text,
   'cycles' : IDL.Nat,
   'model_canister' : IDL.Principal,
+  'phase' : AgentPhase,
   'config' : AgentConfig,
   'model_id' : IDL.Vec(IDL.Nat8),
   'stable_bytes' : IDL.Nat64,
@@ -1655,7 +3028,7 @@ export const AgentStatus = IDL.Record({
   'paused' : IDL.Bool,
   'coordinator' : IDL.Opt(IDL.Principal),
 });
-export const Result_11 = IDL.Variant({
+export const Result_23 = IDL.Variant({
   'Ok' : AgentStatus,
   'Err' : AgentError,
 });
@@ -1668,32 +3041,90 @@ export const SubmitJobArgs = IDL.Record({
   'max_instructions' : IDL.Opt(IDL.Nat64),
   'params' : GenerationParams,
 });
+export const WalletAddress = IDL.Record({
+  'public_key' : IDL.Vec(IDL.Nat8),
+  'ethereum' : IDL.Text,
+  'key_name' : IDL.Text,
+});
+export const Wallet = IDL.Record({
+  'address' : IDL.Opt(WalletAddress),
+  'account' : Account,
+  'ledgers' : IDL.Vec(WalletLedger),
+  'open_payments' : IDL.Nat64,
+});
+export const Result_24 = IDL.Variant({ 'Ok' : Wallet, 'Err' : AgentError });
+export const Result_25 = IDL.Variant({
+  'Ok' : WalletAddress,
+  'Err' : AgentError,
+});
+export const WithdrawArgs = IDL.Record({
+  'key' : IDL.Text,
+  'subaccount' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  'ledger' : IDL.Principal,
+  'amount' : IDL.Opt(IDL.Nat),
+});
 
 export const idlService: IDL.ServiceClass = IDL.Service({
-  'cancel_job' : IDL.Func([IDL.Nat64], [Result], []),
-  'draft' : IDL.Func([DraftArgs], [Result_1], ['query']),
-  'embed' : IDL.Func([EmbedArgs], [Result_2], []),
-  'embed_draft' : IDL.Func([EmbedArgs], [Result_2], ['query']),
-  'get_job' : IDL.Func([IDL.Nat64], [Result], ['query']),
-  'get_prompt' : IDL.Func([IDL.Nat64], [Result_3], ['query']),
-  'get_receipt' : IDL.Func([ReceiptKey], [Result_4], ['query']),
-  'job_progress' : IDL.Func([JobProgressArgs], [Result_5], ['query']),
-  'list_jobs' : IDL.Func([ListJobsArgs], [Result_6], ['query']),
-  'list_receipts' : IDL.Func([ListJobsArgs], [Result_7], ['query']),
-  'load_model' : IDL.Func([], [Result_8], []),
-  'pause_job' : IDL.Func([IDL.Nat64], [Result], []),
-  'pause_queue' : IDL.Func([], [Result_9], []),
-  'resume_job' : IDL.Func([IDL.Nat64], [Result], []),
-  'resume_queue' : IDL.Func([], [Result_9], []),
-  'return_cycles' : IDL.Func([], [Result_10], []),
-  'set_coordinator' : IDL.Func([IDL.Opt(IDL.Principal)], [Result_9], []),
-  'status' : IDL.Func([], [Result_11], ['query']),
-  'submit_job' : IDL.Func([SubmitJobArgs], [Result], []),
+  'approve_payment' : IDL.Func([IDL.Nat64], [Result], []),
+  'cancel_job' : IDL.Func([IDL.Nat64], [Result_1], []),
+  'configure' : IDL.Func([AgentProfile], [Result_2], []),
+  'converse' : IDL.Func([ConverseArgs], [Result_3], []),
+  'draft' : IDL.Func([DraftArgs], [Result_4], ['query']),
+  'embed' : IDL.Func([EmbedArgs], [Result_5], []),
+  'embed_draft' : IDL.Func([EmbedArgs], [Result_5], ['query']),
+  'erase_memory' : IDL.Func([], [Result_2], []),
+  'export_memory' : IDL.Func([ExportMemoryArgs], [Result_6], ['query']),
+  'forget_conversation' : IDL.Func([IDL.Text], [Result_2], []),
+  'forget_fact' : IDL.Func([IDL.Nat64], [Result_2], []),
+  'get_conversation' : IDL.Func([GetConversationArgs], [Result_7], ['query']),
+  'get_job' : IDL.Func([IDL.Nat64], [Result_1], ['query']),
+  'get_payment' : IDL.Func([IDL.Nat64], [Result], ['query']),
+  'get_profile' : IDL.Func([], [Result_8], ['query']),
+  'get_prompt' : IDL.Func([IDL.Nat64], [Result_9], ['query']),
+  'get_receipt' : IDL.Func([ReceiptKey], [Result_10], ['query']),
+  'job_progress' : IDL.Func([JobProgressArgs], [Result_11], ['query']),
+  'list_conversations' : IDL.Func(
+      [ListConversationsArgs],
+      [Result_12],
+      ['query'],
+    ),
+  'list_facts' : IDL.Func([ListFactsArgs], [Result_13], ['query']),
+  'list_jobs' : IDL.Func([ListJobsArgs], [Result_14], ['query']),
+  'list_payments' : IDL.Func([ListJobsArgs], [Result_15], ['query']),
+  'list_receipts' : IDL.Func([ListJobsArgs], [Result_16], ['query']),
+  'load_model' : IDL.Func([], [Result_17], []),
+  'pause_job' : IDL.Func([IDL.Nat64], [Result_1], []),
+  'pause_queue' : IDL.Func([], [Result_2], []),
+  'pay' : IDL.Func([PayArgs], [Result], []),
+  'reject_payment' : IDL.Func([IDL.Nat64], [Result], []),
+  'remember' : IDL.Func([RememberArgs], [Result_18], []),
+  'remove_ledger' : IDL.Func([IDL.Principal], [Result_2], []),
+  'resume_job' : IDL.Func([IDL.Nat64], [Result_1], []),
+  'resume_queue' : IDL.Func([], [Result_2], []),
+  'return_cycles' : IDL.Func([], [Result_19], []),
+  'return_funds' : IDL.Func([], [Result_20], []),
+  'search_facts' : IDL.Func([SearchFactsArgs], [Result_21], ['query']),
+  'set_coordinator' : IDL.Func([IDL.Opt(IDL.Principal)], [Result_2], []),
+  'set_ledger' : IDL.Func([SetLedgerArgs], [Result_22], []),
+  'set_phase' : IDL.Func([AgentPhase], [Result_2], []),
+  'status' : IDL.Func([], [Result_23], ['query']),
+  'submit_job' : IDL.Func([SubmitJobArgs], [Result_1], []),
+  'wallet' : IDL.Func([], [Result_24], ['query']),
+  'wallet_address' : IDL.Func([], [Result_25], []),
+  'withdraw' : IDL.Func([WithdrawArgs], [Result], []),
 });
 
 export const idlInitArgs: IDL.Type[] = [AgentInitArgs];
 
 export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
+  const AgentPhase = IDL.Variant({
+    'Paused' : IDL.Null,
+    'Staged' : IDL.Null,
+    'Active' : IDL.Null,
+    'Deprecated' : IDL.Null,
+    'Archived' : IDL.Null,
+    'Registered' : IDL.Null,
+  });
   const AgentConfig = IDL.Record({
     'batch_width' : IDL.Opt(IDL.Nat32),
     'cache_seconds' : IDL.Opt(IDL.Nat64),
@@ -1701,13 +3132,84 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'heap_bytes' : IDL.Opt(IDL.Nat64),
     'slice_instructions' : IDL.Nat64,
   });
+  const WhenFull = IDL.Variant({
+    'LeaveOut' : IDL.Null,
+    'Summarise' : IDL.Null,
+  });
+  const MemoryPolicy = IDL.Record({
+    'recalled_facts' : IDL.Nat32,
+    'context_bytes' : IDL.Opt(IDL.Nat32),
+    'when_full' : WhenFull,
+  });
+  const ContextPolicy = IDL.Variant({
+    'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+    'Stop' : IDL.Null,
+  });
+  const LogitBias = IDL.Record({ 'token' : IDL.Nat32, 'bias' : IDL.Float32 });
+  const GenerationParams = IDL.Record({
+    'min_p' : IDL.Opt(IDL.Float32),
+    'top_k' : IDL.Opt(IDL.Nat32),
+    'top_p' : IDL.Opt(IDL.Float32),
+    'temperature' : IDL.Float32,
+    'seed' : IDL.Nat64,
+    'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+    'repetition_window' : IDL.Opt(IDL.Nat32),
+    'max_tokens' : IDL.Nat32,
+    'when_full' : IDL.Opt(ContextPolicy),
+    'repetition_penalty' : IDL.Opt(IDL.Float32),
+    'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
+  });
+  const AgentProfile = IDL.Record({
+    'memory' : IDL.Opt(MemoryPolicy),
+    'capabilities' : IDL.Vec(IDL.Text),
+    'role' : IDL.Text,
+    'instructions' : IDL.Text,
+    'params' : IDL.Opt(GenerationParams),
+  });
   const AgentInitArgs = IDL.Record({
     'owner' : IDL.Principal,
     'model_canister' : IDL.Principal,
+    'phase' : IDL.Opt(AgentPhase),
     'config' : AgentConfig,
     'model_id' : IDL.Vec(IDL.Nat8),
+    'profile' : IDL.Opt(AgentProfile),
     'coordinator' : IDL.Opt(IDL.Principal),
   });
+  const Account = IDL.Record({
+    'owner' : IDL.Principal,
+    'subaccount' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  });
+  const PaymentKind = IDL.Variant({
+    'Withdrawal' : IDL.Null,
+    'Payment' : IDL.Null,
+  });
+  const PaymentState = IDL.Variant({
+    'Failed' : IDL.Record({ 'reason' : IDL.Text }),
+    'Done' : IDL.Record({ 'block' : IDL.Nat64 }),
+    'Ready' : IDL.Null,
+    'Rejected' : IDL.Null,
+    'Unknown' : IDL.Record({ 'reason' : IDL.Text }),
+    'AwaitingApproval' : IDL.Null,
+    'Submitted' : IDL.Null,
+  });
+  const PaymentRecord = IDL.Record({
+    'id' : IDL.Nat64,
+    'to' : Account,
+    'fee' : IDL.Nat,
+    'key' : IDL.Text,
+    'kind' : PaymentKind,
+    'memo' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+    'attempts' : IDL.Nat32,
+    'created_at_ns' : IDL.Opt(IDL.Nat64),
+    'state' : PaymentState,
+    'ledger' : IDL.Principal,
+    'caller' : IDL.Principal,
+    'requested_at_ns' : IDL.Nat64,
+    'ended_at_ns' : IDL.Opt(IDL.Nat64),
+    'amount' : IDL.Nat,
+    'purpose' : IDL.Text,
+  });
+  const FieldError = IDL.Record({ 'field' : IDL.Text, 'reason' : IDL.Text });
   const ModelStatus = IDL.Variant({
     'Active' : IDL.Null,
     'Deprecated' : IDL.Null,
@@ -1736,6 +3238,78 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'ChatTemplate' : IDL.Record({ 'reason' : IDL.Text }),
     'NoDecoder' : IDL.Null,
   });
+  const LoadState = IDL.Variant({
+    'Failed' : IDL.Record({ 'reason' : LoadError }),
+    'NotLoaded' : IDL.Null,
+    'Loaded' : IDL.Null,
+    'Loading' : IDL.Null,
+  });
+  const AgentOperation = IDL.Variant({
+    'Pay' : IDL.Null,
+    'Withdraw' : IDL.Null,
+    'Erase' : IDL.Null,
+    'Approve' : IDL.Null,
+    'Load' : IDL.Null,
+    'Read' : IDL.Null,
+    'Return' : IDL.Null,
+    'Inspect' : IDL.Null,
+    'Configure' : IDL.Null,
+    'Schedule' : IDL.Null,
+    'Advance' : IDL.Null,
+    'Remember' : IDL.Null,
+    'Submit' : IDL.Null,
+    'Cancel' : IDL.Null,
+  });
+  const AgentError = IDL.Variant({
+    'FundsRemain' : IDL.Record({
+      'ledger' : IDL.Principal,
+      'reason' : IDL.Text,
+    }),
+    'JobOpen' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+    'NoReceipt' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+    'TextTooLong' : IDL.Record({ 'tokens' : IDL.Nat32, 'index' : IDL.Nat32 }),
+    'UnknownConversation' : IDL.Record({ 'name' : IDL.Text }),
+    'UnknownPayment' : IDL.Record({ 'payment' : IDL.Nat64 }),
+    'OpenPayments' : IDL.Record({ 'payments' : IDL.Nat64 }),
+    'KeyReused' : IDL.Record({
+      'key' : IDL.Text,
+      'field' : IDL.Text,
+      'job_id' : IDL.Nat64,
+    }),
+    'NoSuchStep' : IDL.Record({ 'next' : AgentPhase, 'phase' : AgentPhase }),
+    'QueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
+    'InvalidField' : FieldError,
+    'UnknownReceipt' : IDL.Record({ 'sequence' : IDL.Nat64 }),
+    'UnknownJob' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+    'Draft' : JobFailure,
+    'NotLoaded' : IDL.Record({ 'load' : LoadState }),
+    'WrongPhase' : IDL.Record({
+      'operation' : AgentOperation,
+      'phase' : AgentPhase,
+    }),
+    'NoAddress' : IDL.Record({ 'reason' : IDL.Text }),
+    'TooManyLedgers' : IDL.Record({ 'ledgers' : IDL.Nat64 }),
+    'TooManyPayments' : IDL.Record({ 'payments' : IDL.Nat64 }),
+    'NoEncoder' : IDL.Null,
+    'Unauthorized' : IDL.Null,
+    'UnknownLedger' : IDL.Record({ 'ledger' : IDL.Principal }),
+    'NotInHeap' : IDL.Null,
+    'TooManyConversations' : IDL.Record({ 'conversations' : IDL.Nat64 }),
+    'LedgerUnavailable' : IDL.Record({
+      'ledger' : IDL.Principal,
+      'reason' : IDL.Text,
+    }),
+    'OpenJobs' : IDL.Record({ 'jobs' : IDL.Nat64 }),
+    'JobEnded' : IDL.Record({ 'job_id' : IDL.Nat64 }),
+    'CallerQueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
+    'MemoryFull' : IDL.Record({ 'facts' : IDL.Nat64 }),
+    'LimitExceeded' : IDL.Record({
+      'requested' : IDL.Nat,
+      'limit' : IDL.Text,
+      'available' : IDL.Nat,
+    }),
+  });
+  const Result = IDL.Variant({ 'Ok' : PaymentRecord, 'Err' : AgentError });
   const CyclesShortage = IDL.Record({
     'balance' : IDL.Nat,
     'needed' : IDL.Nat,
@@ -1771,24 +3345,6 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'reused_tokens' : IDL.Opt(IDL.Nat32),
     'generated_tokens' : IDL.Nat32,
   });
-  const ContextPolicy = IDL.Variant({
-    'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
-    'Stop' : IDL.Null,
-  });
-  const LogitBias = IDL.Record({ 'token' : IDL.Nat32, 'bias' : IDL.Float32 });
-  const GenerationParams = IDL.Record({
-    'min_p' : IDL.Opt(IDL.Float32),
-    'top_k' : IDL.Opt(IDL.Nat32),
-    'top_p' : IDL.Opt(IDL.Float32),
-    'temperature' : IDL.Float32,
-    'seed' : IDL.Nat64,
-    'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
-    'repetition_window' : IDL.Opt(IDL.Nat32),
-    'max_tokens' : IDL.Nat32,
-    'when_full' : IDL.Opt(ContextPolicy),
-    'repetition_penalty' : IDL.Opt(IDL.Float32),
-    'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
-  });
   const JobRecord = IDL.Record({
     'key' : IDL.Opt(IDL.Text),
     'submitted_at_ns' : IDL.Nat64,
@@ -1805,35 +3361,26 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'max_instructions' : IDL.Opt(IDL.Nat64),
     'params' : GenerationParams,
   });
-  const FieldError = IDL.Record({ 'field' : IDL.Text, 'reason' : IDL.Text });
-  const LoadState = IDL.Variant({
-    'Failed' : IDL.Record({ 'reason' : LoadError }),
-    'NotLoaded' : IDL.Null,
-    'Loaded' : IDL.Null,
-    'Loading' : IDL.Null,
+  const Result_1 = IDL.Variant({ 'Ok' : JobRecord, 'Err' : AgentError });
+  const Result_2 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
+  const ConverseArgs = IDL.Record({
+    'key' : IDL.Text,
+    'conversation' : IDL.Text,
+    'message' : IDL.Text,
+    'priority' : IDL.Opt(Priority),
   });
-  const AgentError = IDL.Variant({
-    'JobOpen' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-    'NoReceipt' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-    'TextTooLong' : IDL.Record({ 'tokens' : IDL.Nat32, 'index' : IDL.Nat32 }),
-    'KeyReused' : IDL.Record({
-      'key' : IDL.Text,
-      'field' : IDL.Text,
-      'job_id' : IDL.Nat64,
-    }),
-    'QueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
-    'InvalidField' : FieldError,
-    'UnknownReceipt' : IDL.Record({ 'sequence' : IDL.Nat64 }),
-    'UnknownJob' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-    'Draft' : JobFailure,
-    'NotLoaded' : IDL.Record({ 'load' : LoadState }),
-    'NoEncoder' : IDL.Null,
-    'Unauthorized' : IDL.Null,
-    'NotInHeap' : IDL.Null,
-    'JobEnded' : IDL.Record({ 'job_id' : IDL.Nat64 }),
-    'CallerQueueFull' : IDL.Record({ 'open_jobs' : IDL.Nat64 }),
+  const Turn = IDL.Record({
+    'key' : IDL.Text,
+    'turns_in_prompt' : IDL.Nat32,
+    'facts_in_prompt' : IDL.Vec(IDL.Nat64),
+    'answer' : IDL.Opt(IDL.Text),
+    'job_id' : IDL.Nat64,
+    'message' : IDL.Text,
+    'index' : IDL.Nat32,
+    'time_ns' : IDL.Nat64,
+    'failed' : IDL.Bool,
   });
-  const Result = IDL.Variant({ 'Ok' : JobRecord, 'Err' : AgentError });
+  const Result_3 = IDL.Variant({ 'Ok' : Turn, 'Err' : AgentError });
   const DraftArgs = IDL.Record({
     'job_id' : IDL.Nat64,
     'max_tokens' : IDL.Opt(IDL.Nat32),
@@ -1847,7 +3394,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'finished' : IDL.Opt(FinishReason),
     'first_token' : IDL.Nat32,
   });
-  const Result_1 = IDL.Variant({ 'Ok' : Draft, 'Err' : AgentError });
+  const Result_4 = IDL.Variant({ 'Ok' : Draft, 'Err' : AgentError });
   const EmbedArgs = IDL.Record({ 'texts' : IDL.Vec(IDL.Text) });
   const Embedding = IDL.Record({
     'tokens' : IDL.Nat32,
@@ -1858,7 +3405,37 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'model_id' : IDL.Vec(IDL.Nat8),
     'embeddings' : IDL.Vec(Embedding),
   });
-  const Result_2 = IDL.Variant({ 'Ok' : Embeddings, 'Err' : AgentError });
+  const Result_5 = IDL.Variant({ 'Ok' : Embeddings, 'Err' : AgentError });
+  const ExportCursor = IDL.Variant({
+    'Facts' : IDL.Nat64,
+    'Turns' : IDL.Tuple(IDL.Text, IDL.Nat32),
+  });
+  const ExportMemoryArgs = IDL.Record({ 'after' : IDL.Opt(ExportCursor) });
+  const ExportedMemory = IDL.Record({
+    'next' : IDL.Opt(ExportCursor),
+    'lines' : IDL.Text,
+  });
+  const Result_6 = IDL.Variant({ 'Ok' : ExportedMemory, 'Err' : AgentError });
+  const GetConversationArgs = IDL.Record({
+    'after' : IDL.Opt(IDL.Nat32),
+    'name' : IDL.Text,
+    'limit' : IDL.Nat32,
+  });
+  const Conversation = IDL.Record({
+    'turns' : IDL.Nat32,
+    'summary_job' : IDL.Opt(IDL.Nat64),
+    'begun_at_ns' : IDL.Nat64,
+    'name' : IDL.Text,
+    'summary' : IDL.Opt(IDL.Text),
+    'summarised' : IDL.Nat32,
+  });
+  const TurnPage = IDL.Record({
+    'turns' : IDL.Vec(Turn),
+    'next' : IDL.Opt(IDL.Nat32),
+    'conversation' : Conversation,
+  });
+  const Result_7 = IDL.Variant({ 'Ok' : TurnPage, 'Err' : AgentError });
+  const Result_8 = IDL.Variant({ 'Ok' : AgentProfile, 'Err' : AgentError });
   const ChatRole = IDL.Variant({
     'System' : IDL.Null,
     'Tool' : IDL.Null,
@@ -1871,7 +3448,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'job_id' : IDL.Nat64,
     'prompt' : IDL.Text,
   });
-  const Result_3 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
+  const Result_9 = IDL.Variant({ 'Ok' : JobPrompt, 'Err' : AgentError });
   const ReceiptKey = IDL.Variant({ 'Job' : IDL.Nat64, 'Sequence' : IDL.Nat64 });
   const Outcome = IDL.Variant({
     'Failed' : IDL.Record({ 'reason' : JobFailure }),
@@ -1906,7 +3483,10 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'hash' : IDL.Vec(IDL.Nat8),
     'witness' : IDL.Vec(IDL.Nat8),
   });
-  const Result_4 = IDL.Variant({ 'Ok' : CertifiedReceipt, 'Err' : AgentError });
+  const Result_10 = IDL.Variant({
+    'Ok' : CertifiedReceipt,
+    'Err' : AgentError,
+  });
   const JobProgressArgs = IDL.Record({
     'after_token' : IDL.Nat32,
     'job_id' : IDL.Nat64,
@@ -1917,7 +3497,34 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next_token' : IDL.Nat32,
     'tokens' : IDL.Vec(IDL.Nat32),
   });
-  const Result_5 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
+  const Result_11 = IDL.Variant({ 'Ok' : JobProgress, 'Err' : AgentError });
+  const ListConversationsArgs = IDL.Record({
+    'after' : IDL.Opt(IDL.Text),
+    'limit' : IDL.Nat32,
+  });
+  const ConversationPage = IDL.Record({
+    'next' : IDL.Opt(IDL.Text),
+    'conversations' : IDL.Vec(Conversation),
+  });
+  const Result_12 = IDL.Variant({
+    'Ok' : ConversationPage,
+    'Err' : AgentError,
+  });
+  const ListFactsArgs = IDL.Record({
+    'after' : IDL.Opt(IDL.Nat64),
+    'limit' : IDL.Nat32,
+  });
+  const Fact = IDL.Record({
+    'id' : IDL.Nat64,
+    'text' : IDL.Text,
+    'has_vector' : IDL.Bool,
+    'time_ns' : IDL.Nat64,
+  });
+  const FactPage = IDL.Record({
+    'next' : IDL.Opt(IDL.Nat64),
+    'facts' : IDL.Vec(Fact),
+  });
+  const Result_13 = IDL.Variant({ 'Ok' : FactPage, 'Err' : AgentError });
   const ListJobsArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -1926,7 +3533,12 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'jobs' : IDL.Vec(JobRecord),
     'next' : IDL.Opt(IDL.Nat64),
   });
-  const Result_6 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
+  const Result_14 = IDL.Variant({ 'Ok' : JobPage, 'Err' : AgentError });
+  const PaymentPage = IDL.Record({
+    'payments' : IDL.Vec(PaymentRecord),
+    'next' : IDL.Opt(IDL.Nat64),
+  });
+  const Result_15 = IDL.Variant({ 'Ok' : PaymentPage, 'Err' : AgentError });
   const ReceiptHead = IDL.Record({
     'hash' : IDL.Vec(IDL.Nat8),
     'sequence' : IDL.Nat64,
@@ -1936,10 +3548,71 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'receipts' : IDL.Vec(Receipt),
   });
-  const Result_7 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
-  const Result_8 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
-  const Result_9 = IDL.Variant({ 'Ok' : IDL.Null, 'Err' : AgentError });
-  const Result_10 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
+  const Result_16 = IDL.Variant({ 'Ok' : ReceiptPage, 'Err' : AgentError });
+  const Result_17 = IDL.Variant({ 'Ok' : LoadState, 'Err' : AgentError });
+  const PayArgs = IDL.Record({
+    'to' : Account,
+    'key' : IDL.Text,
+    'memo' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+    'ledger' : IDL.Principal,
+    'amount' : IDL.Nat,
+    'purpose' : IDL.Text,
+  });
+  const NewFact = IDL.Record({
+    'text' : IDL.Text,
+    'vector' : IDL.Opt(IDL.Vec(IDL.Float32)),
+  });
+  const RememberArgs = IDL.Record({
+    'encoder' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+    'facts' : IDL.Vec(NewFact),
+  });
+  const Result_18 = IDL.Variant({ 'Ok' : IDL.Vec(Fact), 'Err' : AgentError });
+  const Result_19 = IDL.Variant({ 'Ok' : IDL.Nat, 'Err' : AgentError });
+  const Result_20 = IDL.Variant({ 'Ok' : IDL.Nat32, 'Err' : AgentError });
+  const SearchFactsArgs = IDL.Record({
+    'text' : IDL.Text,
+    'limit' : IDL.Nat32,
+    'vector' : IDL.Opt(IDL.Vec(IDL.Float32)),
+    'encoder' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+  });
+  const SearchMethod = IDL.Variant({
+    'Lexical' : IDL.Null,
+    'InnerProduct' : IDL.Null,
+  });
+  const FoundFact = IDL.Record({ 'fact' : Fact, 'score' : IDL.Float32 });
+  const FoundFacts = IDL.Record({
+    'method' : SearchMethod,
+    'instructions' : IDL.Nat64,
+    'compared' : IDL.Nat64,
+    'facts' : IDL.Vec(FoundFact),
+  });
+  const Result_21 = IDL.Variant({ 'Ok' : FoundFacts, 'Err' : AgentError });
+  const SpendingLimits = IDL.Record({
+    'per_payment' : IDL.Nat,
+    'approval_above' : IDL.Nat,
+    'per_day' : IDL.Nat,
+  });
+  const SetLedgerArgs = IDL.Record({
+    'ledger' : IDL.Principal,
+    'limits' : SpendingLimits,
+  });
+  const WalletLedger = IDL.Record({
+    'day' : IDL.Nat64,
+    'fee' : IDL.Nat,
+    'decimals' : IDL.Nat8,
+    'spent' : IDL.Nat,
+    'ledger' : IDL.Principal,
+    'limits' : SpendingLimits,
+    'symbol' : IDL.Text,
+  });
+  const Result_22 = IDL.Variant({ 'Ok' : WalletLedger, 'Err' : AgentError });
+  const MemoryUse = IDL.Record({
+    'encoder' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+    'conversations' : IDL.Nat64,
+    'vectors' : IDL.Nat64,
+    'dimensions' : IDL.Nat32,
+    'facts' : IDL.Nat64,
+  });
   const LoadCounts = IDL.Record({
     'started_at_ns' : IDL.Opt(IDL.Nat64),
     'shards' : IDL.Nat32,
@@ -1964,15 +3637,18 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   });
   const AgentStatus = IDL.Record({
     'in_heap' : IDL.Bool,
+    'memory' : MemoryUse,
     'owner' : IDL.Principal,
     'out_of_cycles' : IDL.Opt(CyclesShortage),
     'load_counts' : LoadCounts,
     'heap' : IDL.Opt(HeapUse),
     'jobs' : IDL.Nat64,
     'load' : LoadState,
+    'role' : IDL.Text,
     'version' : IDL.Text,
     'cycles' : IDL.Nat,
     'model_canister' : IDL.Principal,
+    'phase' : AgentPhase,
     'config' : AgentConfig,
     'model_id' : IDL.Vec(IDL.Nat8),
     'stable_bytes' : IDL.Nat64,
@@ -1981,7 +3657,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'paused' : IDL.Bool,
     'coordinator' : IDL.Opt(IDL.Principal),
   });
-  const Result_11 = IDL.Variant({ 'Ok' : AgentStatus, 'Err' : AgentError });
+  const Result_23 = IDL.Variant({ 'Ok' : AgentStatus, 'Err' : AgentError });
   const SubmitJobArgs = IDL.Record({
     'key' : IDL.Opt(IDL.Text),
     'messages' : IDL.Opt(IDL.Vec(ChatMessage)),
@@ -1991,31 +3667,86 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'max_instructions' : IDL.Opt(IDL.Nat64),
     'params' : GenerationParams,
   });
+  const WalletAddress = IDL.Record({
+    'public_key' : IDL.Vec(IDL.Nat8),
+    'ethereum' : IDL.Text,
+    'key_name' : IDL.Text,
+  });
+  const Wallet = IDL.Record({
+    'address' : IDL.Opt(WalletAddress),
+    'account' : Account,
+    'ledgers' : IDL.Vec(WalletLedger),
+    'open_payments' : IDL.Nat64,
+  });
+  const Result_24 = IDL.Variant({ 'Ok' : Wallet, 'Err' : AgentError });
+  const Result_25 = IDL.Variant({ 'Ok' : WalletAddress, 'Err' : AgentError });
+  const WithdrawArgs = IDL.Record({
+    'key' : IDL.Text,
+    'subaccount' : IDL.Opt(IDL.Vec(IDL.Nat8)),
+    'ledger' : IDL.Principal,
+    'amount' : IDL.Opt(IDL.Nat),
+  });
   
   return IDL.Service({
-    'cancel_job' : IDL.Func([IDL.Nat64], [Result], []),
-    'draft' : IDL.Func([DraftArgs], [Result_1], ['query']),
-    'embed' : IDL.Func([EmbedArgs], [Result_2], []),
-    'embed_draft' : IDL.Func([EmbedArgs], [Result_2], ['query']),
-    'get_job' : IDL.Func([IDL.Nat64], [Result], ['query']),
-    'get_prompt' : IDL.Func([IDL.Nat64], [Result_3], ['query']),
-    'get_receipt' : IDL.Func([ReceiptKey], [Result_4], ['query']),
-    'job_progress' : IDL.Func([JobProgressArgs], [Result_5], ['query']),
-    'list_jobs' : IDL.Func([ListJobsArgs], [Result_6], ['query']),
-    'list_receipts' : IDL.Func([ListJobsArgs], [Result_7], ['query']),
-    'load_model' : IDL.Func([], [Result_8], []),
-    'pause_job' : IDL.Func([IDL.Nat64], [Result], []),
-    'pause_queue' : IDL.Func([], [Result_9], []),
-    'resume_job' : IDL.Func([IDL.Nat64], [Result], []),
-    'resume_queue' : IDL.Func([], [Result_9], []),
-    'return_cycles' : IDL.Func([], [Result_10], []),
-    'set_coordinator' : IDL.Func([IDL.Opt(IDL.Principal)], [Result_9], []),
-    'status' : IDL.Func([], [Result_11], ['query']),
-    'submit_job' : IDL.Func([SubmitJobArgs], [Result], []),
+    'approve_payment' : IDL.Func([IDL.Nat64], [Result], []),
+    'cancel_job' : IDL.Func([IDL.Nat64], [Result_1], []),
+    'configure' : IDL.Func([AgentProfile], [Result_2], []),
+    'converse' : IDL.Func([ConverseArgs], [Result_3], []),
+    'draft' : IDL.Func([DraftArgs], [Result_4], ['query']),
+    'embed' : IDL.Func([EmbedArgs], [Result_5], []),
+    'embed_draft' : IDL.Func([EmbedArgs], [Result_5], ['query']),
+    'erase_memory' : IDL.Func([], [Result_2], []),
+    'export_memory' : IDL.Func([ExportMemoryArgs], [Result_6], ['query']),
+    'forget_conversation' : IDL.Func([IDL.Text], [Result_2], []),
+    'forget_fact' : IDL.Func([IDL.Nat64], [Result_2], []),
+    'get_conversation' : IDL.Func([GetConversationArgs], [Result_7], ['query']),
+    'get_job' : IDL.Func([IDL.Nat64], [Result_1], ['query']),
+    'get_payment' : IDL.Func([IDL.Nat64], [Result], ['query']),
+    'get_profile' : IDL.Func([], [Result_8], ['query']),
+    'get_prompt' : IDL.Func([IDL.Nat64], [Result_9], ['query']),
+    'get_receipt' : IDL.Func([ReceiptKey], [Result_10], ['query']),
+    'job_progress' : IDL.Func([JobProgressArgs], [Result_11], ['query']),
+    'list_conversations' : IDL.Func(
+        [ListConversationsArgs],
+        [Result_12],
+        ['query'],
+      ),
+    'list_facts' : IDL.Func([ListFactsArgs], [Result_13], ['query']),
+    'list_jobs' : IDL.Func([ListJobsArgs], [Result_14], ['query']),
+    'list_payments' : IDL.Func([ListJobsArgs], [Result_15], ['query']),
+    'list_receipts' : IDL.Func([ListJobsArgs], [Result_16], ['query']),
+    'load_model' : IDL.Func([], [Result_17], []),
+    'pause_job' : IDL.Func([IDL.Nat64], [Result_1], []),
+    'pause_queue' : IDL.Func([], [Result_2], []),
+    'pay' : IDL.Func([PayArgs], [Result], []),
+    'reject_payment' : IDL.Func([IDL.Nat64], [Result], []),
+    'remember' : IDL.Func([RememberArgs], [Result_18], []),
+    'remove_ledger' : IDL.Func([IDL.Principal], [Result_2], []),
+    'resume_job' : IDL.Func([IDL.Nat64], [Result_1], []),
+    'resume_queue' : IDL.Func([], [Result_2], []),
+    'return_cycles' : IDL.Func([], [Result_19], []),
+    'return_funds' : IDL.Func([], [Result_20], []),
+    'search_facts' : IDL.Func([SearchFactsArgs], [Result_21], ['query']),
+    'set_coordinator' : IDL.Func([IDL.Opt(IDL.Principal)], [Result_2], []),
+    'set_ledger' : IDL.Func([SetLedgerArgs], [Result_22], []),
+    'set_phase' : IDL.Func([AgentPhase], [Result_2], []),
+    'status' : IDL.Func([], [Result_23], ['query']),
+    'submit_job' : IDL.Func([SubmitJobArgs], [Result_1], []),
+    'wallet' : IDL.Func([], [Result_24], ['query']),
+    'wallet_address' : IDL.Func([], [Result_25], []),
+    'withdraw' : IDL.Func([WithdrawArgs], [Result], []),
   });
 };
 
 export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
+  const AgentPhase = IDL.Variant({
+    'Paused' : IDL.Null,
+    'Staged' : IDL.Null,
+    'Active' : IDL.Null,
+    'Deprecated' : IDL.Null,
+    'Archived' : IDL.Null,
+    'Registered' : IDL.Null,
+  });
   const AgentConfig = IDL.Record({
     'batch_width' : IDL.Opt(IDL.Nat32),
     'cache_seconds' : IDL.Opt(IDL.Nat64),
@@ -2023,11 +3754,47 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
     'heap_bytes' : IDL.Opt(IDL.Nat64),
     'slice_instructions' : IDL.Nat64,
   });
+  const WhenFull = IDL.Variant({
+    'LeaveOut' : IDL.Null,
+    'Summarise' : IDL.Null,
+  });
+  const MemoryPolicy = IDL.Record({
+    'recalled_facts' : IDL.Nat32,
+    'context_bytes' : IDL.Opt(IDL.Nat32),
+    'when_full' : WhenFull,
+  });
+  const ContextPolicy = IDL.Variant({
+    'Shift' : IDL.Record({ 'keep' : IDL.Nat32 }),
+    'Stop' : IDL.Null,
+  });
+  const LogitBias = IDL.Record({ 'token' : IDL.Nat32, 'bias' : IDL.Float32 });
+  const GenerationParams = IDL.Record({
+    'min_p' : IDL.Opt(IDL.Float32),
+    'top_k' : IDL.Opt(IDL.Nat32),
+    'top_p' : IDL.Opt(IDL.Float32),
+    'temperature' : IDL.Float32,
+    'seed' : IDL.Nat64,
+    'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+    'repetition_window' : IDL.Opt(IDL.Nat32),
+    'max_tokens' : IDL.Nat32,
+    'when_full' : IDL.Opt(ContextPolicy),
+    'repetition_penalty' : IDL.Opt(IDL.Float32),
+    'logit_bias' : IDL.Opt(IDL.Vec(LogitBias)),
+  });
+  const AgentProfile = IDL.Record({
+    'memory' : IDL.Opt(MemoryPolicy),
+    'capabilities' : IDL.Vec(IDL.Text),
+    'role' : IDL.Text,
+    'instructions' : IDL.Text,
+    'params' : IDL.Opt(GenerationParams),
+  });
   const AgentInitArgs = IDL.Record({
     'owner' : IDL.Principal,
     'model_canister' : IDL.Principal,
+    'phase' : IDL.Opt(AgentPhase),
     'config' : AgentConfig,
     'model_id' : IDL.Vec(IDL.Nat8),
+    'profile' : IDL.Opt(AgentProfile),
     'coordinator' : IDL.Opt(IDL.Principal),
   });
   

@@ -951,11 +951,6 @@ export type EventKind = {
      */
     'Reserved' : {
       /**
-       * The class of the owner's subscription, by which the project's jobs have their place in agents' queues; absent where there is
-       * no `econ`.
-       */
-      'rate_class' : [] | [RateClass],
-      /**
        * Which one.
        */
       'quota' : QuotaKind,
@@ -2032,27 +2027,6 @@ export type QuotaKind = {
     'Creations' : null
   };
 /**
- * How urgently an account's work is treated, and how often it may call.
- */
-export type RateClass = {
-    /**
-     * Before Priority.
-     */
-    'Premium' : null
-  } |
-  {
-    /**
-     * Before Standard.
-     */
-    'Priority' : null
-  } |
-  {
-    /**
-     * The slowest class.
-     */
-    'Standard' : null
-  };
-/**
  * Argument of `rate_task`.
  */
 export interface RateTaskArgs {
@@ -3126,11 +3100,6 @@ export const CallKind = IDL.Variant({
   'Submit' : IDL.Record({ 'attempt' : IDL.Nat32, 'task' : IDL.Nat32 }),
   'Close' : IDL.Record({ 'attempt' : IDL.Nat32, 'task' : IDL.Nat32 }),
 });
-export const RateClass = IDL.Variant({
-  'Premium' : IDL.Null,
-  'Priority' : IDL.Null,
-  'Standard' : IDL.Null,
-});
 export const Party = IDL.Variant({
   'Agent' : IDL.Text,
   'Owner' : IDL.Null,
@@ -3186,7 +3155,6 @@ export const EventKind = IDL.Variant({
     'reason' : IDL.Text,
   }),
   'Reserved' : IDL.Record({
-    'rate_class' : IDL.Opt(RateClass),
     'quota' : QuotaKind,
     'reservation' : IDL.Opt(IDL.Nat64),
   }),
@@ -3801,11 +3769,6 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'Submit' : IDL.Record({ 'attempt' : IDL.Nat32, 'task' : IDL.Nat32 }),
     'Close' : IDL.Record({ 'attempt' : IDL.Nat32, 'task' : IDL.Nat32 }),
   });
-  const RateClass = IDL.Variant({
-    'Premium' : IDL.Null,
-    'Priority' : IDL.Null,
-    'Standard' : IDL.Null,
-  });
   const Party = IDL.Variant({
     'Agent' : IDL.Text,
     'Owner' : IDL.Null,
@@ -3861,7 +3824,6 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
       'reason' : IDL.Text,
     }),
     'Reserved' : IDL.Record({
-      'rate_class' : IDL.Opt(RateClass),
       'quota' : QuotaKind,
       'reservation' : IDL.Opt(IDL.Nat64),
     }),

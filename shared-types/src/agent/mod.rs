@@ -8,12 +8,20 @@
 //!
 //! A job that has ended has a receipt ([`crate::receipt`]), by which anybody who has the model can compute it again.
 
+pub mod memory;
+pub mod phase;
+pub mod profile;
+pub mod wallet;
+
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use candid::{CandidType, Principal};
 use serde::{Deserialize, Serialize};
 
+use self::memory::MemoryUse;
+use self::phase::{AgentOperation, AgentPhase};
+use self::profile::AgentProfile;
 use crate::digest::ModelId;
 use crate::field::FieldError;
 use crate::lifecycle::ModelStatus;
@@ -95,7 +103,7 @@ pub const MIN_SLICE_INSTRUCTIONS: u64 = 50_000_000;
 pub const MAX_SLICE_INSTRUCTIONS: u64 = 38_000_000_000;
 
 /// Argument of the canister's installation.
-#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct AgentInitArgs {
     /// Whom the agent obeys.
     pub owner: Principal,
@@ -108,6 +116,12 @@ pub struct AgentInitArgs {
     /// Who may submit jobs beside the owner, and read and cancel those; see `set_coordinator`.
     #[serde(default)]
     pub coordinator: Option<Principal>,
+    /// What the agent is for; absent: nothing is said.
+    #[serde(default)]
+    pub profile: Option<AgentProfile>,
+    /// The phase that the agent begins in; absent: [`AgentPhase::Active`].
+    #[serde(default)]
+    pub phase: Option<AgentPhase>,
 }
 
 /// Limits of an agent.
@@ -844,6 +858,12 @@ pub struct AgentStatus {
     pub config: AgentConfig,
     /// Who may submit jobs beside the owner.
     pub coordinator: Option<Principal>,
+    /// Where the agent is in its life.
+    pub phase: AgentPhase,
+    /// Its role in a team.
+    pub role: String,
+    /// What it remembers.
+    pub memory: MemoryUse,
     /// How far the model is loaded.
     pub load: LoadState,
     /// What loading took.
@@ -876,7 +896,109 @@ pub enum AgentError {
     Unauthorized,
     /// An argument breaks a rule.
     #[error("{0}")]
-    InvalidField(FieldError),
+    InvalidField(#[from] FieldError),
+    /// The caller may do this, but not in this phase of the agent's life.
+    #[error("{operation:?} is not possible while the agent is {phase:?}")]
+    WrongPhase {
+        /// Where the agent is.
+        phase: AgentPhase,
+        /// What was to be done.
+        operation: AgentOperation,
+    },
+    /// The agent's life does not go there from here.
+    #[error("the agent is {phase:?} and can't become {next:?}")]
+    NoSuchStep {
+        /// Where the agent is.
+        phase: AgentPhase,
+        /// Where it was to go.
+        next: AgentPhase,
+    },
+    /// Jobs wait or run, and the agent can't be archived before they have ended.
+    #[error("{jobs} jobs wait or run")]
+    OpenJobs {
+        /// Jobs that wait or run.
+        jobs: u64,
+    },
+    /// There is no room for more facts.
+    #[error("the agent remembers {facts} facts and has no room for more")]
+    MemoryFull {
+        /// Facts.
+        facts: u64,
+    },
+    /// No such conversation.
+    #[error("there is no conversation `{name}`")]
+    UnknownConversation {
+        /// The name asked for.
+        name: String,
+    },
+    /// There are as many conversations as there may be.
+    #[error("there are {conversations} conversations, the most allowed")]
+    TooManyConversations {
+        /// Conversations.
+        conversations: u64,
+    },
+    /// The ledger was not registered.
+    #[error("the ledger {ledger} is not registered")]
+    UnknownLedger {
+        /// The ledger.
+        ledger: Principal,
+    },
+    /// There are as many ledgers as there may be.
+    #[error("{ledgers} ledgers are registered, the most allowed")]
+    TooManyLedgers {
+        /// Ledgers.
+        ledgers: u64,
+    },
+    /// The ledger does not answer as one.
+    #[error("the ledger {ledger} does not answer: {reason}")]
+    LedgerUnavailable {
+        /// The ledger.
+        ledger: Principal,
+        /// Why.
+        reason: String,
+    },
+    /// No such payment, or it was removed to make room.
+    #[error("there is no payment {payment}")]
+    UnknownPayment {
+        /// The payment asked for.
+        payment: u64,
+    },
+    /// There are as many open payments as there may be.
+    #[error("{payments} payments have not ended, the most allowed")]
+    TooManyPayments {
+        /// Payments that have not ended.
+        payments: u64,
+    },
+    /// Payments at the ledger have not ended.
+    #[error("{payments} payments at the ledger have not ended")]
+    OpenPayments {
+        /// Those payments.
+        payments: u64,
+    },
+    /// More than the owner allows.
+    #[error("{requested} would be spent with the fee, {available} are allowed ({limit})")]
+    LimitExceeded {
+        /// The limit: `per_payment` or `per_day`.
+        limit: String,
+        /// Tokens with the fee.
+        requested: u128,
+        /// What is left of the limit.
+        available: u128,
+    },
+    /// Tokens could not be sent to the owner; deletion waits for it.
+    #[error("tokens at {ledger} could not be returned: {reason}")]
+    FundsRemain {
+        /// The ledger.
+        ledger: Principal,
+        /// Why.
+        reason: String,
+    },
+    /// The signer gave no public key.
+    #[error("the threshold-ECDSA signer gave no key: {reason}")]
+    NoAddress {
+        /// Why.
+        reason: String,
+    },
     /// No such job, or it was removed to make room.
     #[error("there is no job {job_id}")]
     UnknownJob {

@@ -13,11 +13,14 @@
 //! journal it. Should it trap all the same, the journal says so ([`StepPhase::Unknown`]), and `adopt_canister` makes the
 //! canister a spare.
 
+pub mod rollout;
+
 use candid::{CandidType, Principal};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::agent::AgentConfig;
+use crate::agent::profile::AgentProfile;
 use crate::digest::{Digest, ModelId};
 use crate::field::FieldError;
 
@@ -32,6 +35,15 @@ pub const MAX_KEY_BYTES: usize = 64;
 
 /// Most coordinators that may be registered.
 pub const MAX_COORDINATORS: usize = 16;
+
+/// Most requests and upgrades that may be under way at the same time: the queue of calls to the management canister holds 500.
+pub const MAX_CONCURRENT: u32 = 100;
+
+/// Most canisters that may be kept ready.
+pub const MAX_POOL: u32 = 1_000;
+
+/// An owner may have an agent topped up this often: once a day, in nanoseconds.
+pub const TOP_UP_INTERVAL_NS: u64 = 24 * 3_600 * 1_000_000_000;
 
 /// Longest version of a template in bytes.
 pub const MAX_VERSION_BYTES: usize = 64;
@@ -52,13 +64,49 @@ pub struct FactoryConfig {
     pub agent_cycles: u128,
     /// Most agents of one owner.
     pub max_agents_per_owner: u32,
-    /// Most creations and deletions under way at the same time.
+    /// Most requests and upgrades under way at the same time, each on one agent.
     pub max_concurrent: u32,
+    /// Canisters without code that are kept ready for the next creations, at most [`MAX_POOL`]; absent: none.
+    #[serde(default)]
+    pub pool_target: Option<u32>,
+    /// The canister that meters creations; absent: they are not metered.
+    #[serde(default)]
+    pub econ: Option<Principal>,
+    /// The cycles ledger, through which owners get back what they paid in; absent: it stays with the factory.
+    #[serde(default)]
+    pub cycles_ledger: Option<Principal>,
 }
 
 impl Default for FactoryConfig {
     fn default() -> Self {
-        Self { agent_cycles: 2_000_000_000_000, max_agents_per_owner: 20, max_concurrent: 10 }
+        Self {
+            agent_cycles: 2_000_000_000_000,
+            max_agents_per_owner: 20,
+            max_concurrent: 10,
+            pool_target: None,
+            econ: None,
+            cycles_ledger: None,
+        }
+    }
+}
+
+impl FactoryConfig {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        if !(1..=MAX_CONCURRENT).contains(&self.max_concurrent) {
+            let reason = format!("is {}, not within 1..={MAX_CONCURRENT}", self.max_concurrent);
+            return Err(FieldError::new("max_concurrent", reason));
+        }
+        if self.max_agents_per_owner == 0 {
+            return Err(FieldError::new("max_agents_per_owner", "is 0, the least is 1"));
+        }
+        if let Some(target) = self.pool_target.filter(|target| *target > MAX_POOL) {
+            return Err(FieldError::new("pool_target", format!("is {target}, the most is {MAX_POOL}")));
+        }
+        Ok(())
     }
 }
 
@@ -95,8 +143,7 @@ pub struct Template {
     pub version: String,
     /// Indices of the chunks that have not arrived.
     pub missing_chunks: Vec<u32>,
-    /// When it was committed, in nanoseconds since 1970: absent during the upload. The template committed last is the
-    /// one that new agents get.
+    /// When it was committed, in nanoseconds since 1970: absent during the upload.
     pub committed_at_ns: Option<u64>,
 }
 
@@ -119,7 +166,7 @@ pub struct TemplatePage {
 }
 
 /// Argument of `create_agent`.
-#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct CreateAgentArgs {
     /// Chosen by the caller: 1 to [`MAX_KEY_BYTES`] bytes. The same key means the same agent.
     pub key: String,
@@ -129,12 +176,15 @@ pub struct CreateAgentArgs {
     pub model_id: ModelId,
     /// The agent's limits; absent for the default.
     pub config: Option<AgentConfig>,
-    /// The template; absent for the one committed last.
+    /// The template; absent for the default, see [`FactoryStatus::template`].
     pub template: Option<Digest>,
     /// Whom the agent obeys; absent for the caller. Only a registered coordinator names another: the agent is that owner's, under its key,
     /// and takes jobs from the coordinator as well, until the owner ends that.
     #[serde(default)]
     pub owner: Option<Principal>,
+    /// What the agent is for; its owner can change it.
+    #[serde(default)]
+    pub profile: Option<AgentProfile>,
 }
 
 /// How far the creation or deletion of an agent is.
@@ -146,6 +196,19 @@ pub enum AgentState {
     Installing,
     /// The agent runs.
     Running,
+    /// Being stopped; `stop_agent` may be repeated.
+    Stopping,
+    /// The agent is stopped: it keeps all it has and answers nobody.
+    Stopped,
+    /// Being started; `start_agent` may be repeated.
+    Starting,
+    /// A rollout brings the agent to another template.
+    Upgrading {
+        /// The template.
+        template: Digest,
+        /// Whether it runs afterwards.
+        restart: bool,
+    },
     /// Creation failed; a call with the same key tries again.
     Failed {
         /// What failed.
@@ -172,6 +235,39 @@ pub enum AgentStep {
     Uninstall,
     /// Deleting the canister.
     Delete,
+    /// Reserving the creation at `econ`.
+    Reserve,
+    /// Charging it there.
+    Settle,
+    /// Giving the reservation back, after a failure.
+    Release,
+    /// Having the agent send its tokens to its owner.
+    ReturnFunds,
+    /// Sending the owner the cycles beyond those that the factory gave.
+    Refund,
+    /// Telling `econ` that the agent does not live any more.
+    ReturnQuota,
+    /// Starting the canister.
+    Start,
+    /// Exchanging the code for another template; memory stays.
+    Upgrade,
+    /// Adding cycles.
+    TopUp,
+}
+
+/// What an agent's creation takes from its owner's quota.
+#[derive(CandidType, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentQuota {
+    /// To be reserved.
+    Needed,
+    /// Reserved by the coordinator that had it created.
+    ByCoordinator,
+    /// Asked for under this number; whether `econ` reserved it is not known.
+    Asked(u64),
+    /// Reserved under this number at `econ`.
+    Reserved(u64),
+    /// Charged for this canister.
+    Charged(Principal),
 }
 
 /// An agent of a caller.
@@ -196,6 +292,35 @@ pub struct AgentRecord {
     pub model_id: ModelId,
     /// Nanoseconds since 1970.
     pub created_at_ns: u64,
+    /// What its creation takes from the owner's quota; absent where nothing is metered.
+    #[serde(default)]
+    pub quota: Option<AgentQuota>,
+    /// Cycles that the factory gave it. On deletion the factory takes back at most these; what is beyond is the owner's.
+    #[serde(default = "all_cycles")]
+    pub granted_cycles: u128,
+    /// Cycles that are to be sent to the owner.
+    #[serde(default)]
+    pub refund_cycles: u128,
+    /// When its owner had it topped up last, in nanoseconds since 1970.
+    #[serde(default)]
+    pub topped_up_at_ns: Option<u64>,
+}
+
+/// Of an agent of a version that did not count what it gave.
+fn all_cycles() -> u128 {
+    u128::MAX
+}
+
+/// Argument of `top_up_agent`.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct TopUpAgentArgs {
+    /// Whose agent; absent: the caller's.
+    pub owner: Option<Principal>,
+    /// Its key.
+    pub key: String,
+    /// Cycles that the factory adds, for admins; absent: as many as bring the agent to what a new one has, for its owner at most once
+    /// in [`TOP_UP_INTERVAL_NS`].
+    pub cycles: Option<u128>,
 }
 
 /// Page request of `list_agents`.
@@ -223,9 +348,9 @@ pub struct JournalEntry {
     pub index: u64,
     /// Nanoseconds since 1970.
     pub time_ns: u64,
-    /// The agent's owner.
+    /// The agent's owner; the factory itself for canisters of the pool.
     pub owner: Principal,
-    /// The agent's key.
+    /// The agent's key; `pool` for canisters of the pool.
     pub key: String,
     /// The canister, where it is known.
     pub canister: Option<Principal>,
@@ -282,7 +407,8 @@ pub struct FactoryStatus {
     pub coordinators: Vec<Principal>,
     /// Limits and amounts.
     pub config: FactoryConfig,
-    /// The template that new agents get.
+    /// The template that new agents get: the one of the last rollout that was done; before, the first one committed, or a later one that
+    /// was committed while no agent ran.
     pub template: Option<Digest>,
     /// Agents of all owners, failed creations included.
     pub agents: u64,
@@ -370,6 +496,28 @@ pub enum FactoryError {
         available: u128,
         /// Cycles needed.
         required: u128,
+    },
+    /// The agent's state does not allow it.
+    #[error("agent `{key}` is {state:?}")]
+    WrongState {
+        /// The key.
+        key: String,
+        /// Its state.
+        state: AgentState,
+    },
+    /// The owner had the agent topped up less than a day ago.
+    #[error("agent `{key}` was topped up already: again after {after_ns} (nanoseconds since 1970)")]
+    ToppedUp {
+        /// The key.
+        key: String,
+        /// When it may be topped up again.
+        after_ns: u64,
+    },
+    /// A rollout is not where the call needs it to be.
+    #[error("no rollout is in such a state: {reason}")]
+    NoRollout {
+        /// What is missing.
+        reason: String,
     },
     /// The canister can't become a spare.
     #[error("canister {canister} can't be adopted: {reason}")]

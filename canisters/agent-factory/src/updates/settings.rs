@@ -1,11 +1,25 @@
-//! Who may have agents created for others.
+//! Limits, amounts, and who may have agents created for others.
 
 use candid::Principal;
 use shared_types::FieldError;
-use shared_types::factory::{FactoryError, MAX_COORDINATORS};
+use shared_types::factory::{FactoryConfig, FactoryError, MAX_COORDINATORS};
 
 use crate::guards::require_admin;
-use crate::state;
+use crate::{state, upkeep};
+
+/// Changes limits and amounts; agents that exist keep what they have.
+///
+/// # Errors
+/// Callers that are no admins are refused; [`FactoryError::InvalidField`].
+pub fn set_config(config: FactoryConfig) -> Result<(), FactoryError> {
+    require_admin()?;
+    config.validate().map_err(|error| {
+        FactoryError::InvalidField(FieldError::new(format!("config.{}", error.field), error.reason))
+    })?;
+    state::mutate(|state| state.set_config(config));
+    upkeep::schedule();
+    Ok(())
+}
 
 /// Registers the coordinators, in the place of those before.
 ///

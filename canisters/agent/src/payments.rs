@@ -1,0 +1,199 @@
+//! The calls to ledgers, and the timer that has payments submitted.
+//!
+//! A payment's submission is journalled before the await; its outcome is the first thing that is written after it. One that was begun and
+//! not heard of is submitted again, unchanged, when nobody waits for its answer any more.
+//!
+//! Invariant: while a payment is to be submitted, a repeated timer is armed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use candid::{CandidType, Nat, Principal};
+use ic_cdk::api::{CanisterStatusCode, canister_status, time};
+use ic_cdk::call::{Call, CallFailed, RejectCode};
+use ic_cdk_timers::TimerId;
+use icrc_ledger_types::icrc1::account::Account;
+use icrc_ledger_types::icrc1::transfer::{Memo, TransferArg, TransferError};
+use serde::de::DeserializeOwned;
+use shared_types::agent::AgentError;
+use shared_types::agent::wallet::{PaymentId, PaymentRecord, SpendingLimits, WalletLedger};
+
+use crate::state;
+use crate::wallet::Answer;
+
+/// Seconds that a ledger has for an answer; after that its outcome is unknown, and the agent can still be stopped.
+const ANSWER_SECONDS: u32 = 60;
+
+/// While a payment is to be submitted, it is looked at this often.
+const WATCH: Duration = Duration::from_secs(30);
+
+thread_local! {
+    static TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
+    static IN_FLIGHT: RefCell<BTreeSet<PaymentId>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// The right to submit a payment; given back on drop, also when the message that takes the answer traps.
+struct Turn(PaymentId);
+
+impl Turn {
+    fn take(id: PaymentId) -> Option<Self> {
+        IN_FLIGHT.with_borrow_mut(|flying| flying.insert(id)).then(|| Self(id))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        IN_FLIGHT.with_borrow_mut(|flying| flying.remove(&self.0));
+    }
+}
+
+/// Has payments submitted from now on, as long as there are any.
+pub fn schedule() {
+    if !state::read(|state| state.wallet.is_busy()) {
+        return;
+    }
+    ic_cdk_timers::set_timer(Duration::ZERO, async { look() });
+    if TIMER.get().is_none() {
+        TIMER.set(Some(ic_cdk_timers::set_timer_interval(WATCH, || async { look() })));
+    }
+}
+
+fn look() {
+    // A canister that is being stopped makes no calls.
+    if canister_status() != CanisterStatusCode::Running {
+        return;
+    }
+    if !state::read(|state| state.wallet.is_busy()) {
+        if let Some(timer) = TIMER.take() {
+            ic_cdk_timers::clear_timer(timer);
+        }
+        return;
+    }
+    let flying = |id: PaymentId| IN_FLIGHT.with_borrow(|flying| flying.contains(&id));
+    for id in state::read(|state| state.wallet.next(flying, time())) {
+        ic_cdk::futures::spawn(async move {
+            let _ = submit(id).await;
+        });
+    }
+}
+
+/// Submits a payment, unless it is under way or must not be submitted any more; how far it is then.
+///
+/// # Errors
+/// [`AgentError::UnknownPayment`].
+pub async fn submit(id: PaymentId) -> Result<PaymentRecord, AgentError> {
+    let Some(turn) = Turn::take(id) else { return state::read(|state| state.wallet.get(id)) };
+    let Some(payment) = state::mutate(|state| state.wallet.begun(id, time()))? else {
+        return state::read(|state| state.wallet.get(id));
+    };
+    let answer = transfer(&payment).await;
+    let record = state::mutate(|state| state.wallet.answered(id, answer, time()));
+    drop(turn);
+    record
+}
+
+/// Why a call brought no answer of the type.
+enum Failure {
+    /// It was certainly not delivered.
+    NotDelivered(String),
+    /// It may have been executed.
+    Unknown(String),
+}
+
+impl Failure {
+    fn reason(self) -> String {
+        match self {
+            Self::NotDelivered(reason) | Self::Unknown(reason) => reason,
+        }
+    }
+}
+
+impl From<CallFailed> for Failure {
+    fn from(failed: CallFailed) -> Self {
+        let reason = failed.to_string();
+        match failed {
+            CallFailed::InsufficientLiquidCycleBalance(_) | CallFailed::CallPerformFailed(_) => {
+                Self::NotDelivered(reason)
+            }
+            // These say that the system did not deliver it. All others may come after the ledger has changed something.
+            CallFailed::CallRejected(rejected) => match rejected.reject_code() {
+                Ok(RejectCode::SysFatal | RejectCode::SysTransient | RejectCode::DestinationInvalid) => {
+                    Self::NotDelivered(reason)
+                }
+                _ => Self::Unknown(reason),
+            },
+        }
+    }
+}
+
+async fn call<R: CandidType + DeserializeOwned>(
+    ledger: Principal,
+    method: &str,
+    argument: &(impl CandidType + ?Sized),
+) -> Result<R, Failure> {
+    let call = Call::bounded_wait(ledger, method).with_arg(argument).change_timeout(ANSWER_SECONDS);
+    // An answer of another type does not say what was done.
+    call.await?.candid().map_err(|error| Failure::Unknown(error.to_string()))
+}
+
+async fn transfer(payment: &PaymentRecord) -> Answer {
+    let args = TransferArg {
+        from_subaccount: None,
+        to: payment.to,
+        fee: Some(Nat::from(payment.fee)),
+        created_at_time: payment.created_at_ns,
+        memo: payment.memo.clone().map(Memo),
+        amount: Nat::from(payment.amount),
+    };
+    let answer: Result<Result<Nat, TransferError>, Failure> =
+        call(payment.ledger, "icrc1_transfer", &args).await;
+    let block = |block: &Nat| match u64::try_from(&block.0) {
+        Ok(block) => Answer::Done(block),
+        Err(_) => Answer::Lost("the block's number is too large".to_owned()),
+    };
+    match answer {
+        Ok(Ok(index) | Err(TransferError::Duplicate { duplicate_of: index })) => block(&index),
+        Ok(Err(error)) => match &error {
+            TransferError::BadFee { expected_fee } => match u128::try_from(&expected_fee.0) {
+                Ok(fee) => Answer::BadFee(fee),
+                Err(_) => Answer::Refused(error.to_string()),
+            },
+            TransferError::TemporarilyUnavailable | TransferError::CreatedInFuture { .. } => {
+                Answer::NotNow(error.to_string())
+            }
+            _ => Answer::Refused(error.to_string()),
+        },
+        Err(Failure::NotDelivered(reason)) => Answer::NotSent(reason),
+        Err(Failure::Unknown(reason)) => Answer::Lost(reason),
+    }
+}
+
+/// Asks a ledger for its symbol, decimals and fee.
+///
+/// # Errors
+/// [`AgentError::LedgerUnavailable`].
+pub async fn describe(ledger: Principal, limits: SpendingLimits) -> Result<WalletLedger, AgentError> {
+    let unavailable = |failure: Failure| AgentError::LedgerUnavailable { ledger, reason: failure.reason() };
+    let symbol: String = call(ledger, "icrc1_symbol", &()).await.map_err(unavailable)?;
+    let decimals: u8 = call(ledger, "icrc1_decimals", &()).await.map_err(unavailable)?;
+    let fee: Nat = call(ledger, "icrc1_fee", &()).await.map_err(unavailable)?;
+    let too_large = |_| AgentError::LedgerUnavailable { ledger, reason: "its fee is too large".to_owned() };
+    let fee = u128::try_from(&fee.0).map_err(too_large)?;
+    let symbol = symbol.chars().take(MAX_SYMBOL_CHARS).collect();
+    Ok(WalletLedger { ledger, symbol, decimals, fee, limits, day: 0, spent: 0 })
+}
+
+/// Longest symbol that is kept.
+const MAX_SYMBOL_CHARS: usize = 32;
+
+/// Asks a ledger what an account has.
+///
+/// # Errors
+/// [`AgentError::LedgerUnavailable`].
+pub async fn balance_of(ledger: Principal, account: Account) -> Result<u128, AgentError> {
+    let unavailable = |reason: String| AgentError::LedgerUnavailable { ledger, reason };
+    let balance: Result<Nat, Failure> = call(ledger, "icrc1_balance_of", &account).await;
+    let balance = balance.map_err(|failure| unavailable(failure.reason()))?;
+    u128::try_from(&balance.0).map_err(|_| unavailable("the balance is too large".to_owned()))
+}
