@@ -14,5 +14,6 @@ pub mod synth;
 pub mod text;
 pub mod tokenizer;
 
-/// Version of the engine, as receipts name it.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version of the engine's numbers, as receipts name it. It is another one as soon as tokens can be others, which
+/// `the_version_names_these_numbers` in `tests/generation.rs` watches over.
+pub const VERSION: &str = "0.2.0";

@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn aq_products_agree(
         seed: u64, rows in 1usize..300, columns in 1usize..400, codebooks in 1usize..=8, wide: bool, means: bool,
-        positions in 1usize..15, fold in prop::sample::select(&Fold::ALL[..]),
+        positions in 1usize..27, fold in prop::sample::select(&Fold::ALL[..]),
     ) {
         let dimension = if wide { 8 } else { 4 };
         let matrix = folded_matrix(seed, rows, columns, (codebooks, dimension), means, fold);

@@ -8,12 +8,13 @@ use novaq_engine::codec::{DenseMatrix, Matrix};
 use novaq_engine::generate::{
     Batch, ContextPolicy, Event, FinishReason, Generation, GenerationError, Request,
 };
-use novaq_engine::kernel::Backend;
+use novaq_engine::kernel::{Backend, Fold};
 use novaq_engine::model::{
     Budget, CachePrecision, Config, KvCache, LayerType, LogitsFor, Model, ModelError, Pass, Progress,
     TensorSource, Variant,
 };
 use novaq_engine::sampler::{Sampler, SamplingParams};
+use novaq_engine::synth::{Format, Synthetic};
 use novaq_engine::text::{TextError, TextEvent, TextGeneration};
 use proptest::prelude::*;
 
@@ -51,6 +52,22 @@ fn run(
             generation = Generation::resume(model, request.clone(), &tokens).unwrap();
         }
     }
+}
+
+/// Where this fails, the engine's numbers have changed: then its version changes too, since receipts name it.
+#[test]
+fn the_version_names_these_numbers() {
+    let config = config();
+    let body = Format::Aq { codebooks: 4, dimension: 8, fold: Fold::of_bits(2.0) };
+    let embedding = Format::Aq { codebooks: 6, dimension: 8, fold: Fold::ONE };
+    let model = Synthetic { config, body, embedding, seed: 5, tokenizer: Vec::new() }.model().unwrap();
+    let tokens: Vec<u32> = (0..20).map(|i| i * 7 % 200).collect();
+    let logits = model.forward(&tokens, CachePrecision::Int8, 16, None).unwrap();
+    // FNV-1a over the words.
+    let hash = logits.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, x| {
+        (hash ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3)
+    });
+    assert_eq!((novaq_engine::VERSION, hash), ("0.2.0", 2_632_692_280_392_911_392));
 }
 
 proptest! {

@@ -153,11 +153,11 @@ fn main() -> anyhow::Result<()> {
             };
             bench.advance(CHUNK, CHUNK, false)?;
             add(bench.row(&spec, "prefill", 256, [CHUNK, 208])?)?;
-            add(bench.row(&spec, "decode", 256, [2, 14])?)?;
-            for _ in 0..(1_024 - 256 - 16) / CHUNK {
+            add(bench.row(&spec, "decode", 256, [2, 30])?)?;
+            for _ in 0..(1_024 - 256 - 32) / CHUNK {
                 bench.advance(CHUNK, CHUNK, false)?;
             }
-            add(bench.row(&spec, "decode", 1_024, [2, 14])?)?;
+            add(bench.row(&spec, "decode", 1_024, [2, 30])?)?;
         }
     }
     if let Some(path) = json {

@@ -2,7 +2,7 @@
 //!
 //! A forward pass goes over the layers in their order, again and again. So what is used next is known, and the layer that
 //! leaves is the one whose next use is farthest (Belady, 1966): the one used last. The layer that was not used
-//! for the longest time, which LRU would take, is the very next one (`docs/adr/0005-which-layer-leaves-the-heap.md`).
+//! for the longest time, which LRU would take, is the very next one (`docs/adr/0007-which-layer-leaves-the-heap.md`).
 
 /// Watches for memory that gets short, and lowers what weights and caches may take. It is in the heap itself: after an
 /// upgrade, which empties the heap, it begins anew.
@@ -144,7 +144,7 @@ mod tests {
         places.brought() - before
     }
 
-    /// The figures of `docs/adr/0005-which-layer-leaves-the-heap.md`.
+    /// The figures of `docs/adr/0007-which-layer-leaves-the-heap.md`.
     #[test]
     fn the_order_of_use_saves_what_lru_brings_again() {
         for (room, farthest) in [(28, 0), (27, 1), (21, 7), (14, 14), (7, 21), (1, 28)] {

@@ -456,7 +456,7 @@ impl AqMatrix {
         let groups = codebooks.groups(self.columns);
         let Some((_, tables)) = &input.tables else { return };
         let packing = self.packing;
-        let mut sums = [0.0f32; TILE_POSITIONS[0] * Packing::MOST_TILE_VECTORS * VECTOR_ROWS];
+        let mut sums = [0.0f32; TILE_POSITIONS * Packing::MOST_TILE_VECTORS * VECTOR_ROWS];
         let mut first = 0;
         let mut tiles = &self.tiles[..];
         while first < self.rows {
@@ -524,7 +524,7 @@ impl Tables {
     ) {
         let mut rest = inputs;
         let mut used = 0;
-        for size in TILE_POSITIONS {
+        for &size in codebooks.fold.tile_positions() {
             while rest.len() >= size * columns {
                 let (now, later) = rest.split_at(size * columns);
                 rest = later;

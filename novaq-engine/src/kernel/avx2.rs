@@ -78,13 +78,13 @@ pub(super) fn gate(activation: Activation, gate: &[f32], up: &[f32], output: &mu
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
-    scalar::key_products(query, keys, stride, products);
+pub(super) fn key_products(count: usize, queries: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    scalar::key_products(count, queries, keys, stride, products);
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
-    scalar::value_sums(weights, values, stride, sums);
+pub(super) fn value_sums(count: usize, weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    scalar::value_sums(count, weights, values, stride, sums);
 }
 
 #[target_feature(enable = "avx2")]

@@ -285,8 +285,9 @@ pub(super) fn scale_rows<L: Lanes>(
 
 /// What attention weights are made of. All slices are `[blocks][CACHE_BLOCK]`.
 pub(crate) struct Attention<'a> {
-    /// Products of the query with the keys.
+    /// Products of the query with the keys; a block begins every `product_stride` elements, here and in the weights.
     pub products: &'a [i32],
+    pub product_stride: usize,
     /// Scales of the keys; a block begins every `stride` elements.
     pub key_scales: &'a [f32],
     /// The same of the values.
@@ -298,32 +299,47 @@ pub(crate) struct Attention<'a> {
     pub positions: Range<usize>,
 }
 
+impl Attention<'_> {
+    /// Blocks with positions that count.
+    pub(super) fn blocks(&self) -> Range<usize> {
+        self.positions.start / CACHE_BLOCK..self.positions.end.div_ceil(CACHE_BLOCK)
+    }
+}
+
+/// The blocks of `values`, one of which begins every `stride` elements.
+#[inline(always)]
+fn blocks_of<T>(values: &[T], stride: usize) -> impl Iterator<Item = &[T; CACHE_BLOCK]> {
+    values.chunks(stride).filter_map(|block| block.first_chunk())
+}
+
 /// Most that the integer weights of values add up to, rounding left out: 32 bits hold so many times 127.
 const WEIGHT_SUM: f32 = 16_777_216.0;
 
 /// See [`super::Backend::attention_weights`].
 #[inline(always)]
 pub(super) fn attention_weights<L: Lanes>(args: &Attention, buffer: &mut [f32], weights: &mut [i16]) -> f32 {
-    let Attention { products, key_scales, value_scales, stride, ref positions, .. } = *args;
+    let Attention { products, product_stride, key_scales, value_scales, stride, ref positions, .. } = *args;
     let scale = L::splat(args.scale);
+    let own = args.blocks();
+    let products = blocks_of(products, product_stride).skip(own.start);
+    let key_scales = blocks_of(key_scales, stride).skip(own.start);
     let buffer = buffer.as_chunks_mut::<CACHE_BLOCK>().0;
-    let blocks = products.as_chunks::<CACHE_BLOCK>().0.iter().zip(key_scales.chunks(stride));
-    for (out, (products, scales)) in buffer.iter_mut().zip(blocks) {
+    for (out, (products, scales)) in buffer.iter_mut().zip(products.zip(key_scales)) {
         let fours = products.as_chunks::<4>().0.iter().zip(scales.as_chunks::<4>().0);
         for (out, (products, scales)) in out.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
             L::of_integers(products).mul(L::load(scales).mul(scale)).store(out);
         }
     }
-    let len = buffer.len() * CACHE_BLOCK;
-    buffer.as_flattened_mut()[..positions.start].fill(f32::NEG_INFINITY);
-    buffer.as_flattened_mut()[positions.end..len].fill(f32::NEG_INFINITY);
+    let skipped = own.start * CACHE_BLOCK;
+    buffer.as_flattened_mut()[..positions.start - skipped].fill(f32::NEG_INFINITY);
+    buffer.as_flattened_mut()[positions.end - skipped..].fill(f32::NEG_INFINITY);
     let mut max = L::splat(f32::NEG_INFINITY);
     for four in buffer.as_flattened().as_chunks::<4>().0 {
         max = max.or_larger(L::load(four));
     }
     let max = L::splat(largest(max));
     let (mut denominators, mut totals, mut largest_weight) = (L::splat(0.0), L::splat(0.0), L::splat(0.0));
-    for (out, scales) in buffer.iter_mut().zip(value_scales.chunks(stride)) {
+    for (out, scales) in buffer.iter_mut().zip(blocks_of(value_scales, stride).skip(own.start)) {
         for (out, scales) in out.as_chunks_mut::<4>().0.iter_mut().zip(scales.as_chunks::<4>().0) {
             let numerator = exp(L::load(out).sub(max));
             denominators = denominators.add(numerator);
@@ -336,21 +352,26 @@ pub(super) fn attention_weights<L: Lanes>(args: &Attention, buffer: &mut [f32], 
     let (by_largest, by_total) = (f32::from(i16::MAX) / largest(largest_weight), WEIGHT_SUM / joined(totals));
     let factor = if by_total < by_largest { by_total } else { by_largest };
     let denominator = joined(denominators);
-    if !(factor > 0.0 && factor.is_finite()) {
-        // All values are zero, unless something was not a number; then the denominator isn't one either.
-        weights.fill(0);
-        return 0.0 * denominator;
-    }
+    // If not, all values are zero, unless something was not a number; then the denominator isn't one either.
+    let is_factor = factor > 0.0 && factor.is_finite();
     let splat = L::splat(factor);
     let rounded = |four: &[f32; 4]| L::load(four).mul(splat).add(L::splat(ROUNDING));
-    for (weights, eight) in
-        weights.as_chunks_mut::<8>().0.iter_mut().zip(buffer.as_flattened().as_chunks::<8>().0)
-    {
-        if let [low, high] = eight.as_chunks::<4>().0 {
-            rounded(low).store_rounded(rounded(high), weights);
+    let weights = weights.chunks_mut(product_stride).filter_map(|block| block.first_chunk_mut());
+    for (block, weights) in weights.enumerate() {
+        let weights: &mut [i16; CACHE_BLOCK] = weights;
+        match buffer.get(block.wrapping_sub(own.start)) {
+            Some(values) if is_factor => {
+                let eights = values.as_chunks::<8>().0;
+                for (weights, eight) in weights.as_chunks_mut::<8>().0.iter_mut().zip(eights) {
+                    if let [low, high] = eight.as_chunks::<4>().0 {
+                        rounded(low).store_rounded(rounded(high), weights);
+                    }
+                }
+            }
+            _ => *weights = [0; CACHE_BLOCK],
         }
     }
-    1.0 / (factor * denominator)
+    if is_factor { 1.0 / (factor * denominator) } else { 0.0 * denominator }
 }
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;

@@ -36,10 +36,12 @@ pub(crate) const GROUPS_AT_ONCE: usize = 4;
 /// What the integer inputs of a column group add up to at most: with codewords of 16 bits as fractions below 1, 16 bits then hold
 /// every sum of their products, each of which is rounded up by at most a half.
 pub(crate) const GROUP_INPUTS: i16 = 32_760;
-/// Input vectors whose tables can lie side by side, so that one tile of codes serves all: [`TileShape::positions`].
-pub(crate) const TILE_POSITIONS: [usize; 2] = [8, 1];
+/// Most input vectors whose tables can lie side by side, so that one tile of codes serves all: [`TileShape::positions`].
+pub(crate) const TILE_POSITIONS: usize = 16;
 /// Positions whose keys and values lie together in the cache.
 pub(crate) const CACHE_BLOCK: usize = 16;
+/// Queries that read keys and values at the same time: as many as are left of the first that fits.
+pub(crate) const ATTENTION_QUERIES: [usize; 5] = [8, 4, 3, 2, 1];
 /// Largest number of codebooks of a set.
 pub const MAX_CODEBOOKS: usize = 8;
 /// Input columns of an INT8 matrix summed in 32 bits before the sum goes to a float:
@@ -221,46 +223,61 @@ impl Backend {
         }
     }
 
-    /// Exact products of a query with [`CACHE_BLOCK`] keys at a time. `query` is `[width]`, a multiple of 4; a block of `keys` is
-    /// `[CACHE_BLOCK / 4][width / 2][4][2]`, one begins every `stride` bytes; `products` is `[blocks][CACHE_BLOCK]`.
-    pub(crate) fn key_products(self, query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
-        Self::check_blocks(query.len(), keys.len(), stride, products.len());
+    /// Exact products of `count` queries, one of [`ATTENTION_QUERIES`], with [`CACHE_BLOCK`] keys at a time. `queries` is
+    /// `[count][width]`, the width a multiple of 4; a block of `keys` is `[CACHE_BLOCK / 4][width / 2][4][2]`, one begins every
+    /// `stride` bytes; `products` is `[blocks][count][CACHE_BLOCK]`.
+    pub(crate) fn key_products(
+        self,
+        count: usize,
+        queries: &[i16],
+        keys: &[i8],
+        stride: usize,
+        products: &mut [i32],
+    ) {
+        Self::check_blocks(count, queries.len(), keys.len(), stride, products.len());
         match self {
             // SAFETY: as in `dot_f32`; lengths are checked above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::key_products(query, keys, stride, products) },
+            Self::Avx2 => unsafe { avx2::key_products(count, queries, keys, stride, products) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::key_products(query, keys, stride, products),
-            Self::Scalar => scalar::key_products(query, keys, stride, products),
+            Self::Simd128 => simd128::key_products(count, queries, keys, stride, products),
+            Self::Scalar => scalar::key_products(count, queries, keys, stride, products),
         }
     }
 
-    /// Exact sums of values times their weights. `weights` is `[blocks][CACHE_BLOCK]`, their magnitudes together at most 2²⁴, so
-    /// that 32 bits hold every sum; a block of `values` is `[width / 4][CACHE_BLOCK / 2][4][2]`, one begins every
-    /// `stride` bytes; `sums` is `[width]`, a multiple of 4.
-    pub(crate) fn value_sums(self, weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
-        Self::check_blocks(sums.len(), values.len(), stride, weights.len());
+    /// Adds values times their weights, exactly, for `count` queries, one of [`ATTENTION_QUERIES`]. `weights` is
+    /// `[blocks][count][CACHE_BLOCK]`, the magnitudes of a query's together at most 2²⁴, so that 32 bits hold every sum; a block of
+    /// `values` is `[width / 4][CACHE_BLOCK / 2][4][2]`, one begins every `stride` bytes; `sums` is `[width / 4][count][4]`.
+    pub(crate) fn value_sums(
+        self,
+        count: usize,
+        weights: &[i16],
+        values: &[i8],
+        stride: usize,
+        sums: &mut [i32],
+    ) {
+        Self::check_blocks(count, sums.len(), values.len(), stride, weights.len());
         match self {
             // SAFETY: as in `dot_f32`; lengths are checked above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::value_sums(weights, values, stride, sums) },
+            Self::Avx2 => unsafe { avx2::value_sums(count, weights, values, stride, sums) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::value_sums(weights, values, stride, sums),
-            Self::Scalar => scalar::value_sums(weights, values, stride, sums),
+            Self::Simd128 => simd128::value_sums(count, weights, values, stride, sums),
+            Self::Scalar => scalar::value_sums(count, weights, values, stride, sums),
         }
     }
 
-    /// Attention weights as integers, `[blocks][CACHE_BLOCK]`: softmax of the products times their scales, times the value's
-    /// scale, times the factor that uses 16 bits. Returns what sums of values with these weights are to be multiplied by; a NaN
-    /// if anything was one. `buffer` is for what is in between.
+    /// Attention weights of a query as integers, where its products are: softmax of the products times their scales, times the
+    /// value's scale, times the factor that uses 16 bits; 0 for positions that don't count. Returns what sums of values with
+    /// these weights are to be multiplied by; a NaN if anything was one. `buffer` is for what is in between.
     pub(crate) fn attention_weights(
         self,
         args: &Attention,
         buffer: &mut Vec<f32>,
-        weights: &mut Vec<i16>,
+        weights: &mut [i16],
     ) -> f32 {
-        buffer.resize(args.products.len(), 0.0);
-        weights.resize(args.products.len(), 0);
+        assert_eq!(args.products.len(), weights.len(), "weights of a query");
+        buffer.resize(args.blocks().len() * CACHE_BLOCK, 0.0);
         match self {
             // SAFETY: as in `dot_f32`.
             #[cfg(target_arch = "x86_64")]
@@ -271,10 +288,12 @@ impl Backend {
         }
     }
 
-    /// Panics unless the blocks for `positions` lie in `bytes` bytes.
-    fn check_blocks(width: usize, bytes: usize, stride: usize, positions: usize) {
-        let blocks = positions / CACHE_BLOCK;
-        assert!(width.is_multiple_of(4) && positions.is_multiple_of(CACHE_BLOCK), "blocks of the cache");
+    /// Panics unless the blocks for `positions` of `count` queries, of `width` elements in all, lie in `bytes` bytes.
+    fn check_blocks(count: usize, width: usize, bytes: usize, stride: usize, positions: usize) {
+        assert!(ATTENTION_QUERIES.contains(&count), "queries of a key");
+        let (blocks, rest) = (positions / (count * CACHE_BLOCK), positions % (count * CACHE_BLOCK));
+        assert!(width.is_multiple_of(4 * count) && rest == 0, "blocks of the cache");
+        let width = width / count;
         assert!(blocks == 0 || (blocks - 1) * stride + CACHE_BLOCK * width <= bytes, "blocks of the cache");
     }
 
@@ -321,8 +340,8 @@ impl Backend {
     /// (`i8x16.avgr_u`, `pavgb`; Blalock and Guttag, <https://arxiv.org/abs/2106.10860>), and count that many times; the tables
     /// that are left over at its end count one by one.
     pub(crate) fn tile(self, shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
-        let TileShape { vectors, tables: count, block_tables, positions, packing, .. } = shape;
-        assert!(packing.tile_vectors(vectors) == vectors && TILE_POSITIONS.contains(&positions));
+        let TileShape { vectors, tables: count, block_tables, positions, packing, fold } = shape;
+        assert!(packing.tile_vectors(vectors) == vectors && fold.tile_positions().contains(&positions));
         assert!(block_tables <= BLOCK_TABLES);
         assert_eq!(codes.len(), count * vectors * packing.vector_bytes(), "codes of a tile");
         assert_eq!(tables.len(), count * positions * CODEBOOK_ENTRIES, "tables of the inputs");
@@ -384,6 +403,12 @@ impl Fold {
         1 << self.levels
     }
 
+    /// Numbers of input vectors whose tables lie side by side, most first. There is a copy of the loop for each, and most is
+    /// to be gained where the loop is shortest.
+    pub(crate) const fn tile_positions(self) -> &'static [usize] {
+        if self.levels == 3 { &[TILE_POSITIONS, 8, 1] } else { &[8, 1] }
+    }
+
     /// What rounding up adds to the sum of [`Self::entries`] entries in the mean: a quarter of each average's unit, and each
     /// level has as many averages as its unit is a part of the whole.
     pub(crate) fn bias(self) -> f32 {
@@ -399,6 +424,12 @@ pub enum Packing {
     /// One in a byte: twice the memory, and in WebAssembly a quarter fewer instructions, since taking a nibble out of its byte
     /// costs as much as the look-up.
     Bytes,
+}
+
+impl Default for Packing {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 impl Packing {
@@ -480,7 +511,7 @@ pub(crate) struct TileShape {
     pub tables: usize,
     /// Tables that share a step, at most [`BLOCK_TABLES`].
     pub block_tables: usize,
-    /// Inputs, one of [`TILE_POSITIONS`].
+    /// Inputs, one of [`Fold::tile_positions`].
     pub positions: usize,
     /// Entries that are averaged.
     pub fold: Fold,
@@ -506,6 +537,9 @@ pub fn quantize_i8(input: &[f32], output: &mut [i8]) -> f32 {
 /// Largest magnitude of `input`; not finite if any element is not.
 fn largest_magnitude(input: &[f32]) -> f32 {
     // Bit patterns of non-negative floats are ordered as the floats, with infinity and NaN on top.
-    let bits = input.iter().map(|x| (x.to_bits() & 0x7fff_ffff) as i32).fold(0, i32::max);
-    f32::from_bits(bits as u32)
+    let bits = |x: f32| (x.to_bits() & 0x7fff_ffff) as i32;
+    let (fours, rest) = input.as_chunks::<4>();
+    let lanes = fours.iter().fold([0; 4], |lanes, four| std::array::from_fn(|i| bits(four[i]).max(lanes[i])));
+    let largest = lanes.into_iter().chain(rest.iter().map(|&x| bits(x))).fold(0, i32::max);
+    f32::from_bits(largest as u32)
 }

@@ -47,15 +47,17 @@ pub(super) fn dot_of_groups(
 
 /// See [`super::Backend::key_products`].
 #[inline(always)]
-pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
-    let width = query.len();
-    for (block, products) in products.chunks_exact_mut(CACHE_BLOCK).enumerate() {
-        let keys = keys[block * stride..][..CACHE_BLOCK * width].chunks_exact(4 * width);
-        for (keys, products) in keys.zip(products.chunks_exact_mut(4)) {
-            products.fill(0);
-            for (keys, x) in keys.as_chunks::<8>().0.iter().zip(query.as_chunks::<2>().0) {
-                for (product, key) in products.iter_mut().zip(keys.as_chunks::<2>().0) {
-                    *product += i32::from(key[0]) * i32::from(x[0]) + i32::from(key[1]) * i32::from(x[1]);
+pub(super) fn key_products(count: usize, queries: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    let width = queries.len() / count;
+    for (block, products) in products.chunks_exact_mut(count * CACHE_BLOCK).enumerate() {
+        for (query, products) in queries.chunks_exact(width).zip(products.chunks_exact_mut(CACHE_BLOCK)) {
+            let keys = keys[block * stride..][..CACHE_BLOCK * width].chunks_exact(4 * width);
+            for (keys, products) in keys.zip(products.chunks_exact_mut(4)) {
+                products.fill(0);
+                for (keys, x) in keys.as_chunks::<8>().0.iter().zip(query.as_chunks::<2>().0) {
+                    for (product, key) in products.iter_mut().zip(keys.as_chunks::<2>().0) {
+                        *product += i32::from(key[0]) * i32::from(x[0]) + i32::from(key[1]) * i32::from(x[1]);
+                    }
                 }
             }
         }
@@ -64,14 +66,16 @@ pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: 
 
 /// See [`super::Backend::value_sums`].
 #[inline(always)]
-pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
-    let width = sums.len();
-    for (block, weights) in weights.chunks_exact(CACHE_BLOCK).enumerate() {
+pub(super) fn value_sums(count: usize, weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    let width = sums.len() / count;
+    for (block, weights) in weights.chunks_exact(count * CACHE_BLOCK).enumerate() {
         let values = values[block * stride..][..CACHE_BLOCK * width].chunks_exact(4 * CACHE_BLOCK);
-        for (values, sums) in values.zip(sums.chunks_exact_mut(4)) {
-            for (values, w) in values.as_chunks::<8>().0.iter().zip(weights.as_chunks::<2>().0) {
-                for (sum, value) in sums.iter_mut().zip(values.as_chunks::<2>().0) {
-                    *sum += i32::from(value[0]) * i32::from(w[0]) + i32::from(value[1]) * i32::from(w[1]);
+        for (values, sums) in values.zip(sums.chunks_exact_mut(4 * count)) {
+            for (weights, sums) in weights.chunks_exact(CACHE_BLOCK).zip(sums.chunks_exact_mut(4)) {
+                for (values, w) in values.as_chunks::<8>().0.iter().zip(weights.as_chunks::<2>().0) {
+                    for (sum, value) in sums.iter_mut().zip(values.as_chunks::<2>().0) {
+                        *sum += i32::from(value[0]) * i32::from(w[0]) + i32::from(value[1]) * i32::from(w[1]);
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@
 use super::lanes::Lanes;
 use super::{
     BlockRange, BlockScratch, CACHE_BLOCK, CODEBOOK_ENTRIES, ENTRY_ZERO, GROUPS_AT_ONCE, Packing, ROUNDING,
-    TileShape, VECTOR_ROWS, scalar,
+    TILE_POSITIONS, TileShape, VECTOR_ROWS, scalar,
 };
 use std::arch::wasm32::{
     f32x4_add, f32x4_convert_i32x4, f32x4_div, f32x4_ge, f32x4_mul, f32x4_pmax, f32x4_pmin, f32x4_splat,
@@ -159,84 +159,154 @@ impl Lanes for F32x4 {
     }
 }
 
+/// Calls a function for as many queries as there are: a copy for each number, since what belongs to a query has to stay in locals.
+macro_rules! for_queries {
+    ($count:expr, $of:ident $arguments:tt) => {
+        match $count {
+            8 => $of::<8> $arguments,
+            4 => $of::<4> $arguments,
+            3 => $of::<3> $arguments,
+            2 => $of::<2> $arguments,
+            _ => $of::<1> $arguments,
+        }
+    };
+}
+
 /// See [`super::Backend::key_products`].
-pub(super) fn key_products(query: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
-    let width = query.len();
+pub(super) fn key_products(count: usize, queries: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    for_queries!(count, key_products_of(queries, keys, stride, products));
+}
+
+fn key_products_of<const Q: usize>(queries: &[i16], keys: &[i8], stride: usize, products: &mut [i32]) {
+    let width = queries.len() / Q;
     let mut done = 0;
     while done < width {
-        let left = &query[done..];
-        let size = if left.len() >= 64 { 64 } else { 4 };
-        let of = match (size, done) {
-            (64, 0) => products_of::<32, true>,
-            (64, _) => products_of::<32, false>,
-            (_, 0) => products_of::<2, true>,
-            _ => products_of::<2, false>,
+        let (size, of): (_, unsafe fn(_, _, _, _, &mut _)) = match (width - done, done) {
+            (64.., 0) => (64, pairs_of::<Q, 32, true>),
+            (64.., _) => (64, pairs_of::<Q, 32, false>),
+            (32.., 0) => (32, pairs_of::<Q, 16, true>),
+            (32.., _) => (32, pairs_of::<Q, 16, false>),
+            (_, 0) => (4, pairs_of::<Q, 2, true>),
+            _ => (4, pairs_of::<Q, 2, false>),
         };
-        // SAFETY: `Backend::key_products` has checked that all blocks are there; what is left of the query is a multiple of 4.
-        unsafe { of(left, keys.as_ptr().add(4 * done), width, stride, products) };
+        // SAFETY: `Backend::key_products` has checked that all blocks are there; what is left of a query is a multiple of 4.
+        unsafe { of(queries.as_ptr().add(done), keys.as_ptr().add(4 * done), width, stride, products) };
         done += size;
     }
 }
 
-/// Adds the products of the first `N` pairs of the query with the keys at `keys`, or stores them if they are the first.
+/// Adds the products of `N` pairs of `Q` queries with the keys at `keys`, or stores them if they are the first.
 ///
 /// # Safety
-/// `query` must have `2 · N` elements, and each block of keys as many pairs behind `keys`.
-unsafe fn products_of<const N: usize, const FIRST: bool>(
-    query: &[i16],
+/// `queries` must point to `2 · N` elements of each query, `width` apart, and each block of keys have as many pairs behind `keys`.
+unsafe fn pairs_of<const Q: usize, const N: usize, const FIRST: bool>(
+    queries: *const i16,
     mut keys: *const i8,
     width: usize,
     stride: usize,
     products: &mut [i32],
 ) {
-    let mut x = [i32x4_splat(0); N];
-    repeated!(32: p < N, {
-        // SAFETY: as the caller promises.
-        x[p] = unsafe { v128_load32_splat(query.as_ptr().add(2 * p).cast()) };
+    let mut x = [[i32x4_splat(0); N]; Q];
+    repeated!(8: q < Q, {
+        let query = queries.wrapping_add(q * width);
+        repeated!(32: p < N, {
+            // SAFETY: as the caller promises.
+            x[q][p] = unsafe { v128_load32_splat(query.add(2 * p).cast()) };
+        });
     });
-    for block in products.chunks_exact_mut(CACHE_BLOCK) {
-        let mut group = keys;
-        for products in block.chunks_exact_mut(4) {
-            let at = products.as_mut_ptr().cast::<v128>();
-            // SAFETY: `products` is four sums; a group of four keys has eight bytes per pair.
+    for block in products.chunks_exact_mut(Q * CACHE_BLOCK) {
+        let (mut group, mut at) = (keys, block.as_mut_ptr().cast::<v128>());
+        for _ in 0..CACHE_BLOCK / 4 {
+            // SAFETY: a query's products with a block are four vectors; a group of four keys has eight bytes per pair.
             unsafe {
-                let mut sum = if FIRST { i32x4_splat(0) } else { v128_load(at) };
+                let mut k = [i32x4_splat(0); N];
                 repeated!(32: p < N, {
-                    let keys = i16x8_load_extend_i8x8(group.add(8 * p));
-                    sum = i32x4_add(sum, i32x4_dot_i16x8(keys, x[p]));
+                    k[p] = i16x8_load_extend_i8x8(group.add(8 * p));
                 });
-                v128_store(at, sum);
+                repeated!(8: q < Q, {
+                    let first = i32x4_dot_i16x8(k[0], x[q][0]);
+                    let mut sum = if FIRST { first } else { i32x4_add(v128_load(at.add(4 * q)), first) };
+                    repeated!(32: p < N, {
+                        if p > 0 {
+                            sum = i32x4_add(sum, i32x4_dot_i16x8(k[p], x[q][p]));
+                        }
+                    });
+                    v128_store(at.add(4 * q), sum);
+                });
             }
             group = group.wrapping_add(4 * width);
+            at = at.wrapping_add(1);
         }
         keys = keys.wrapping_add(stride);
     }
 }
 
 /// See [`super::Backend::value_sums`].
-pub(super) fn value_sums(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+pub(super) fn value_sums(count: usize, weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    for_queries!(count, value_sums_of(weights, values, stride, sums));
+}
+
+fn value_sums_of<const Q: usize>(weights: &[i16], values: &[i8], stride: usize, sums: &mut [i32]) {
+    let mut values = values.as_ptr();
+    let twos = weights.chunks_exact(2 * Q * CACHE_BLOCK);
+    let rest = twos.remainder();
+    for weights in twos {
+        // SAFETY: `Backend::value_sums` has checked that all blocks are there.
+        unsafe { blocks_of::<Q, 2>(weights, values, stride, sums) };
+        values = values.wrapping_add(2 * stride);
+    }
+    if !rest.is_empty() {
+        // SAFETY: as above.
+        unsafe { blocks_of::<Q, 1>(rest, values, stride, sums) };
+    }
+}
+
+/// Adds what is in `B` blocks: the more, the fewer visits of the sums.
+///
+/// # Safety
+/// `weights` must be `[B][Q][CACHE_BLOCK]`, and `values` point to as many blocks as wide as `sums`, `stride` bytes apart.
+unsafe fn blocks_of<const Q: usize, const B: usize>(
+    weights: &[i16],
+    values: *const i8,
+    stride: usize,
+    sums: &mut [i32],
+) {
     const PAIRS: usize = CACHE_BLOCK / 2;
-    let mut block = values.as_ptr();
-    for weights in weights.chunks_exact(CACHE_BLOCK) {
-        let mut w = [i32x4_splat(0); PAIRS];
-        repeated!(8: p < PAIRS, {
-            // SAFETY: `weights` has as many pairs.
-            w[p] = unsafe { v128_load32_splat(weights.as_ptr().add(2 * p).cast()) };
+    let mut w = [[[i32x4_splat(0); PAIRS]; B]; Q];
+    repeated!(8: q < Q, {
+        repeated!(2: b < B, {
+            repeated!(8: p < PAIRS, {
+                let pair = weights.as_ptr().wrapping_add((b * Q + q) * CACHE_BLOCK + 2 * p);
+                // SAFETY: as the caller promises.
+                w[q][b][p] = unsafe { v128_load32_splat(pair.cast()) };
+            });
         });
-        let mut values = block;
-        for sums in sums.chunks_exact_mut(4) {
-            let at = sums.as_mut_ptr().cast::<v128>();
-            // SAFETY: `sums` is four sums; `Backend::value_sums` has checked that all blocks are there.
-            unsafe {
-                let mut sum = v128_load(at);
+    });
+    let mut blocks = [values; B];
+    repeated!(2: b < B, {
+        blocks[b] = values.wrapping_add(b * stride);
+    });
+    for sums in sums.chunks_exact_mut(4 * Q) {
+        let at = sums.as_mut_ptr().cast::<v128>();
+        // SAFETY: as the caller promises; four sums of a query are a vector.
+        unsafe {
+            let mut v = [[i32x4_splat(0); PAIRS]; B];
+            repeated!(2: b < B, {
                 repeated!(8: p < PAIRS, {
-                    sum = i32x4_add(sum, i32x4_dot_i16x8(i16x8_load_extend_i8x8(values.add(8 * p)), w[p]));
+                    v[b][p] = i16x8_load_extend_i8x8(blocks[b].add(8 * p));
                 });
-                v128_store(at, sum);
-            }
-            values = values.wrapping_add(8 * PAIRS);
+                blocks[b] = blocks[b].wrapping_add(8 * PAIRS);
+            });
+            repeated!(8: q < Q, {
+                let mut sum = v128_load(at.add(q));
+                repeated!(2: b < B, {
+                    repeated!(8: p < PAIRS, {
+                        sum = i32x4_add(sum, i32x4_dot_i16x8(v[b][p], w[q][b][p]));
+                    });
+                });
+                v128_store(at.add(q), sum);
+            });
         }
-        block = block.wrapping_add(stride);
     }
 }
 
@@ -375,29 +445,35 @@ fn block_sums<const D: usize>(
 /// See [`super::Backend::tile`].
 pub(super) fn tile(shape: TileShape, codes: &[u8], tables: &[u8], steps: &[f32], sums: &mut [f32]) {
     // One copy of the loop for each extent: all sums have to stay in locals.
+    macro_rules! heights {
+        ($fold:literal $packed:literal $positions:literal ($($vectors:literal)*)) => {
+            match shape.vectors {
+                $($vectors => {
+                    tile_of::<$fold, $packed, $vectors, $positions>(shape, codes, tables, steps, sums);
+                })*
+                _ => scalar::tile(shape, codes, tables, steps, sums),
+            }
+        };
+    }
     macro_rules! extents {
-        ($fold:literal $packed:literal: $($vectors:literal)*) => {
-            match (shape.vectors, shape.positions) {
-                $(($vectors, 1) => tile_of::<$fold, $packed, $vectors, 1>(shape, codes, tables, steps, sums),
-                ($vectors, 8) => tile_of::<$fold, $packed, $vectors, 8>(shape, codes, tables, steps, sums),)*
+        ($fold:literal $packed:literal, $($positions:literal)*: $heights:tt) => {
+            match shape.positions {
+                $($positions => heights!($fold $packed $positions $heights),)*
                 _ => scalar::tile(shape, codes, tables, steps, sums),
             }
         };
     }
     match (shape.packing, shape.fold.entries()) {
-        (Packing::Nibbles, 8) => extents!(8 true: 1 2 3 4),
-        (Packing::Nibbles, 4) => extents!(4 true: 1 2 3 4),
-        (Packing::Nibbles, 2) => extents!(2 true: 1 2 3 4),
-        (Packing::Nibbles, _) => extents!(1 true: 1 2 3 4),
-        (Packing::Bytes, 8) => extents!(8 false: 1 2 8),
-        (Packing::Bytes, 4) => extents!(4 false: 1 2 8),
-        (Packing::Bytes, 2) => extents!(2 false: 1 2 8),
-        (Packing::Bytes, _) => extents!(1 false: 1 2 8),
+        (Packing::Nibbles, 8) => extents!(8 true, 1 8 16: (1 2 3 4)),
+        (Packing::Nibbles, 4) => extents!(4 true, 1 8: (1 2 3 4)),
+        (Packing::Nibbles, 2) => extents!(2 true, 1 8: (1 2 3 4)),
+        (Packing::Nibbles, _) => extents!(1 true, 1 8: (1 2 3 4)),
+        (Packing::Bytes, 8) => extents!(8 false, 1 8 16: (1 2 8)),
+        (Packing::Bytes, 4) => extents!(4 false, 1 8: (1 2 8)),
+        (Packing::Bytes, 2) => extents!(2 false, 1 8: (1 2 8)),
+        (Packing::Bytes, _) => extents!(1 false, 1 8: (1 2 8)),
     }
 }
-
-/// Tables whose entries are looked up at a time.
-const AT_ONCE: usize = 16;
 
 /// Sums in 16 bits of `R` vectors of 32 rows for `P` inputs.
 type Wide<const R: usize, const P: usize> = [[[v128; 4]; R]; P];
@@ -433,11 +509,16 @@ fn tile_of<const F: usize, const N: bool, const R: usize, const P: usize>(
         }
         // The more tables at a time, the fewer instructions each takes to be widened; where that counts most.
         let mut left = count;
-        if !N && (P == 1 || F == 8) {
-            for _ in 0..count / AT_ONCE {
-                look_up!(F, AT_ONCE);
+        if !N && P == TILE_POSITIONS {
+            for _ in 0..count / 32 {
+                look_up!(F, 32);
             }
-            left %= AT_ONCE;
+            left %= 32;
+        } else if !N && (P == 1 || F == 8) {
+            for _ in 0..count / 16 {
+                look_up!(F, 16);
+            }
+            left %= 16;
         }
         for _ in 0..left / F {
             look_up!(F, F);
@@ -446,7 +527,7 @@ fn tile_of<const F: usize, const N: bool, const R: usize, const P: usize>(
         let units = if count.is_multiple_of(F) { F as f32 } else { 1.0 };
         if !count.is_multiple_of(F) {
             let left = (count % F) as i16 * -(ENTRY_ZERO as i16);
-            repeated!(8: p < P, {
+            repeated!(16: p < P, {
                 repeated!(8: r < R, {
                     repeated!(4: i < 4, {
                         let whole = i16x8_shl(wide[p][r][i], F.ilog2());
@@ -461,28 +542,39 @@ fn tile_of<const F: usize, const N: bool, const R: usize, const P: usize>(
         // One copy of this code for all inputs: of several, sums are in memory from here on.
         let wide = wide;
         for ((wide, step), sums) in wide.iter().zip(steps).zip(sums.chunks_exact_mut(R * VECTOR_ROWS)) {
-            let (step, sums) = (f32x4_splat(units * step), sums.as_mut_ptr().cast::<v128>());
-            repeated!(8: r < R, {
-                repeated!(4: i < 4, {
-                    let value = wide[r][i];
-                    // SAFETY: `sums` has `R · 32` floats, of which a vector of 16-bit sums is eight.
-                    unsafe {
-                        let [low, high] = [sums.add(r * 8 + i * 2), sums.add(r * 8 + i * 2 + 1)];
-                        let scaled = |values| f32x4_mul(step, f32x4_convert_i32x4(values));
-                        let first = scaled(i32x4_extend_low_i16x8(value));
-                        let second = scaled(i32x4_extend_high_i16x8(value));
-                        if block == 0 {
-                            v128_store(low, first);
-                            v128_store(high, second);
-                        } else {
-                            v128_store(low, f32x4_add(v128_load(low), first));
-                            v128_store(high, f32x4_add(v128_load(high), second));
-                        }
-                    }
-                });
-            });
+            let (step, sums) = (f32x4_splat(units * step), sums.as_mut_ptr().cast());
+            // SAFETY: `sums` has `R · 32` floats.
+            unsafe {
+                if block == 0 {
+                    add_scaled::<true, R>(wide, step, sums);
+                } else {
+                    add_scaled::<false, R>(wide, step, sums);
+                }
+            }
         }
     }
+}
+
+/// Adds 16-bit sums times `step` to `sums`, or stores them if they are the first.
+///
+/// # Safety
+/// `sums` must point to `R · 32` floats.
+#[inline(always)]
+unsafe fn add_scaled<const FIRST: bool, const R: usize>(wide: &[[v128; 4]; R], step: v128, sums: *mut v128) {
+    let scaled = |values| f32x4_mul(step, f32x4_convert_i32x4(values));
+    repeated!(8: r < R, {
+        repeated!(4: i < 4, {
+            let value = wide[r][i];
+            // SAFETY: as the caller promises; a vector of 16-bit sums is eight floats.
+            unsafe {
+                let [low, high] = [sums.add(r * 8 + i * 2), sums.add(r * 8 + i * 2 + 1)];
+                let first = scaled(i32x4_extend_low_i16x8(value));
+                v128_store(low, if FIRST { first } else { f32x4_add(v128_load(low), first) });
+                let second = scaled(i32x4_extend_high_i16x8(value));
+                v128_store(high, if FIRST { second } else { f32x4_add(v128_load(high), second) });
+            }
+        });
+    });
 }
 
 /// Adds the entries of `S` tables, averages of `F` of them, for `R` vectors of 32 rows and `P` inputs.
@@ -500,9 +592,9 @@ unsafe fn look_up<const F: usize, const S: usize, const N: bool, const R: usize,
         // SAFETY: as the caller promises.
         codes[r] = unsafe { codes_of::<S, N, R>(code, r) };
     });
-    repeated!(8: p < P, {
+    repeated!(16: p < P, {
         let mut tables = [u8x16_splat(0); S];
-        repeated!(16: s < S, {
+        repeated!(32: s < S, {
             // SAFETY: as the caller promises.
             tables[s] = unsafe { v128_load(table.add((s * P + p) * CODEBOOK_ENTRIES).cast()) };
         });
@@ -526,7 +618,7 @@ unsafe fn codes_of<const S: usize, const N: bool, const R: usize>(
     r: usize,
 ) -> [[v128; S]; 2] {
     let mut codes = [[u8x16_splat(0); S]; 2];
-    repeated!(16: s < S, {
+    repeated!(32: s < S, {
         let vector = s * R + r;
         // SAFETY: as the caller promises.
         unsafe {
@@ -554,7 +646,7 @@ fn added<const F: usize, const S: usize>(
     let two = |i: usize| u8x16_avgr(entry(i), entry(i + 1));
     let four = |i: usize| u8x16_avgr(two(i), two(i + 2));
     let [mut low, mut high] = sums;
-    repeated!(16: group < S / F, {
+    repeated!(32: group < S / F, {
         let first = group * F;
         let average = match F {
             8 => u8x16_avgr(four(first), four(first + 4)),

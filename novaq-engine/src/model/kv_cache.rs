@@ -1,7 +1,7 @@
 //! Keys and values of the positions seen so far.
 
 use super::{Config, ModelError};
-use crate::kernel::{Attention, Backend, CACHE_BLOCK, quantize_i8};
+use crate::kernel::{ATTENTION_QUERIES, Attention, Backend, CACHE_BLOCK, quantize_i8};
 use std::collections::TryReserveError;
 use std::ops::Range;
 
@@ -295,76 +295,139 @@ impl KvCache {
         }
     }
 
-    /// Attention of one query head over `positions`: softmax of the scaled products with the keys, then the weighted
-    /// sum of the values.
+    /// Attention of some queries of a layer, each over its `positions`: softmax of the scaled products with the keys, then the
+    /// weighted sum of the values.
     ///
     /// In 8 bits, the products are exact, and so are the sums of the values; their weights are integers of 16 bits.
-    /// `query` and `output` are `[head_dim]`; `head` is the key/value head.
+    /// `queries` and `output` are `[positions][query heads × head_dim]`.
     pub(super) fn attend(
         &self,
         backend: Backend,
-        (layer, head): (usize, usize),
-        positions: Range<usize>,
+        layer: usize,
+        positions: &[Range<usize>],
+        queries: &[f32],
+        scratch: &mut Scratch,
+        output: &mut [f32],
+    ) {
+        let width = queries.len() / positions.len();
+        match &self.layers[layer] {
+            Layer::F32 { keys, values } => {
+                let rows = queries.chunks_exact(width).zip(output.chunks_exact_mut(width));
+                let per_key = width / (self.heads * self.head_dim);
+                for (positions, (queries, output)) in positions.iter().zip(rows) {
+                    let heads =
+                        queries.chunks_exact(self.head_dim).zip(output.chunks_exact_mut(self.head_dim));
+                    for (head, (query, output)) in heads.enumerate() {
+                        let of_layer = (&keys[..], &values[..]);
+                        self.attend_f32(backend, of_layer, head / per_key, positions, query, scratch, output);
+                    }
+                }
+            }
+            Layer::Int8(layer) => {
+                let per_key = width / (self.heads * self.head_dim);
+                for head in 0..self.heads {
+                    // All that read this head's keys, position after position.
+                    let place = |i: usize| {
+                        let first = i / per_key * width + (head * per_key + i % per_key) * self.head_dim;
+                        (positions[i / per_key].clone(), first..first + self.head_dim)
+                    };
+                    let mut done = 0;
+                    for count in ATTENTION_QUERIES {
+                        while done + count <= positions.len() * per_key {
+                            let places = (done..done + count).map(place);
+                            self.attend_int8(backend, layer, head, places, queries, scratch, output);
+                            done += count;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of `attend`")]
+    fn attend_f32(
+        &self,
+        backend: Backend,
+        (keys, values): (&[f32], &[f32]),
+        head: usize,
+        positions: &Range<usize>,
         query: &[f32],
         scratch: &mut Scratch,
         output: &mut [f32],
     ) {
-        match &self.layers[layer] {
-            Layer::F32 { keys, values } => {
-                let (width, first) = (self.heads * self.head_dim, head * self.head_dim);
-                let of_head = first..first + self.head_dim;
-                let weights = &mut scratch.weights;
-                let keys = keys.chunks_exact(width).skip(positions.start).take(positions.len());
-                weights.clear();
-                weights.extend(keys.map(|key| backend.dot_f32(&key[of_head.clone()], query) * self.scale));
-                let inverse = 1.0 / backend.softmax_numerators(weights);
-                output.fill(0.0);
-                for (value, weight) in values.chunks_exact(width).skip(positions.start).zip(weights) {
-                    let weight = *weight * inverse;
-                    output.iter_mut().zip(&value[of_head.clone()]).for_each(|(o, v)| *o += weight * v);
-                }
-            }
-            Layer::Int8(layer) => self.attend_int8(backend, layer, head, positions, query, scratch, output),
+        let (width, first) = (self.heads * self.head_dim, head * self.head_dim);
+        let of_head = first..first + self.head_dim;
+        let weights = &mut scratch.weights;
+        let keys = keys.chunks_exact(width).skip(positions.start).take(positions.len());
+        weights.clear();
+        weights.extend(keys.map(|key| backend.dot_f32(&key[of_head.clone()], query) * self.scale));
+        let inverse = 1.0 / backend.softmax_numerators(weights);
+        output.fill(0.0);
+        for (value, weight) in values.chunks_exact(width).skip(positions.start).zip(weights) {
+            let weight = *weight * inverse;
+            output.iter_mut().zip(&value[of_head.clone()]).for_each(|(o, v)| *o += weight * v);
         }
     }
 
+    /// Of as many queries as [`ATTENTION_QUERIES`] has a number for: over which positions, and where in `queries` and `output`.
     #[expect(clippy::too_many_arguments, reason = "those of `attend`")]
     fn attend_int8(
         &self,
         backend: Backend,
         layer: &Int8Layer,
         head: usize,
-        positions: Range<usize>,
-        query: &[f32],
+        places: impl ExactSizeIterator<Item = (Range<usize>, Range<usize>)> + Clone,
+        queries: &[f32],
         scratch: &mut Scratch,
         output: &mut [f32],
     ) {
         let Scratch { weights, query: quantized, products, integers, sums, .. } = scratch;
-        let width = self.head_dim.next_multiple_of(4);
-        let blocks = positions.start / CACHE_BLOCK..positions.end.div_ceil(CACHE_BLOCK);
+        let (count, width) = (places.len(), self.head_dim.next_multiple_of(4));
+        // Blocks that one of the queries reads.
+        let blocks = places.clone().fold(usize::MAX..0, |blocks, (positions, _)| {
+            let end = positions.end.div_ceil(CACHE_BLOCK);
+            blocks.start.min(positions.start / CACHE_BLOCK)..blocks.end.max(end)
+        });
         let stride = self.heads * CACHE_BLOCK;
         let first = blocks.start * stride + head * CACHE_BLOCK;
 
         quantized.clear();
-        quantized.resize(width, 0);
-        let scale = backend.quantize(query, i16::MAX, &mut quantized[..query.len()]) * self.scale;
-        products.resize(blocks.len() * CACHE_BLOCK, 0);
-        backend.key_products(quantized, &layer.keys[first * width..], stride * width, products);
+        quantized.resize(count * width, 0);
+        let mut scales = [0.0; ATTENTION_QUERIES[0]];
+        for ((scale, quantized), (_, of_query)) in
+            scales.iter_mut().zip(quantized.chunks_exact_mut(width)).zip(places.clone())
+        {
+            let quantized = &mut quantized[..self.head_dim];
+            *scale = backend.quantize(&queries[of_query], i16::MAX, quantized) * self.scale;
+        }
+        products.resize(blocks.len() * count * CACHE_BLOCK, 0);
+        backend.key_products(count, quantized, &layer.keys[first * width..], stride * width, products);
+        integers.resize(products.len(), 0);
         let skipped = blocks.start * CACHE_BLOCK;
-        let attention = Attention {
-            products,
-            key_scales: &layer.key_scales[first..],
-            value_scales: &layer.value_scales[first..],
-            stride,
-            scale,
-            positions: positions.start - skipped..positions.end - skipped,
-        };
-        let scale = backend.attention_weights(&attention, weights, integers);
+        for (query, (scale, (positions, _))) in scales.iter_mut().zip(places.clone()).enumerate() {
+            let attention = Attention {
+                products: &products[query * CACHE_BLOCK..],
+                product_stride: count * CACHE_BLOCK,
+                key_scales: &layer.key_scales[first..],
+                value_scales: &layer.value_scales[first..],
+                stride,
+                scale: *scale,
+                positions: positions.start - skipped..positions.end - skipped,
+            };
+            *scale = backend.attention_weights(&attention, weights, &mut integers[query * CACHE_BLOCK..]);
+        }
         sums.clear();
-        sums.resize(width, 0);
-        backend.value_sums(integers, &layer.values[first * width..], stride * width, sums);
-        for (o, sum) in output.iter_mut().zip(&*sums) {
-            *o = *sum as f32 * scale;
+        sums.resize(count * width, 0);
+        backend.value_sums(count, integers, &layer.values[first * width..], stride * width, sums);
+        for (query, (scale, (_, of_query))) in scales.iter().zip(places).enumerate() {
+            let mut fours = sums.as_chunks::<4>().0[query..].iter().step_by(count);
+            let (outputs, rest) = output[of_query].as_chunks_mut::<4>();
+            for (output, sums) in outputs.iter_mut().zip(&mut fours) {
+                *output = sums.map(|sum| sum as f32 * scale);
+            }
+            for (o, sum) in rest.iter_mut().zip(fours.next().unwrap_or(&[0; 4])) {
+                *o = *sum as f32 * scale;
+            }
         }
     }
 }

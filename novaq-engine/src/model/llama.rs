@@ -272,6 +272,8 @@ pub struct Pass {
     ends: Vec<usize>,
     /// Rows whose logits are wanted, in ascending order.
     wanted: Vec<usize>,
+    /// Whether it began with tokens, not with a residual stream.
+    has_tokens: bool,
     /// Layers done.
     layer: usize,
     hidden: Vec<f32>,
@@ -294,10 +296,13 @@ struct Buffers {
     gate: Vec<f32>,
     up: Vec<f32>,
     attention: Scratch,
+    /// Positions that the attention of each row of a sequence reads.
+    reads: Vec<Range<usize>>,
 }
 
 impl Pass {
-    /// The residual stream after the layers done so far, `[positions, hidden_size]`, sequence after sequence.
+    /// The residual stream after the layers done so far, `[positions, hidden_size]`, sequence after sequence. After the model's
+    /// last layer, a pass that began with tokens and has no observer holds those positions alone whose logits are wanted.
     pub fn hidden(&self) -> &[f32] {
         &self.hidden
     }
@@ -611,7 +616,9 @@ impl Model {
             cache.make_room(end)?;
         }
         let mut pass = spare.unwrap_or_default();
-        let Pass { rows, ends, wanted, layer, hidden, angles, local_angles, logits, .. } = &mut pass;
+        let Pass { rows, ends, wanted, layer, hidden, angles, local_angles, logits, has_tokens, .. } =
+            &mut pass;
+        *has_tokens = tokens.is_some();
         *layer = 0;
         rows.clear();
         ends.clear();
@@ -723,14 +730,16 @@ impl Model {
         caches: &mut [KvCache],
         observer: &mut Option<&mut dyn Observer>,
     ) -> ControlFlow<()> {
-        let Pass { rows, layer: index, hidden, buffers, profile, .. } = pass;
-        let (index, positions) = (*index, rows.len());
-        let Buffers { input, q, k, v, projected, gate, up, attention } = buffers;
+        let Pass { rows, wanted, layer: index, hidden, buffers, profile, has_tokens, .. } = pass;
+        let (index, mut positions) = (*index, rows.len());
+        // What comes after the last layer's keys and values is for logits alone.
+        let is_last = self.first_layer + index + 1 == self.config.num_hidden_layers;
+        let narrows = *has_tokens && is_last && observer.is_none();
+        let Buffers { input, q, k, v, projected, gate, up, attention, reads } = buffers;
         let Config { hidden_size, head_dim, intermediate_size, .. } = self.config;
         let is_local = self.local_rope.is_some() && layer.window.is_some();
         let angles = if is_local { &pass.local_angles } else { &pass.angles };
         let (query_width, key_width) = (self.config.query_width(), self.config.key_value_width());
-        let queries_per_key = self.config.num_attention_heads / self.config.num_key_value_heads;
         let mut observe = |which, input: &Input, residual: &[f32]| match observer {
             Some(observer) => {
                 observer.linear_input(self.first_layer + index, which, input.values(), residual)
@@ -746,36 +755,62 @@ impl Model {
         self.rms_norm(hidden, &layer.input_layernorm, input.reset(positions, hidden_size));
         observe(LinearInput::Qkv, input, hidden)?;
         done(Part::Rest);
-        layer.q_proj.weight.prepare(self.backend, input);
+        layer.v_proj.weight.prepare(self.backend, input);
         done(Part::Tables);
-        layer.q_proj.forward(self.backend, input, q, positions);
-        layer.k_proj.forward(self.backend, input, k, positions);
         layer.v_proj.forward(self.backend, input, v, positions);
+        layer.k_proj.forward(self.backend, input, k, positions);
         done(Part::Products);
-        let qk = q.chunks_exact_mut(query_width).zip(k.chunks_exact_mut(key_width));
-        for (row, ((q, k), v)) in rows.iter().zip(qk.zip(v.chunks_exact(key_width))) {
-            if let Some(norm) = &layer.q_norm {
-                self.rms_norm_in_place(q, norm);
-            }
-            if let Some(norm) = &layer.k_norm {
-                self.rms_norm_in_place(k, norm);
-            }
-            for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
+        if let Some(norm) = &layer.k_norm {
+            self.rms_norm_in_place(k, norm);
+        }
+        let keys = k.chunks_exact_mut(key_width).zip(v.chunks_exact(key_width));
+        for (row, (k, v)) in rows.iter().zip(keys) {
+            for head in k.chunks_exact_mut(head_dim) {
                 angles.rotate(row.angles, head);
             }
             done(Part::Rest);
             caches[row.cache].push(index, row.position, k, v, attention);
             done(Part::Attention);
         }
-        let attended = input.reset(positions, query_width).chunks_exact_mut(query_width);
-        for (row, (q, attended)) in rows.iter().zip(q.chunks_exact(query_width).zip(attended)) {
-            let (cache, end) = (&caches[row.cache], row.position + 1);
-            let heads = q.chunks_exact(head_dim).zip(attended.chunks_exact_mut(head_dim));
-            let first = layer.window.map_or(0, |window| end.saturating_sub(window));
-            for (head, (q, attended)) in heads.enumerate() {
-                let at = (index, head / queries_per_key);
-                cache.attend(self.backend, at, first..end, q, attention, attended);
+        if narrows && wanted.len() < rows.len() {
+            for (place, row) in wanted.iter_mut().enumerate() {
+                rows[place] = rows[*row];
+                hidden.copy_within(*row * hidden_size..(*row + 1) * hidden_size, place * hidden_size);
+                *row = place;
             }
+            rows.truncate(wanted.len());
+            positions = rows.len();
+            hidden.truncate(positions * hidden_size);
+            if rows.is_empty() {
+                return ControlFlow::Continue(());
+            }
+            self.rms_norm(hidden, &layer.input_layernorm, input.reset(positions, hidden_size));
+            done(Part::Rest);
+            layer.q_proj.weight.prepare(self.backend, input);
+            done(Part::Tables);
+        }
+        layer.q_proj.forward(self.backend, input, q, positions);
+        done(Part::Products);
+        if let Some(norm) = &layer.q_norm {
+            self.rms_norm_in_place(q, norm);
+        }
+        for (row, q) in rows.iter().zip(q.chunks_exact_mut(query_width)) {
+            for head in q.chunks_exact_mut(head_dim) {
+                angles.rotate(row.angles, head);
+            }
+        }
+        done(Part::Rest);
+        let (mut q_left, mut attended_left) = (&q[..], input.reset(positions, query_width));
+        for rows in rows.chunk_by(|a, b| a.cache == b.cache) {
+            let (q, attended);
+            (q, q_left) = q_left.split_at(rows.len() * query_width);
+            (attended, attended_left) = attended_left.split_at_mut(rows.len() * query_width);
+            reads.clear();
+            reads.extend(rows.iter().map(|row| {
+                let end = row.position + 1;
+                layer.window.map_or(0, |window| end.saturating_sub(window))..end
+            }));
+            caches[rows[0].cache].attend(self.backend, index, reads, q, attention, attended);
         }
         observe(LinearInput::O, input, hidden)?;
         done(Part::Attention);
