@@ -56,8 +56,7 @@ impl TaskState {
     /// Whether a task may go from here to `next`.
     pub fn may_become(self, next: Self) -> bool {
         match self {
-            Self::Submitted => next != Self::Submitted,
-            Self::Working => next != Self::Submitted,
+            Self::Submitted | Self::Working => next != Self::Submitted,
             Self::InputRequired | Self::AuthRequired => {
                 next == Self::Submitted || next.is_terminal() && next != Self::Completed
             }

@@ -60,7 +60,12 @@ fn project(plan: &FaultPlan, may_fail: bool) -> Option<FaultTrace> {
     let (network, faults) = network()?;
     let shop = Shop::open(&network, EconConfig::default());
     shop.subscribe("Basic", "first");
-    let config = CoordinatorConfig { lease_ns: 30 * SECOND, max_attempts: 6, ..CoordinatorConfig::default() };
+    let config = CoordinatorConfig {
+        lease_ns: 30 * SECOND,
+        max_attempts: 6,
+        dead_letter_ns: 300 * SECOND,
+        ..CoordinatorConfig::default()
+    };
     let coordinator = Coordinator::install(&network, &Artifact::long_context(), Some(shop.id), config);
     let grant = ServiceGrant { service: coordinator.id, role: ServiceRole::Coordinator };
     shop.update::<()>(admin(), "grant_service", (grant,)).unwrap();
