@@ -247,6 +247,7 @@ fn is_plural(token: &Token) -> bool {
 
 /// What a segment asks for.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
 struct Item {
     role: usize,
     score: u32,
@@ -622,17 +623,10 @@ fn order(tokens: &[Token], roles: &[&RoleTemplate], items: &[Item], clauses: &mu
         match (items[at].joint, previous) {
             (Joint::Then, _) => (0..at).for_each(|earlier| before[earlier][at] = true),
             // `after X, Y` and `Y after X`.
-            (Joint::After, _) if items[at].new_sentence => {
-                if at + 1 < count {
-                    before[at][at + 1] = true;
-                }
-            }
+            (Joint::After, _) if items[at].new_sentence && at + 1 < count => before[at][at + 1] = true,
+            (Joint::Before, _) if items[at].new_sentence && at + 1 < count => before[at + 1][at] = true,
+            (Joint::After | Joint::Before, _) if items[at].new_sentence => {}
             (Joint::After, Some(previous)) => before[at][previous] = true,
-            (Joint::Before, _) if items[at].new_sentence => {
-                if at + 1 < count {
-                    before[at + 1][at] = true;
-                }
-            }
             (Joint::Before, Some(previous)) => before[previous][at] = true,
             (_, Some(previous)) if items[at].points_back && !apart => before[previous][at] = true,
             _ => {}

@@ -194,11 +194,11 @@ pub fn add_tasks(
     Ok((Some(args.project), EventKind::TasksAdded { tasks: flatten.tasks }))
 }
 
-fn task_in<'a>(
-    workspace: &'a Workspace,
+fn task_in(
+    workspace: &Workspace,
     key: TaskKey,
     allowed: impl Fn(TaskState) -> bool,
-) -> Result<&'a shared_types::coordinator::Task, CoordinatorError> {
+) -> Result<&shared_types::coordinator::Task, CoordinatorError> {
     let entry = project(workspace, key.project)?;
     let task = entry.tasks.get(&key.task).ok_or(CoordinatorError::UnknownTask { key })?;
     if allowed(task.state) {
@@ -342,7 +342,9 @@ mod tests {
     ) -> Result<ProjectId, CoordinatorError> {
         let args = CreatePlanArgs { key: key.map(str::to_owned), request };
         let (id, events) = create_plan(workspace, config, &model, args)?;
-        events.into_iter().for_each(|event| record(workspace, event));
+        for event in events {
+            record(workspace, event);
+        }
         Ok(id)
     }
 

@@ -3,12 +3,14 @@
 //! It follows the deterministic rules of [`crate::analysis`]: a wish becomes a plan or questions, an answer goes into the wish, a yes approves the
 //! plan, and while the project runs it reports.
 
+use std::fmt::Write as _;
+
 use shared_types::FieldError;
 use shared_types::coordinator::concierge::MAX_TURNS;
 use shared_types::coordinator::{
-    ConversationId, CoordinatorConfig, CoordinatorError, CreatePlanArgs, LimitKind, MAX_INSTRUCTION_BYTES,
-    Plan, PlanRequest, Project, ProjectId, ProjectState, Question, QuestionTopic, RevisePlanArgs, Stage,
-    TaskState, Turn,
+    ConversationId, CoordinatorConfig, CoordinatorError, CreatePlanArgs, EventKind, LimitKind,
+    MAX_INSTRUCTION_BYTES, Plan, PlanRequest, Project, ProjectId, ProjectState, Question, QuestionTopic,
+    RevisePlanArgs, Stage, TaskState, Turn,
 };
 
 use crate::commands::{self, ModelOf};
@@ -91,19 +93,20 @@ fn describe(plan: &Plan) -> String {
             let after: Vec<String> = task.after.iter().map(u32::to_string).collect();
             let after =
                 if after.is_empty() { String::new() } else { format!(", after {}", after.join(", ")) };
-            text.push_str(&format!(" {}. {} ({}{after});", task.id, task.title, task.role));
+            let _ = write!(text, " {}. {} ({}{after});", task.id, task.title, task.role);
         }
         if plan.tasks.len() > 20 {
-            text.push_str(&format!(" and {} more;", plan.tasks.len() - 20));
+            let _ = write!(text, " and {} more;", plan.tasks.len() - 20);
         }
         text.pop();
         text.push('.');
     }
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         " It costs {} and at most {} of your quota. Shall I begin?",
         count(plan.cost.creations as usize, "creation"),
         count(plan.cost.tokens as usize, "token"),
-    ));
+    );
     text
 }
 
@@ -134,13 +137,11 @@ fn report(entry: &ProjectEntry, text_of: TextOf) -> String {
     let working = entry.tasks.values().filter(|task| task.state == TaskState::Working);
     let working: Vec<&str> = working.take(5).map(|task| task.plan.title.as_str()).collect();
     if state.is_open() && !working.is_empty() {
-        text.push_str(&format!(" Being worked on: {}.", working.join("; ")));
+        let _ = write!(text, " Being worked on: {}.", working.join("; "));
     }
     if counts.dead_letters > 0 {
-        text.push_str(&format!(
-            " {} for you: replay or discard them.",
-            count(counts.dead_letters as usize, "task waiting")
-        ));
+        let waiting = count(counts.dead_letters as usize, "task");
+        let _ = write!(text, " Waiting for you: {waiting}, to replay or to discard.");
     }
     // The last task takes what the others made.
     let last = entry.tasks.values().next_back().filter(|_| state.is_terminal());
@@ -148,7 +149,7 @@ fn report(entry: &ProjectEntry, text_of: TextOf) -> String {
         let result = text_of(artifact.event).unwrap_or_default();
         let shown = text::beginning(result.trim(), SHOWN_BYTES);
         let cut = if shown.len() < result.trim().len() { " […]" } else { "" };
-        text.push_str(&format!("\n\n{title}:\n{shown}{cut}"));
+        let _ = write!(text, "\n\n{title}:\n{shown}{cut}");
     }
     text
 }
@@ -268,9 +269,8 @@ fn plan(
             return Outcome { turn, events: Vec::new(), questions: Vec::new() };
         }
     };
-    use shared_types::coordinator::EventKind::{Planned, Revised};
     let made = events.iter().find_map(|(_, event)| match event {
-        Planned { analysis, plan, .. } | Revised { analysis, plan, .. } => {
+        EventKind::Planned { analysis, plan, .. } | EventKind::Revised { analysis, plan, .. } => {
             Some((analysis.clone(), plan.clone()))
         }
         _ => None,
@@ -291,7 +291,7 @@ fn plan(
 mod tests {
     use super::*;
     use shared_types::ModelId;
-    use shared_types::coordinator::{Event, EventKind, RoleTemplate};
+    use shared_types::coordinator::{Event, RoleTemplate};
 
     use crate::planner::ChosenModel;
 

@@ -455,7 +455,10 @@ pub fn wakes_at(workspace: &Workspace, config: &CoordinatorConfig, now_ns: u64) 
 
 /// What the answers of calls mean.
 pub mod answers {
-    use super::*;
+    use super::{
+        AfterFailure, AttemptFailure, CallKind, CoordinatorConfig, EventKind, FinishReason, MAX_BUSY,
+        MIN_INPUT_BYTES, ProjectEntry, Quota, QuotaKind, RunCounts, TaskId, retry,
+    };
     use shared_types::agent::{JobFailure, JobId, JobProgress, JobState};
 
     /// An attempt that failed, and what follows from it.

@@ -150,7 +150,7 @@ fn arm() {
         ic_cdk_timers::clear_timer(earlier);
     }
     let delay = Duration::from_nanos(at.saturating_sub(now));
-    TIMER.set(Some((ic_cdk_timers::set_timer(delay, turn()), at)));
+    TIMER.set(Some((ic_cdk_timers::set_timer(delay, async { turn() }), at)));
     if WATCH_TIMER.get().is_none() {
         WATCH_TIMER.set(Some(ic_cdk_timers::set_timer_interval(WATCH, || async { watch() })));
     }
@@ -167,7 +167,7 @@ fn watch() {
 }
 
 /// Begins the work on the workspaces whose time has come, each in a message of its own: one that traps stops no other.
-async fn turn() {
+fn turn() {
     TIMER.set(None);
     // A canister that is being stopped makes no calls; the watch goes on after it was started again.
     if canister_status() != CanisterStatusCode::Running {
@@ -572,6 +572,9 @@ async fn reserve(flight: Flight, settings: &CoordinatorInitArgs, quota: QuotaKin
                 drop(flight);
                 return unanswered(owner, settings, project, call, error.to_string());
             }
+            Ok(Err(EconError::QuotaExceeded { resource, requested, available, .. })) => Err(format!(
+                "the subscription has room for {available} more {resource}, {requested} are asked for"
+            )),
             Ok(Err(error)) => Err(error.to_string()),
             Err(NoAnswer { reason, .. }) => {
                 drop(flight);

@@ -94,7 +94,9 @@ impl World {
             |_: &RoleTemplate, _: Option<ModelId>| ChosenModel { model_id: ModelId::ZERO, chats: false };
         let (id, events) =
             commands::create_plan(&self.workspace, &self.config, &model, args).expect("a plan");
-        events.into_iter().for_each(|event| self.record(event));
+        for event in events {
+            self.record(event);
+        }
         if let Ok(Some(event)) = commands::approve_plan(&self.workspace, &self.config, id) {
             self.record(event);
         }
@@ -127,7 +129,7 @@ impl World {
         }
     }
 
-    fn progress(&self, key: (ProjectId, TaskId, u32), state: JobState) -> JobProgress {
+    fn progress(key: (ProjectId, TaskId, u32), state: JobState) -> JobProgress {
         let counts = JobCounts { prompt_tokens: 5, generated_tokens: 3, ..JobCounts::default() };
         JobProgress {
             job: JobRecord {
@@ -173,7 +175,7 @@ impl World {
                     }
                     Fate::Never => JobState::Cancelled,
                 };
-                let progress = self.progress(key, state);
+                let progress = Self::progress(key, state);
                 let Some(entry) = self.workspace.projects.get(&project) else { return };
                 let event = answers::progress(entry, &self.config, (task, attempt), progress, self.now_ns);
                 if let Some(event) = event {
@@ -246,7 +248,7 @@ impl World {
             }
             CallKind::Close { task, attempt } => {
                 let late = (fate == Fate::Good).then(|| {
-                    self.progress(
+                    Self::progress(
                         (project, task, attempt),
                         JobState::Done { reason: FinishReason::EndOfText },
                     )
@@ -263,8 +265,9 @@ impl World {
             if self.answers.is_empty() && !self.workspace.is_active() {
                 return;
             }
-            let answers = std::mem::take(&mut self.answers);
-            answers.into_iter().for_each(|answer| self.arrive(answer));
+            for answer in std::mem::take(&mut self.answers) {
+                self.arrive(answer);
+            }
             self.now_ns += 30 * SECOND;
         }
         panic!("it does not end: {:?}", self.workspace.projects);

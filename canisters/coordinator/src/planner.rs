@@ -14,6 +14,9 @@ use crate::commands::ModelOf;
 use crate::graph::{self, Flatten};
 use crate::{analysis, roles, text};
 
+/// Temperature of tasks that an instruction asks for.
+const TEMPERATURE_PERMILLE: u32 = 700;
+
 /// What a plan depends on beside the request.
 pub struct Planner<'a> {
     /// The project that the plan is for.
@@ -110,7 +113,8 @@ impl Planner<'_> {
             prompt,
             capabilities: if codes { analysis.capabilities.clone() } else { Vec::new() },
             max_tokens: None,
-            temperature_permille: None,
+            // The likeliest tokens for votes, which compare answers; elsewhere small models would only repeat themselves.
+            temperature_permille: Some(TEMPERATURE_PERMILLE),
         };
         let voters = clause.agents.min(self.config.max_fan_out);
         if voters < 2 {
@@ -120,7 +124,8 @@ impl Planner<'_> {
         let votes = |stem: &str| matches!(stem, "vote" | "major" | "consensus" | "quorum");
         if words.iter().any(|token| votes(&token.stem)) {
             let rule = VoteRule { quorum: voters / 2 + 1, timeout_ns: None, no_quorum: NoQuorum::Plurality };
-            return Work::Vote { task: spec, voters, rule };
+            let task = TaskSpec { temperature_permille: None, ..spec };
+            return Work::Vote { task, voters, rule };
         }
         let each = (1..=voters).map(|number| {
             let title = spec.title.as_deref().map(|title| format!("{title} ({number})"));

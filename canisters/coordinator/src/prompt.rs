@@ -1,5 +1,7 @@
 //! What an agent is told.
 
+use std::fmt::Write as _;
+
 use crate::text;
 
 /// The prompt of a task for a model that goes on with a text: the role, the task with its artifacts, and where the answer begins.
@@ -19,7 +21,7 @@ pub fn request(task: &str, inputs: &[(String, String)], input_bytes: usize) -> S
             continue;
         }
         let cut = if shown.len() < artifact.len() { " […]" } else { "" };
-        prompt.push_str(&format!("\n{title}:\n{shown}{cut}\n"));
+        let _ = write!(prompt, "\n{title}:\n{shown}{cut}\n");
     }
     prompt
 }

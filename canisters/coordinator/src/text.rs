@@ -58,8 +58,8 @@ pub fn number(word: &str) -> Option<u32> {
         "twelve",
     ];
     match word {
-        "a" | "an" | "another" | "someone" | "somebody" | "single" => Some(1),
-        "first" | "second" | "third" | "fourth" | "fifth" => Some(1),
+        "a" | "an" | "another" | "someone" | "somebody" | "single" | "first" | "second" | "third"
+        | "fourth" | "fifth" => Some(1),
         "pair" | "couple" | "both" => Some(2),
         "dozen" => Some(12),
         "twenty" => Some(20),

@@ -89,7 +89,7 @@ mod tests {
             let other = decide(&rule, &reversed, waiting, timed_out);
             prop_assert_eq!(verdict.as_ref().map(|v| (v.winner, v.votes)), other.as_ref().map(|v| (v.winner, v.votes)));
 
-            let count = |answer: u8| answers.iter().filter(|it| **it == answer).count() as u32;
+            let count = |answer: u8| answers.iter().map(|it| u32::from(*it == answer)).sum::<u32>();
             let most = (0..3).map(count).max().unwrap_or(0);
             match verdict {
                 None => prop_assert!(most < quorum && waiting > 0 && !timed_out),

@@ -84,11 +84,11 @@ fn project(plan: &FaultPlan, may_fail: bool) -> Option<FaultTrace> {
     if !may_fail {
         assert_eq!(ended.state, ProjectState::Completed, "{:?} {trace}", coordinator.tasks(id));
     }
-    check(&coordinator, &shop, id, &trace);
+    check(&coordinator, &shop, id, may_fail, &trace);
     Some(trace)
 }
 
-fn check(coordinator: &Coordinator, shop: &Shop, id: ProjectId, trace: &FaultTrace) {
+fn check(coordinator: &Coordinator, shop: &Shop, id: ProjectId, may_fail: bool, trace: &FaultTrace) {
     let events = coordinator.events();
     let mut ends: BTreeMap<u32, u32> = BTreeMap::new();
     for event in &events {
@@ -134,7 +134,9 @@ fn check(coordinator: &Coordinator, shop: &Shop, id: ProjectId, trace: &FaultTra
         }
     }
     assert_eq!((account.tokens.used, account.tokens.reserved), (project.tokens, 0), "{trace}");
-    assert_eq!(tokens, project.tokens, "{tasks:?} {trace}");
+    let calls: Vec<_> = events.iter().map(|event| (event.sequence, &event.kind)).collect();
+    // A job that its agent does not speak of for long is given up, and its tokens are charged to nobody.
+    assert!(tokens >= project.tokens && (may_fail || tokens == project.tokens), "{calls:?} {trace}");
 }
 
 /// The coordinator's id, which is the same in each run: it is who calls the agents.
