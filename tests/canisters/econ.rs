@@ -284,7 +284,7 @@ fn tokens_that_are_no_dollars_are_paid_at_a_rate() {
     rates.set(ExchangeRates::quotation("ICP", 4_350_000_000));
     let quote = ask().unwrap();
     assert_eq!((quote.cents, quote.amount), (2_900, 6_666_667));
-    network.pic.advance_time(Duration::from_secs(11 * 60));
+    network.pic.advance_time(Duration::from_mins(11));
     let expired: Result<Invoice, _> =
         shop.update(owner(), "subscribe", (shop.subscribe_args("Basic", "first"),));
     assert_eq!(expired, Err(EconError::QuoteNeeded));

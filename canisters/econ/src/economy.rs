@@ -448,7 +448,7 @@ impl Economy {
                     let taken = account.subscription.take(input, *at_ns);
                     debug_assert_eq!(taken, Ok(()));
                     account.follow_period();
-                })
+                });
             }
             EventKind::MethodSet { account, method } => {
                 self.change_account(*account, now_ns, |account| account.method = Some(*method));

@@ -1014,7 +1014,8 @@ fn upgraded_before_the_answer() -> Result<(), Violation> {
 /// Each story ends well, and breaks the invariant that depends on its rule when that is broken.
 #[test]
 fn each_story_needs_its_rule() {
-    let stories: [(Rule, fn() -> Result<(), Violation>, &str); 4] = [
+    type Story = fn() -> Result<(), Violation>;
+    let stories: [(Rule, Story, &str); 4] = [
         (Rule::RefusalKeepsDoubt, late_behind_a_refusal, "INV-E1"),
         (Rule::ChargeHasRoom, longer_than_what_is_left, "INV-E3"),
         (Rule::UselessPaymentReturns, paid_for_a_period_that_is_over, "INV-E4"),
