@@ -548,7 +548,7 @@ mod tests {
         assert_eq!(field(facts.remember(vec![new(&[f32::NAN])], ENCODER, 0)), "facts[0].vector");
         assert!(facts.is_empty());
         facts.remember(vec![new(&[1.0, 2.0])], ENCODER, 0).unwrap();
-        assert_eq!(field(facts.remember(vec![new(&[1.0, 2.0])], Some(ModelId::ZERO), 0)), "encoder");
+        assert_eq!(field(facts.remember(vec![new(&[1.0, 2.0])], Some(ModelId::of(b"other")), 0)), "encoder");
         assert!(facts.nearest(&[1.0], ENCODER, 1).is_err() && facts.nearest(&[1.0, 1.0], None, 1).is_err());
     }
 }
