@@ -13,12 +13,16 @@ use crate::{state, sync};
 /// Time between two looks at whose turn it is among other repositories.
 const SYNC: Duration = Duration::from_mins(10);
 
+/// Time after which a slice that has not run to its end is one that trapped.
+const TRAPPED_AFTER: Duration = Duration::from_mins(10);
+
 /// Time between two looks at proposals whose time is over and at abandoned uploads.
 const TIDY: Duration = Duration::from_hours(1);
 
 thread_local! {
     static SYNC_STARTED: Cell<bool> = const { Cell::new(false) };
-    static SLICE_SCHEDULED: Cell<bool> = const { Cell::new(false) };
+    /// When the next slice was scheduled, if one is.
+    static SLICE_SCHEDULED: Cell<Option<u64>> = const { Cell::new(None) };
     static COLLECTED_UP_TO: RefCell<Option<IdKey>> = const { RefCell::new(None) };
 }
 
@@ -50,11 +54,12 @@ pub fn validate_on() {
 
 fn schedule_validation() {
     let work = state::read(|repository| repository.status().validations > 0);
-    if !work || SLICE_SCHEDULED.replace(true) {
+    if !work || SLICE_SCHEDULED.get().is_some() {
         return;
     }
+    SLICE_SCHEDULED.set(Some(ic_cdk::api::time()));
     ic_cdk_timers::set_timer(Duration::ZERO, async {
-        SLICE_SCHEDULED.set(false);
+        SLICE_SCHEDULED.set(None);
         validate_on();
     });
 }
@@ -71,7 +76,12 @@ fn tidy() {
     if more {
         ic_cdk_timers::set_timer(Duration::ZERO, async { tidy() });
     }
-    // Should the message of a slice have trapped, it is taken up again here.
-    SLICE_SCHEDULED.set(false);
+    // Whatever was scheduled has run long ago, unless its message trapped, which takes back that it ran.
+    let trapped =
+        |scheduled: u64| context.now_ns.saturating_sub(scheduled) >= TRAPPED_AFTER.as_nanos() as u64;
+    if SLICE_SCHEDULED.get().is_some_and(trapped) {
+        SLICE_SCHEDULED.set(None);
+        state::mutate(|repository| repository.slice_trapped(&context));
+    }
     schedule_validation();
 }

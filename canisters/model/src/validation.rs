@@ -1,7 +1,7 @@
 //! Validation: everything about a stored model is looked at again, in slices, before anybody may propose it.
 
 use canister_common::cbor::{Cbor, Extensible};
-use novaq_engine::artifact::{ArtifactError, Manifest, ShardHeader, ShardSource, decode_row};
+use novaq_engine::artifact::{ArtifactError, Manifest, ShardHeader, ShardSource, decode_row, read_tokenizer};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -19,11 +19,14 @@ use candid::Principal;
 use crate::guards::CallContext;
 use crate::repository::{ModelEntry, Repository};
 
-/// Instructions after which a slice takes no further step; a step is at most a manifest, a shard or a handful of rows.
+/// Instructions after which a slice takes no further step; a step is at most a manifest, a shard, a handful of rows or a tokenizer.
 pub const SLICE_INSTRUCTIONS: u64 = 2_000_000_000;
 
 /// Tensors of which a row is decoded, spread over the model, beside the first of each codec.
 const DECODED_TENSORS: usize = 8;
+
+/// Slices of a validation that may trap; after that many it ends.
+const MAX_TRAPS: u32 = 2;
 
 /// What `novaq compress` writes where nobody knows the licence.
 const NO_LICENSE: &str = "unspecified";
@@ -36,6 +39,9 @@ const DER_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70
 pub struct Job {
     report: ValidationReport,
     next: Step,
+    /// Slices that trapped.
+    #[serde(default)]
+    traps: u32,
 }
 
 /// What a validation does next.
@@ -44,7 +50,20 @@ enum Step {
     Manifest,
     Shard(u32),
     Rows,
+    Tokenizer,
     Done,
+}
+
+impl Step {
+    /// What the step looks at.
+    fn kind(self) -> CheckKind {
+        match self {
+            Self::Manifest => CheckKind::Manifest,
+            Self::Shard(_) => CheckKind::Shards,
+            Self::Rows => CheckKind::Rows,
+            Self::Tokenizer | Self::Done => CheckKind::Tokenizer,
+        }
+    }
 }
 
 impl Job {
@@ -85,7 +104,7 @@ impl Repository {
             checks: Vec::new(),
             rows: Vec::new(),
         };
-        self.validations.insert(*model_id.as_bytes(), Cbor(Job { report, next: Step::Manifest }));
+        self.validations.insert(*model_id.as_bytes(), Cbor(Job { report, next: Step::Manifest, traps: 0 }));
         if entry.record.status == ModelStatus::Pending {
             entry.record.validation = Validation::Running { shards: 0 };
             self.put_entry(entry.clone());
@@ -133,6 +152,20 @@ impl Repository {
             }
         }
         false
+    }
+
+    /// The message of a slice has trapped, of the validation whose turn it was. Of one that does so again and again there is nothing more to
+    /// hope for: it ends, so that those behind it have their turn.
+    pub fn slice_trapped(&mut self, context: &CallContext) {
+        let Some((key, Cbor(mut job))) = self.validations.first_key_value() else { return };
+        job.traps += 1;
+        if job.traps < MAX_TRAPS {
+            self.validations.insert(key, Cbor(job));
+            return;
+        }
+        let reason = format!("the canister trapped {} times on the way", job.traps);
+        job.checked(job.next.kind(), failed(reason));
+        self.end_validation(context, job.report);
     }
 
     fn show_progress(&mut self, report: &ValidationReport) {
@@ -195,6 +228,10 @@ impl Repository {
             Step::Rows => {
                 let outcome = self.check_rows(job, &entry);
                 job.checked(CheckKind::Rows, outcome);
+                Step::Tokenizer
+            }
+            Step::Tokenizer => {
+                job.checked(CheckKind::Tokenizer, outcome(self.check_tokenizer(&entry)));
                 Step::Done
             }
             Step::Done => Step::Done,
@@ -298,6 +335,21 @@ impl Repository {
                 Step::Done
             }
         }
+    }
+
+    fn check_tokenizer(&self, entry: &ModelEntry) -> Result<(), String> {
+        let manifest = self.stored_manifest(entry).map_err(|error| error.to_string())?;
+        let source = StoredShards { repository: self, record: &entry.record };
+        let tokenizer = read_tokenizer(&manifest, &source).map_err(|error| error.to_string())?;
+        let known = match manifest.decoder() {
+            Ok(config) => config.vocab_size,
+            Err(_) => manifest.encoder().map_err(|error| error.to_string())?.vocab_size,
+        };
+        let tokens = tokenizer.vocab_size();
+        if tokens > known {
+            return Err(format!("the tokenizer has {tokens} tokens, the model knows {known}"));
+        }
+        Ok(())
     }
 
     /// Decodes rows of tensors of every codec.

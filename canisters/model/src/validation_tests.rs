@@ -5,7 +5,7 @@ use ic_stable_structures::DefaultMemoryImpl;
 use novaq_engine::artifact::{Loader, Shards, Signature};
 use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, RopeScaling, Variant};
-use novaq_engine::synth::{Format, Synthetic};
+use novaq_engine::synth::{self, Format, Synthetic};
 use shared_types::model::{Policy, ProposalAction, RoleGrant};
 use std::sync::Arc;
 
@@ -29,8 +29,13 @@ fn context(caller: Principal) -> CallContext {
 
 /// A small model of additive and low-rank codes, unsigned.
 fn artifact(low_rank: bool) -> (Manifest, Vec<Vec<u8>>) {
+    synthesize(synthetic(low_rank))
+}
+
+fn synthetic(low_rank: bool) -> Synthetic {
     let config = Config {
-        vocab_size: 300,
+        // Makes a second shard.
+        vocab_size: 30_000,
         hidden_size: 64,
         intermediate_size: 160,
         num_hidden_layers: 2,
@@ -53,9 +58,11 @@ fn artifact(low_rank: bool) -> (Manifest, Vec<Vec<u8>>) {
     } else {
         Format::Aq { codebooks: 4, dimension: 8, fold: Fold::ONE }
     };
-    // The tokenizer, which nothing here reads, makes a second shard.
-    let tokenizer = vec![7; 1_900_000];
-    let synthetic = Synthetic { config, body, embedding: Format::Int8, seed: 4, tokenizer };
+    let tokenizer = synth::tokenizer(config.vocab_size).unwrap().to_bytes();
+    Synthetic { config, body, embedding: Format::Int8, seed: 4, tokenizer }
+}
+
+fn synthesize(synthetic: Synthetic) -> (Manifest, Vec<Vec<u8>>) {
     let mut shards = Vec::new();
     let manifest = synthetic.write(&mut shards).unwrap();
     assert_eq!(shards.len(), 2);
@@ -120,7 +127,7 @@ fn a_whole_model_passes_in_slices_and_its_rows_are_those_of_the_engine() {
         let mut repository = installed(identity(&key));
         let report = validated(&mut repository, identity(&key), &manifest, &shards, |_, _| {});
         assert!(report.passed(), "{report:?}");
-        assert_eq!(report.checks.len(), 7);
+        assert_eq!(report.checks.len(), 8);
         assert_eq!((report.shards, report.bytes), (2, manifest.shard_bytes()));
         assert!(report.messages > 1 && report.rows.len() >= 8);
         let source = Shards(shards);
@@ -180,6 +187,52 @@ fn what_is_wrong_is_named_and_can_not_be_proposed() {
     layers.tensors.retain(|tensor| tensor.name != "model.norm.weight");
     let reason = failure(&sign(layers.recounted().unwrap(), &own), CheckKind::Architecture, nothing);
     assert_eq!(reason, "tensor `model.norm.weight` is missing");
+}
+
+#[test]
+fn a_tokenizer_that_is_none_or_another_models_is_found() {
+    let key = key(5);
+    let reason = |tokenizer: Vec<u8>| {
+        let (manifest, shards) = synthesize(Synthetic { tokenizer, ..synthetic(false) });
+        let mut repository = installed(identity(&key));
+        let report = validated(&mut repository, identity(&key), &sign(manifest, &key), &shards, |_, _| {});
+        let Outcome::Failed { reason } = outcome_of(&report, CheckKind::Tokenizer) else {
+            panic!("{report:?}")
+        };
+        reason
+    };
+    let whole = synth::tokenizer(30_000).unwrap().to_bytes();
+    assert!(reason(whole[..whole.len() - 1].to_vec()).contains("truncated"));
+    let more = reason(synth::tokenizer(30_001).unwrap().to_bytes());
+    assert_eq!(more, "the tokenizer has 30001 tokens, the model knows 30000");
+}
+
+#[test]
+fn a_validation_that_traps_ends_and_lets_others_have_their_turn() {
+    let key = key(5);
+    let mut repository = installed(identity(&key));
+    let (manifest, shards) = artifact(false);
+    let manifest = sign(manifest, &key);
+    let bytes = manifest.to_bytes().unwrap();
+    let id = repository.begin_upload(&context(identity(&key)), &bytes).unwrap().model_id;
+    for (index, shard) in shards.iter().enumerate() {
+        repository.put_shard(&context(identity(&key)), &id, index as u32, shard).unwrap();
+    }
+    repository.finish_upload(&context(identity(&key)), &id).unwrap();
+    let running = |repository: &Repository| repository.status().validations;
+    repository.slice_trapped(&context(ADMIN));
+    assert_eq!(running(&repository), 1);
+    repository.slice_trapped(&context(ADMIN));
+    assert_eq!(running(&repository), 0);
+    let report = repository.validation_report(&context(identity(&key)), &id).unwrap();
+    let reason = "the canister trapped 2 times on the way".to_owned();
+    assert_eq!(outcome_of(&report, CheckKind::Manifest), Outcome::Failed { reason });
+    // Nothing is left that could trap.
+    repository.slice_trapped(&context(ADMIN));
+    // Whoever thinks better of it has it validated again.
+    repository.finish_upload(&context(identity(&key)), &id).unwrap();
+    assert!(!repository.validate(&context(ADMIN), &|| 0, 1));
+    assert!(repository.validation_report(&context(identity(&key)), &id).unwrap().passed());
 }
 
 #[test]

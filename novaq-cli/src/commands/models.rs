@@ -427,6 +427,7 @@ fn check_name(kind: CheckKind) -> &'static str {
         CheckKind::Architecture => "architecture",
         CheckKind::Shards => "shards",
         CheckKind::Rows => "rows",
+        CheckKind::Tokenizer => "tokenizer",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Building a model from an artifact, one section at a time.
 
 use super::manifest::{Codec, Manifest, Section, TensorEntry};
-use super::{ArtifactError, ShardHeader};
+use super::{ArtifactError, MAX_TOKENIZER_BYTES, ShardHeader};
 use crate::codec::{
     AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
     finite, read_f16,
@@ -270,7 +270,7 @@ impl Loader {
     /// If the model is an encoder, a tensor is missing or misshapen, or the tokenizer does not decode.
     pub fn finish(&mut self, source: &dyn ShardSource) -> Result<LoadedModel, ArtifactError> {
         let config = self.manifest.decoder()?.clone();
-        let tokenizer = self.tokenizer(source)?;
+        let tokenizer = read_tokenizer(&self.manifest, source)?;
         let model = if self.without_layers {
             // As many places as there are layers: not as many as a hostile configuration says.
             self.layer_bytes()?;
@@ -288,14 +288,9 @@ impl Loader {
     /// If the model is a decoder, a tensor is missing or misshapen, or the tokenizer does not decode.
     pub fn finish_encoder(&mut self, source: &dyn ShardSource) -> Result<LoadedEncoder, ArtifactError> {
         let config = self.manifest.encoder()?.clone();
-        let tokenizer = self.tokenizer(source)?;
+        let tokenizer = read_tokenizer(&self.manifest, source)?;
         let encoder = Encoder::load(config, &mut self.tensors)?;
         Ok(LoadedEncoder { encoder, tokenizer })
-    }
-
-    fn tokenizer(&self, source: &dyn ShardSource) -> Result<Tokenizer, ArtifactError> {
-        let bytes = read_section(&self.manifest, self.manifest.tokenizer.section, source)?;
-        Ok(Tokenizer::from_bytes(&bytes)?)
     }
 
     /// Loads a decoder at once.
@@ -322,6 +317,19 @@ impl Loader {
         while loader.step(source)?.is_some() {}
         loader.finish_encoder(source)
     }
+}
+
+/// The tokenizer of a valid manifest.
+///
+/// # Errors
+/// If its section is longer than [`MAX_TOKENIZER_BYTES`], can't be read or does not decode.
+pub fn read_tokenizer(manifest: &Manifest, source: &dyn ShardSource) -> Result<Tokenizer, ArtifactError> {
+    let section = manifest.tokenizer.section;
+    if section.length > MAX_TOKENIZER_BYTES {
+        let reason = format!("{} bytes, at most {MAX_TOKENIZER_BYTES} are read", section.length);
+        return Err(ArtifactError::field("tokenizer.section.length", reason));
+    }
+    Ok(Tokenizer::from_bytes(&read_section(manifest, section, source)?)?)
 }
 
 /// The codebook set `name`, and the bytes read for it.

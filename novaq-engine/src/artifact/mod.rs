@@ -11,7 +11,7 @@ mod shard;
 mod signature;
 mod writer;
 
-pub use loader::{LoadedEncoder, LoadedModel, Loader, ShardSource, Shards};
+pub use loader::{LoadedEncoder, LoadedModel, Loader, ShardSource, Shards, read_tokenizer};
 pub use manifest::{
     CodebookEntry, Codec, Compression, Estimates, Manifest, Origin, Section, ShardEntry, Similarity,
     SourceFile, TensorEntry, TokenizerEntry, Verification,
@@ -31,6 +31,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MAX_SHARD_BYTES: usize = 1_900_000;
 /// Largest manifest: it travels in one message too.
 pub const MAX_MANIFEST_BYTES: usize = 1_500_000;
+/// Longest compact form of a tokenizer. That of Gemma 3, with 262,144 tokens, has a sixth of it.
+pub const MAX_TOKENIZER_BYTES: u64 = 32 << 20;
 /// Sections begin at multiples of this in a shard's payload.
 pub const SECTION_ALIGNMENT: usize = 16;
 

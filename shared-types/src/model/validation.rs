@@ -45,6 +45,8 @@ pub enum CheckKind {
     Shards,
     /// Rows of tensors of every codec decode to finite numbers.
     Rows,
+    /// The tokenizer decodes, and the model knows all of its tokens.
+    Tokenizer,
 }
 
 /// What a check found.

@@ -1,18 +1,21 @@
 //! Golden states: stable memory as released versions left it, read by this one. A file per layout in `golden/`.
 
-use candid::Encode;
+use candid::{CandidType, Encode, Reserved};
 use novaq_engine::kernel::Fold;
 use novaq_engine::model::{Config, RopeScaling, Variant};
-use novaq_engine::synth::{Format, Synthetic};
+use novaq_engine::synth::{self, Format, Synthetic};
 use ohms_tests::artifact::{Artifact, signing_key};
 use ohms_tests::golden;
 use ohms_tests::network::{Network, Repository, admin, stranger, uploader};
 use ohms_tests::wasm::Canister;
+use serde::Deserialize;
+use serde_bytes::ByteBuf;
+use shared_types::ModelId;
 use shared_types::lifecycle::ModelStatus;
 use shared_types::model::{
-    AuditEntry, AuditEvent, AuditLogArgs, AuditPage, CertifiedModel, ListModelsArgs, ListProposalsArgs,
-    ModelCanisterStatus, ModelError, ModelInitArgs, ModelPage, Policy, ProposalAction, ProposalPage,
-    ProposalState, RegisteredKey, Role, RoleGrant, UploaderUsage, Validation, ValidationReport,
+    AuditEntry, AuditEvent, AuditLogArgs, AuditPage, CertifiedModel, GetShardArgs, ListModelsArgs,
+    ListProposalsArgs, ModelCanisterStatus, ModelError, ModelInitArgs, ModelPage, Policy, ProposalAction,
+    ProposalPage, ProposalState, RegisteredKey, Role, RoleGrant, UploaderUsage, Validation, ValidationReport,
 };
 
 /// A canister that has the golden state `name`, upgraded to this version of the code.
@@ -72,10 +75,74 @@ fn layout_1_is_read_and_goes_on() {
     audit_log(&network, &repository);
 }
 
+/// The module as it was released.
+const RELEASED: &[u8] = include_bytes!("../../golden/ohms_model_0.1.0.wasm.gz");
+
+/// Ids and first shards of the models that everybody may read, whatever else a version says of them.
+fn readable(network: &Network, repository: &Repository) -> Vec<(ModelId, Vec<u8>)> {
+    #[derive(CandidType, Deserialize)]
+    struct Listed {
+        model_id: ModelId,
+    }
+    #[derive(CandidType, Deserialize)]
+    struct Page {
+        models: Vec<Listed>,
+    }
+    let args = ListModelsArgs { status: Some(ModelStatus::Active), filter: None, after: None, limit: 10 };
+    let page: Page = network.query(stranger(), repository.id, "list_models", (args,));
+    let shard = |model_id| -> Result<ByteBuf, Reserved> {
+        network.query(stranger(), repository.id, "get_shard", (GetShardArgs { model_id, index: 0 },))
+    };
+    page.models.iter().map(|model| (model.model_id, shard(model.model_id).unwrap().into_vec())).collect()
+}
+
+/// 0.1.0, this version, 0.1.0, this version: what 0.1.0 had is there at every step. The way back to another layout is the snapshot
+/// that was taken before; 0.1.0 itself refuses to go on with the new layout, and nothing is lost.
+#[test]
+fn a_rollback_to_the_release_before_keeps_everything() {
+    let network = Network::new();
+    let pic = &network.pic;
+    let repository = upgraded(&network, "model-layout-1");
+    let id = repository.id;
+    let admin = Some(admin());
+    let upgrade = |wasm: Vec<u8>| {
+        pic.stop_canister(id, admin).unwrap();
+        let done = pic.upgrade_canister(id, wasm, Encode!().unwrap(), admin);
+        pic.start_canister(id, admin).unwrap();
+        done
+    };
+    pic.stop_canister(id, admin).unwrap();
+    let blob = pocket_ic::common::rest::BlobCompression::NoCompression;
+    pic.set_stable_memory(id, golden::read("model-layout-1"), blob);
+    pic.start_canister(id, admin).unwrap();
+    upgrade(RELEASED.to_vec()).unwrap();
+    let before = readable(&network, &repository);
+    assert_eq!(before.len(), 1);
+    pic.stop_canister(id, admin).unwrap();
+    let snapshot = pic.take_canister_snapshot(id, admin, None).unwrap();
+    pic.start_canister(id, admin).unwrap();
+
+    upgrade(Canister::Model.wasm()).unwrap();
+    assert_eq!(readable(&network, &repository), before);
+    let now = audit_log(&network, &repository);
+    let refused = upgrade(RELEASED.to_vec());
+    println!("{refused:?}");
+    assert_eq!(audit_log(&network, &repository), now);
+    assert_eq!(readable(&network, &repository), before);
+
+    pic.stop_canister(id, admin).unwrap();
+    pic.load_canister_snapshot(id, admin, snapshot.id).unwrap();
+    pic.start_canister(id, admin).unwrap();
+    assert_eq!(readable(&network, &repository), before);
+    upgrade(Canister::Model.wasm()).unwrap();
+    assert_eq!(readable(&network, &repository), before);
+    assert!(matches!(audit_log(&network, &repository).last().unwrap().event, AuditEvent::Upgraded { .. }));
+}
+
 /// A model of a few kilobytes, `golden` of this version.
 fn tiny(version: &str, seed: u64) -> Artifact {
     let config = Config {
-        vocab_size: 32,
+        vocab_size: 256,
         hidden_size: 16,
         intermediate_size: 16,
         num_hidden_layers: 1,
@@ -94,7 +161,8 @@ fn tiny(version: &str, seed: u64) -> Artifact {
         variant: Variant::default(),
     };
     let body = Format::Aq { codebooks: 2, dimension: 8, fold: Fold::ONE };
-    let synthetic = Synthetic { config, body, embedding: body, seed, tokenizer: vec![7; 64] };
+    let tokenizer = synth::tokenizer(config.vocab_size).unwrap().to_bytes();
+    let synthetic = Synthetic { config, body, embedding: body, seed, tokenizer };
     let mut shards = Vec::new();
     let mut manifest = synthetic.write(&mut shards).unwrap();
     (manifest.name, manifest.version) = ("golden".to_owned(), version.to_owned());
