@@ -38,26 +38,25 @@ pub fn program(name: &str) -> PathBuf {
     target.join("debug").join(name).with_extension(std::env::consts::EXE_EXTENSION)
 }
 
-/// Builds the canisters' Wasm and the native programs.
+/// Builds the canisters' Wasm and the native programs, at the same time: they have target folders of their own, and a Wasm module is
+/// optimised as a whole on one core.
 ///
 /// The native build is the whole workspace with its tests: a smaller selection would build dependencies with other features,
 /// and going from the demo to the tests and back would compile them anew each time.
 pub fn build_all() -> anyhow::Result<()> {
-    build_wasm()?;
-    eprintln!("building: the native programs");
-    run(cargo().args(["build", "--workspace", "--all-targets"]))
-}
-
-/// Builds the canisters' Wasm.
-pub fn build_wasm() -> anyhow::Result<()> {
     ensure_wasm_target()?;
-    eprintln!("building: the canisters' Wasm");
-    let mut command = cargo();
-    command.args(["build", "--profile", "canister", "--target", WASM_TARGET]);
+    eprintln!("building: the canisters' Wasm and the native programs");
+    let mut wasm = cargo();
+    wasm.args(["build", "--profile", "canister", "--target", WASM_TARGET]);
     for package in CANISTERS {
-        command.args(["--package", package]);
+        wasm.args(["--package", package]);
     }
-    run(&mut command)
+    let mut wasm = wasm.spawn().context("`cargo` can't be started")?;
+    let native = run(cargo().args(["build", "--workspace", "--all-targets"]));
+    let wasm = wasm.wait().context("`cargo`")?;
+    native?;
+    anyhow::ensure!(wasm.success(), "the canisters' Wasm could not be built ({wasm})");
+    Ok(())
 }
 
 /// Adds the Wasm target to the toolchain if it is not there.

@@ -3,6 +3,7 @@
 mod cargo;
 mod clients;
 mod frontend;
+mod fuzz;
 mod test;
 
 use anyhow::Context;
@@ -32,6 +33,14 @@ enum Task {
     Build,
     /// Write the committed Candid files from the code.
     Candid,
+    /// Fuzz a target of `fuzz/` (`manifest`, `candid`) until something is found or it is stopped.
+    Fuzz {
+        /// The target.
+        target: String,
+        /// libFuzzer's: `-max_total_time=60`, `-runs=100000`, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure, and print the tables of `docs/BENCHMARKS.md`.
     Bench {
         #[command(subcommand)]
@@ -111,6 +120,7 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Test => test::run_all(),
         Task::Build => cargo::build_all(),
+        Task::Fuzz { target, args } => fuzz::run_target(&target, &args),
         Task::Candid => {
             let mut command = cargo::cargo();
             command.env("UPDATE_CANDID", "1").args(["test", "--workspace", "--lib", "candid_file"]);
