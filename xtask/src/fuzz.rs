@@ -30,7 +30,8 @@ pub fn run_target(target: &str, args: &[String]) -> anyhow::Result<()> {
 
 /// The target triple of this machine.
 fn host() -> anyhow::Result<String> {
-    let version = Command::new("rustc").arg("-vV").current_dir(workspace()).output().context("`rustc -vV`")?;
+    let version =
+        Command::new("rustc").arg("-vV").current_dir(workspace()).output().context("`rustc -vV`")?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).context("`rustc -vV` names no host")
