@@ -389,7 +389,7 @@ impl Economy {
     /// Whether there is room for an account that is not kept yet.
     fn check_room_for(&self, account: Principal) -> Result<(), EconError> {
         let most = self.settings().config.max_accounts;
-        if self.accounts.len() >= most && !self.accounts.contains_key(&account) {
+        if self.accounts_len() >= most && !self.knows_account(account) {
             return Err(EconError::LimitReached { what: "accounts".to_owned(), most });
         }
         Ok(())

@@ -3,6 +3,8 @@
 //! What may change is decided in [`crate::governance`], [`crate::quotas`], [`crate::billing`] and [`crate::charges`]: they look at the state and
 //! record events. Here is what an event does. Applying one never fails: what could refuse it was asked before.
 
+use std::cell::RefCell;
+
 use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::storable::{Blob, Bound, Storable};
@@ -271,11 +273,15 @@ pub fn key_digest(account: Principal, caller: Option<Principal>, key: &str) -> K
 pub struct Economy {
     pub(crate) settings: StableCell<Cbor<Settings>, Memory>,
     pub(crate) services: StableBTreeMap<Principal, Cbor<ServiceRole>, Memory>,
-    pub(crate) accounts: StableBTreeMap<Principal, Cbor<Account>, Memory>,
+    accounts: StableBTreeMap<Principal, Cbor<Account>, Memory>,
+    /// The account that was read or written last: a message is about one, and looks at it several times.
+    last_account: RefCell<Option<(Principal, Account)>>,
     pub(crate) agents: StableBTreeMap<(Principal, Principal), (), Memory>,
     pub(crate) reservations: StableBTreeMap<ReservationId, Cbor<StoredReservation>, Memory>,
     pub(crate) reservation_keys: StableBTreeMap<KeyDigest, ReservationId, Memory>,
     pub(crate) schedule: StableBTreeMap<Due, (), Memory>,
+    /// Reservations have a schedule of their own, which stays small however many accounts there are.
+    pub(crate) reservation_schedule: StableBTreeMap<Due, (), Memory>,
     pub(crate) invoices: StableBTreeMap<InvoiceId, Cbor<StoredInvoice>, Memory>,
     pub(crate) invoice_keys: StableBTreeMap<KeyDigest, InvoiceId, Memory>,
     pub(crate) account_invoices: StableBTreeMap<(Principal, InvoiceId), (), Memory>,
@@ -293,10 +299,12 @@ impl Economy {
             settings: StableCell::init(memories.settings, Cbor::default()),
             services: StableBTreeMap::init(memories.services),
             accounts: StableBTreeMap::init(memories.accounts),
+            last_account: RefCell::new(None),
             agents: StableBTreeMap::init(memories.agents),
             reservations: StableBTreeMap::init(memories.reservations),
             reservation_keys: StableBTreeMap::init(memories.reservation_keys),
             schedule: StableBTreeMap::init(memories.schedule),
+            reservation_schedule: StableBTreeMap::init(memories.reservation_schedule),
             invoices: StableBTreeMap::init(memories.invoices),
             invoice_keys: StableBTreeMap::init(memories.invoice_keys),
             account_invoices: StableBTreeMap::init(memories.account_invoices),
@@ -315,7 +323,31 @@ impl Economy {
 
     /// An account; one that never did anything is as a new one.
     pub fn account(&self, principal: Principal) -> Account {
-        self.accounts.get(&principal).map(|account| account.0).unwrap_or_default()
+        let mut last = self.last_account.borrow_mut();
+        match &*last {
+            Some((known, account)) if *known == principal => account.clone(),
+            _ => {
+                let account = self.accounts.get(&principal).map(|account| account.0).unwrap_or_default();
+                *last = Some((principal, account.clone()));
+                account
+            }
+        }
+    }
+
+    /// Whether the account is kept.
+    pub(crate) fn knows_account(&self, principal: Principal) -> bool {
+        self.accounts.contains_key(&principal)
+    }
+
+    /// All accounts.
+    #[cfg(test)]
+    pub(crate) fn accounts(&self) -> Vec<(Principal, Cbor<Account>)> {
+        self.accounts.iter().map(|entry| entry.into_pair()).collect()
+    }
+
+    fn put_account(&mut self, principal: Principal, account: Account) {
+        *self.last_account.get_mut() = Some((principal, account.clone()));
+        self.accounts.insert(principal, Cbor(account));
     }
 
     /// Wallets, escrows and withdrawals.
@@ -355,8 +387,29 @@ impl Economy {
 
     /// Tasks that are due at `now_ns`, at most `limit`, the longest overdue first.
     pub fn due(&self, now_ns: u64, limit: usize) -> Vec<Task> {
-        let due = self.schedule.keys().take_while(|due| due.due_ns <= now_ns);
-        due.map(|due| due.task).take(limit).collect()
+        let due = |schedule: &StableBTreeMap<Due, (), Memory>| -> Vec<Due> {
+            schedule.keys().take_while(|due| due.due_ns <= now_ns).take(limit).collect()
+        };
+        let mut all = [due(&self.schedule), due(&self.reservation_schedule)].concat();
+        all.sort_by_key(|due| due.due_ns);
+        all.into_iter().map(|due| due.task).take(limit).collect()
+    }
+
+    /// Reservations that are due at `now_ns`, at most `limit`, the longest overdue first.
+    pub(crate) fn due_reservations(&self, now_ns: u64, limit: usize) -> Vec<ReservationId> {
+        let due = self.reservation_schedule.keys().take_while(|due| due.due_ns <= now_ns).take(limit);
+        let reservation = |due: Due| match due.task {
+            Task::Reservation(id) => Some(id),
+            Task::Account(_) | Task::Invoice(_) | Task::Transfer(_) => None,
+        };
+        due.filter_map(reservation).collect()
+    }
+
+    fn schedule_of(&mut self, task: Task) -> &mut StableBTreeMap<Due, (), Memory> {
+        match task {
+            Task::Reservation(_) => &mut self.reservation_schedule,
+            Task::Account(_) | Task::Invoice(_) | Task::Transfer(_) => &mut self.schedule,
+        }
     }
 
     /// Does what time brings to a task that is due, as far as it takes no call; whether it takes one.
@@ -390,7 +443,8 @@ impl Economy {
 
     /// When the next task is due.
     pub fn next_due_ns(&self) -> Option<u64> {
-        self.schedule.first_key_value().map(|(due, ())| due.due_ns)
+        let first = [&self.schedule, &self.reservation_schedule].map(StableBTreeMap::first_key_value);
+        first.into_iter().flatten().map(|(due, ())| due.due_ns).min()
     }
 
     fn apply(&mut self, event: &Event) {
@@ -534,6 +588,7 @@ impl Economy {
                 }
             }
             EventKind::AccountForgotten(principal) => {
+                *self.last_account.get_mut() = None;
                 if let Some(Cbor(account)) = self.accounts.remove(principal) {
                     self.reschedule(account.due_ns(), None, Task::Account(*principal));
                 }
@@ -561,7 +616,7 @@ impl Economy {
         change(&mut account);
         account.idle_ns = account.is_idle().then(|| now_ns.saturating_add(IDLE_REMEMBERED_NS));
         self.reschedule(before, account.due_ns(), Task::Account(principal));
-        self.accounts.insert(principal, Cbor(account));
+        self.put_account(principal, account);
     }
 
     fn change_invoice(&mut self, id: InvoiceId, change: impl FnOnce(&mut StoredInvoice)) {
@@ -585,10 +640,10 @@ impl Economy {
             return;
         }
         if let Some(due_ns) = before {
-            self.schedule.remove(&Due { due_ns, task });
+            self.schedule_of(task).remove(&Due { due_ns, task });
         }
         if let Some(due_ns) = after {
-            self.schedule.insert(Due { due_ns, task }, ());
+            self.schedule_of(task).insert(Due { due_ns, task }, ());
         }
     }
 
@@ -673,7 +728,7 @@ impl Economy {
         });
         let digest = key_digest(reservation.account, Some(reservation.caller), &reservation.key);
         self.reservation_keys.insert(digest, id);
-        self.schedule.insert(Due { due_ns, task: Task::Reservation(id) }, ());
+        self.reschedule(None, Some(due_ns), Task::Reservation(id));
         self.reservations.insert(id, Cbor(StoredReservation { reservation, due_ns }));
     }
 
@@ -709,7 +764,7 @@ impl Economy {
         if let Some(envelope) = usage {
             crate::usage::add_run(&mut self.usage, &mut account, &reservation, *envelope, settlement, now_ns);
         }
-        self.accounts.insert(reservation.account, Cbor(account));
+        self.put_account(reservation.account, account);
     }
 
     /// Gives back what an open reservation holds, and keeps the reservation for a while.
@@ -746,7 +801,7 @@ impl Economy {
 
     fn forget_reservation(&mut self, id: ReservationId) {
         let Some(Cbor(stored)) = self.reservations.remove(&id) else { return };
-        self.schedule.remove(&Due { due_ns: stored.due_ns, task: Task::Reservation(id) });
+        self.reschedule(Some(stored.due_ns), None, Task::Reservation(id));
         let Reservation { account, caller, key, .. } = &stored.reservation;
         self.reservation_keys.remove(&key_digest(*account, Some(*caller), key));
     }

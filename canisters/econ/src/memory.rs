@@ -34,6 +34,7 @@ const SETTLEMENT_KEYS: MemoryId = MemoryId::new(23);
 const SETTLEMENT_AGENDA: MemoryId = MemoryId::new(24);
 const SETTLEMENT_TOTALS: MemoryId = MemoryId::new(25);
 const SETTLEMENT_LAST: MemoryId = MemoryId::new(26);
+const RESERVATION_SCHEDULE: MemoryId = MemoryId::new(27);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -49,8 +50,10 @@ pub struct Memories {
     pub reservations: Memory,
     /// Reservations by key.
     pub reservation_keys: Memory,
-    /// What is due when.
+    /// What is due when, reservations aside.
     pub schedule: Memory,
+    /// Reservations that are due.
+    pub reservation_schedule: Memory,
     /// Invoices.
     pub invoices: Memory,
     /// Invoices by key.
@@ -89,6 +92,7 @@ impl Memories {
             reservations: manager.get(RESERVATIONS),
             reservation_keys: manager.get(RESERVATION_KEYS),
             schedule: manager.get(SCHEDULE),
+            reservation_schedule: manager.get(RESERVATION_SCHEDULE),
             invoices: manager.get(INVOICES),
             invoice_keys: manager.get(INVOICE_KEYS),
             account_invoices: manager.get(ACCOUNT_INVOICES),

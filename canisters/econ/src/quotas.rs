@@ -206,10 +206,8 @@ impl Economy {
 
     /// Ends reservations whose time is over, and forgets those that ended long ago: at most `limit`.
     fn sweep_reservations(&mut self, now_ns: u64, limit: usize) {
-        for task in self.due(now_ns, limit) {
-            if let crate::economy::Task::Reservation(id) = task {
-                self.sweep_reservation(id, now_ns);
-            }
+        for id in self.due_reservations(now_ns, limit) {
+            self.sweep_reservation(id, now_ns);
         }
     }
 

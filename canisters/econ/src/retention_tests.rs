@@ -115,7 +115,7 @@ fn what_was_paid_is_kept_for_ten_years() {
     assert_eq!(invoices(&economy), [paid]);
     pass(&mut economy, PAID_REMEMBERED_NS + 1);
     assert_eq!(invoices(&economy), [0; 0]);
-    assert!(economy.accounts.contains_key(&newcomer()), "who has been a customer stays known");
+    assert!(economy.knows_account(newcomer()), "who has been a customer stays known");
 }
 
 #[test]
