@@ -25,6 +25,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each fault is there or not, whatever the others are")]
 struct Faults {
     /// Answers everything so.
     refusal: Option<(u16, Option<&'static str>)>,

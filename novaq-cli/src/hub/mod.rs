@@ -210,31 +210,27 @@ async fn download(reference: &Reference, weights: Weights) -> anyhow::Result<Fet
     let names: BTreeSet<&str> = revision.siblings.iter().map(|file| file.rfilename.as_str()).collect();
     let fetch =
         Fetch { client: &client, cache: &cache, repository: &reference.repository, commit: &revision.sha };
-    let path = match &reference.file {
-        Some(file) => {
-            if !names.contains(file.as_str()) {
-                let others: Vec<String> =
-                    names.iter().filter(|n| is_gguf(n)).map(|n| format!("`{n}`")).collect();
-                return Err(anyhow!("{reference} has no file `{file}`")).hint(|| match others.len() {
-                    0 => "it has no GGUF files; leave the file out".to_owned(),
-                    _ => format!("it has {}", others.join(", ")),
-                });
-            }
-            if weights == Weights::Headers && !fetch.has(file) {
-                return fetch.header_of_gguf(file).await;
-            }
-            fetch.file(file).await?
+    let path = if let Some(file) = &reference.file {
+        if !names.contains(file.as_str()) {
+            let others: Vec<String> = names.iter().filter(|n| is_gguf(n)).map(|n| format!("`{n}`")).collect();
+            return Err(anyhow!("{reference} has no file `{file}`")).hint(|| match others.len() {
+                0 => "it has no GGUF files; leave the file out".to_owned(),
+                _ => format!("it has {}", others.join(", ")),
+            });
         }
-        None => {
-            let files = fetch.descriptions(reference, &names).await?;
-            if weights == Weights::Headers && !files.iter().all(|file| fetch.has(file)) {
-                return fetch.headers(&names, &files).await;
-            }
-            for name in &files {
-                fetch.file(name).await?;
-            }
-            cache.snapshot(&revision.sha)
+        if weights == Weights::Headers && !fetch.has(file) {
+            return fetch.header_of_gguf(file).await;
         }
+        fetch.file(file).await?
+    } else {
+        let files = fetch.descriptions(reference, &names).await?;
+        if weights == Weights::Headers && !files.iter().all(|file| fetch.has(file)) {
+            return fetch.headers(&names, &files).await;
+        }
+        for name in &files {
+            fetch.file(name).await?;
+        }
+        cache.snapshot(&revision.sha)
     };
     cache.set_reference(&reference.revision, &revision.sha)?;
     let origin = Origin { repository: reference.repository.clone(), revision: revision.sha };
