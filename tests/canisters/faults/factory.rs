@@ -187,17 +187,17 @@ fn factory_of(trace: &FaultTrace) -> Principal {
 
 #[test]
 fn no_canister_is_forgotten_whatever_happens_at_an_await() {
-    explore(life, |trace| at_each_await(trace, |_| true));
+    explore(life, |trace| sample(at_each_await(trace, |_| true), 40));
 }
 
 #[test]
 fn no_canister_is_forgotten_whatever_happens_between_two_messages() {
-    explore(life, |trace| at_every_message(trace, factory_of(trace)));
+    explore(life, |trace| sample(at_every_message(trace, factory_of(trace)), 40));
 }
 
 #[test]
 fn no_canister_is_forgotten_whatever_the_seed() {
-    explore(life, |trace| at_random(0..20, factory_of(trace)));
+    explore(life, |trace| sample(at_random(0..60, factory_of(trace)), 20));
 }
 
 /// What `create_agent` says while `plan` is followed, and what happened.
