@@ -472,6 +472,12 @@ export type CheckKind = {
   } |
   {
     /**
+     * The tokenizer decodes, and the model knows all of its tokens.
+     */
+    'Tokenizer' : null
+  } |
+  {
+    /**
      * The licence is named.
      */
     'License' : null
@@ -2450,6 +2456,7 @@ export const CheckKind = IDL.Variant({
   'Rows' : IDL.Null,
   'Version' : IDL.Null,
   'Shards' : IDL.Null,
+  'Tokenizer' : IDL.Null,
   'License' : IDL.Null,
   'Manifest' : IDL.Null,
   'Signature' : IDL.Null,
@@ -2948,6 +2955,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'Rows' : IDL.Null,
     'Version' : IDL.Null,
     'Shards' : IDL.Null,
+    'Tokenizer' : IDL.Null,
     'License' : IDL.Null,
     'Manifest' : IDL.Null,
     'Signature' : IDL.Null,

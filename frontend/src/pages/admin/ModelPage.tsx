@@ -149,6 +149,7 @@ const CHECKS: Record<string, string> = {
   Architecture: "The engine runs the architecture",
   Shards: "All parts have their hashes",
   Rows: "Rows decode to what they should",
+  Tokenizer: "The tokenizer decodes, and the model knows its tokens",
 };
 
 /** What the canister itself found when it read the model. */
