@@ -409,8 +409,16 @@ impl Agents {
                     Some((AgentStep::Start, _)) => AgentStep::ReturnFunds,
                     Some((AgentStep::ReturnFunds, _)) => AgentStep::ReturnCycles,
                     Some((AgentStep::ReturnCycles, true)) => AgentStep::Stop,
-                    // Deleting a canister burns its cycles, so one that kept them becomes a spare instead.
-                    Some((AgentStep::ReturnCycles, false)) => AgentStep::Uninstall,
+                    // Deleting a canister burns its cycles, so one that kept them becomes a spare instead: once its quota, which goes by
+                    // the canister, is given back. The next agent that has it is charged by it again.
+                    Some((AgentStep::ReturnCycles, false))
+                        if matches!(record.quota, Some(AgentQuota::Charged(_))) =>
+                    {
+                        AgentStep::ReturnQuota
+                    }
+                    Some((AgentStep::ReturnCycles, false) | (AgentStep::ReturnQuota, true)) => {
+                        AgentStep::Uninstall
+                    }
                     Some((AgentStep::Stop, _)) => AgentStep::Delete,
                     // A deletion or an upgrade that was interrupted may have stopped it.
                     _ => AgentStep::Start,

@@ -202,7 +202,7 @@ fn a_tokenizer_that_is_none_or_another_models_is_found() {
         reason
     };
     let whole = synth::tokenizer(30_000).unwrap().to_bytes();
-    assert!(reason(whole[..whole.len() - 1].to_vec()).contains("truncated"));
+    assert!(reason(whole[..whole.len() - 1].to_vec()).ends_with("the bytes end before it does"));
     let more = reason(synth::tokenizer(30_001).unwrap().to_bytes());
     assert_eq!(more, "the tokenizer has 30001 tokens, the model knows 30000");
 }
