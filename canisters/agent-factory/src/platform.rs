@@ -310,5 +310,5 @@ async fn return_funds(canister_id: Principal) -> Result<(), Failure> {
 fn has_no_wallet(rejected: &CallRejected) -> bool {
     let message = rejected.reject_message();
     rejected.raw_reject_code() == RejectCode::CanisterError as u32
-        && (message.contains("has no update method") || message.contains("no wasm module"))
+        && (message.contains("has no update method") || message.contains("no Wasm module"))
 }

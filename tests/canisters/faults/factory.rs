@@ -197,6 +197,7 @@ fn no_canister_is_forgotten_whatever_happens_between_two_messages() {
 
 #[test]
 fn no_canister_is_forgotten_whatever_the_seed() {
+    // Seed 30 loses the answer of an uninstallation, after which the canister has no wallet.
     explore(life, |trace| sample(at_random(0..60, factory_of(trace)), 20));
 }
 
