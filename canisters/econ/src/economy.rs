@@ -341,6 +341,7 @@ impl Economy {
 
     /// All accounts.
     #[cfg(test)]
+    #[allow(clippy::redundant_closure_for_method_calls, reason = "the entry's type has a long name")]
     pub(crate) fn accounts(&self) -> Vec<(Principal, Cbor<Account>)> {
         self.accounts.iter().map(|entry| entry.into_pair()).collect()
     }

@@ -384,10 +384,10 @@ impl KvCache {
         let Scratch { weights, query: quantized, products, integers, sums, .. } = scratch;
         let (count, width) = (places.len(), self.head_dim.next_multiple_of(4));
         // Blocks that one of the queries reads.
-        let blocks = places.clone().fold(usize::MAX..0, |blocks, (positions, _)| {
-            let end = positions.end.div_ceil(CACHE_BLOCK);
-            blocks.start.min(positions.start / CACHE_BLOCK)..blocks.end.max(end)
+        let (from, to) = places.clone().fold((usize::MAX, 0), |(from, to), (positions, _)| {
+            (from.min(positions.start / CACHE_BLOCK), to.max(positions.end.div_ceil(CACHE_BLOCK)))
         });
+        let blocks = from..to;
         let stride = self.heads * CACHE_BLOCK;
         let first = blocks.start * stride + head * CACHE_BLOCK;
 

@@ -161,7 +161,7 @@ fn payment(plan: &FaultPlan) -> Option<FaultTrace> {
         paid.ok().map(|paid| paid.expect("within the limits")).filter(|payment| payment.state.is_final())
     });
     let trace = faults.clear();
-    network.pic.advance_time(std::time::Duration::from_secs(120));
+    network.pic.advance_time(std::time::Duration::from_mins(2));
     (0..10).for_each(|_| network.pic.tick());
     let received = ledger.balance(stranger());
     match record.state {
