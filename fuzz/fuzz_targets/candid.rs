@@ -58,7 +58,7 @@ decoders! {
 }
 
 /// As gateways send it.
-#[derive(candid::CandidType, candid::Deserialize)]
+#[derive(candid::CandidType, serde::Deserialize)]
 #[allow(dead_code)]
 struct HttpRequest {
     method: String,
