@@ -13,8 +13,9 @@ use super::fit::{Coded, fit_codebooks, fit_scales, loss};
 use super::hessian::{BlockFactors, NotPositiveDefinite};
 use super::{ENTRIES, ROWS_PER_TASK};
 
-/// Rows that codebooks are fitted to: a few hundred numbers, which ten thousands of vectors determine.
-pub(crate) const FIT_ROWS: usize = 2_048;
+/// Rows that codebooks are fitted to at most. Samples of matrices lose some: 7 % more error with 512 rows of 32 columns, 5 % with 2,048; so
+/// only what is longer than layers are is sampled.
+pub(crate) const FIT_ROWS: usize = 1 << 16;
 
 /// How hard to search.
 #[derive(Clone, Copy, Debug)]
@@ -359,26 +360,16 @@ mod tests {
         assert!(with < 0.6 * without, "{with} {without}");
     }
 
-    /// Codebooks of a sample are nearly as good for all rows as those of all of them.
+    /// Rows that count more are chosen more often, in all as much as they count.
     #[test]
-    fn a_sample_of_rows_is_enough_for_codebooks() {
-        let w = gaussian(3 * FIT_ROWS, 32, 10);
-        let h = correlated_hessian(32, 11);
-        let start = gaussian_codebooks(3, 8, 3, 0);
+    fn a_sample_of_rows_counts_as_much_as_all_rows() {
+        let w = gaussian(1_536, 8, 10);
         let mut weights = vec![1.0; w.nrows()];
-        let error = |rows: ArrayView2<f32>, weights: &[f32]| {
-            quantize(rows, h.view(), weights, &start, Effort::default()).unwrap().relative_error
-        };
-        let of_sample = error(w.view(), &weights);
-        let of_all = error(w.slice(s![..FIT_ROWS, ..]), &weights[..FIT_ROWS]);
-        // Rows that codebooks were fitted to are described a little better than others.
-        assert!((of_sample / of_all - 1.0).abs() < 0.04, "{of_sample} {of_all}");
-        // Rows that count more are chosen more often, in all as much as they count.
         weights[7] = 100.0;
-        let sample = Sample::new(w.view(), &weights, FIT_ROWS);
-        assert_eq!(sample.weights.iter().sum::<f32>(), FIT_ROWS as f32);
+        let sample = Sample::new(w.view(), &weights, 512);
+        assert_eq!(sample.weights.iter().sum::<f32>(), 512.0);
         let at = sample.rows.iter().position(|&row| row == 7).unwrap();
-        let expected = 100.0 * FIT_ROWS as f32 / weights.iter().sum::<f32>();
+        let expected = 100.0 * 512.0 / weights.iter().sum::<f32>();
         assert!((sample.weights[at] - expected).abs() <= 1.0, "{} {expected}", sample.weights[at]);
     }
 
