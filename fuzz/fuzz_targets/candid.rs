@@ -12,6 +12,7 @@ use shared_types::model::{
     ListProposalsArgs, ListRolesArgs, MissingShardsArgs, ModelInitArgs, ProposalAction, PutShardArgs,
     RegisterKeyArgs,
 };
+use shared_types::ui::HttpGatewayRequest;
 
 macro_rules! decoders {
     ($($method:literal: ($($argument:ty),*),)*) => {
@@ -36,7 +37,7 @@ decoders! {
     "get_shard": (GetShardArgs),
     "get_shard_chunk": (GetShardChunkArgs),
     "governance": (),
-    "http_request": (HttpRequest),
+    "http_request": (HttpGatewayRequest),
     "latest": (String),
     "list_index": (ListIndexArgs),
     "list_keys": (Principal),
@@ -56,16 +57,6 @@ decoders! {
     "status": (),
     "uploader_usage": (),
     "validation_report": (ModelId),
-}
-
-/// As gateways send it.
-#[derive(candid::CandidType, serde::Deserialize)]
-#[allow(dead_code)]
-struct HttpRequest {
-    method: String,
-    url: String,
-    headers: Vec<(String, String)>,
-    body: ByteBuf,
 }
 
 /// What the macros of `ic-cdk` 0.20 decode arguments with. Without the quota, values that nobody wants could be skipped for hours: elements of
