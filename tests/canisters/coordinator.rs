@@ -311,6 +311,38 @@ fn a_cancellation_reaches_the_agents() {
     assert_eq!(closed.map(|used| used.tokens()), Some(ended.tokens), "what it took is known");
 }
 
+/// An owner erases what projects have recorded, once they are over; numbers go on, upgrades or not.
+#[test]
+fn an_owner_erases_what_projects_recorded() {
+    let network = Network::new();
+    let coordinator = Coordinator::install(&network, &Artifact::shared(), None, CoordinatorConfig::default());
+    let project = coordinator.plan(request(task("writer", "A secret tale"))).unwrap().id;
+    coordinator.approve(project);
+    let refused: Result<u64, CoordinatorError> = coordinator.update("erase_projects", ());
+    assert_eq!(refused, Err(CoordinatorError::ProjectNotOver { project }));
+    let ended = coordinator.wait(project);
+    assert_eq!(ended.state, ProjectState::Completed);
+    let left = network.wait_for("its quota to be settled", || {
+        let left: Result<u64, CoordinatorError> = coordinator.update("erase_projects", ());
+        left.ok()
+    });
+    assert_eq!(left, 0, "all events are removed");
+    for upgraded in [false, true] {
+        if upgraded {
+            network.upgrade(coordinator.id, Canister::Coordinator);
+        }
+        let kinds: Vec<_> = coordinator.events().into_iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [EventKind::Erased { last_project: project, last_conversation: 0 }]);
+        let gone: Result<String, CoordinatorError> =
+            network.query(owner(), coordinator.id, "artifact", (TaskKey { project, task: 1 },));
+        assert_eq!(gone, Err(CoordinatorError::UnknownProject { project }));
+    }
+    let again: Result<u64, CoordinatorError> = coordinator.update("erase_projects", ());
+    assert_eq!((again, coordinator.events().len()), (Ok(0), 1), "nothing is left to erase");
+    let next = coordinator.plan(request(task("writer", "Another tale"))).unwrap().id;
+    assert_eq!(next, project + 1);
+}
+
 /// An agent that does not answer loses its task to another one, and gets no other until its breaker closes, upgrades or not.
 #[test]
 fn a_silent_agent_is_left_out() {

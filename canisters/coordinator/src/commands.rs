@@ -68,12 +68,9 @@ pub fn create_plan(
             };
         }
     }
-    if workspace.last_sequence >= MAX_EVENTS {
-        return Err(CoordinatorError::TooMany {
-            what: LimitKind::Events,
-            asked: workspace.last_sequence,
-            most: MAX_EVENTS,
-        });
+    let kept = workspace.last_sequence - workspace.erased_through;
+    if kept >= MAX_EVENTS {
+        return Err(CoordinatorError::TooMany { what: LimitKind::Events, asked: kept, most: MAX_EVENTS });
     }
     let mut events: Vec<Next> = Vec::new();
     let kept = workspace.projects.len() as u32;
@@ -315,6 +312,19 @@ pub fn remove_role(workspace: &Workspace, name: String) -> Result<Next, Coordina
         return Err(CoordinatorError::UnknownRole { name });
     }
     Ok((None, EventKind::RoleRemoved { name }))
+}
+
+/// Erases all projects, conversations, messages and roles; `None` when there are none.
+///
+/// # Errors
+/// [`CoordinatorError::ProjectNotOver`].
+pub fn erase(workspace: &Workspace) -> Result<Option<Next>, CoordinatorError> {
+    if let Some(project) = workspace.active_project() {
+        return Err(CoordinatorError::ProjectNotOver { project });
+    }
+    let &Workspace { last_project, last_conversation, .. } = workspace;
+    let erased = EventKind::Erased { last_project, last_conversation };
+    Ok((!workspace.is_erased()).then_some((None, erased)))
 }
 
 #[cfg(test)]

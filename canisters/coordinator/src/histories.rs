@@ -10,9 +10,9 @@ use shared_types::agent::{
     FinishReason, GenerationParams, JobCounts, JobFailure, JobProgress, JobRecord, JobState, Priority,
 };
 use shared_types::coordinator::{
-    AgentState, AttemptFailure, CallKind, CoordinatorConfig, CreatePlanArgs, Event, EventKind, NoQuorum,
-    PlanRequest, ProjectId, QuotaKind, RoleTemplate, RunCounts, TaskId, TaskKey, TaskSpec, TaskState,
-    VoteRule, Work,
+    AgentState, AttemptFailure, CallKind, CoordinatorConfig, CoordinatorError, CreatePlanArgs, Event,
+    EventKind, NoQuorum, PlanRequest, ProjectId, QuotaKind, RoleTemplate, RunCounts, TaskId, TaskKey,
+    TaskSpec, TaskState, VoteRule, Work,
 };
 
 use crate::commands;
@@ -277,6 +277,9 @@ impl World {
     fn check(&self) {
         let replayed = Workspace::replay(&self.log).expect("the log replays");
         assert_eq!(replayed, self.workspace, "the log gives the state");
+        let begin = self.log.iter().rposition(|event| matches!(event.kind, EventKind::Erased { .. }));
+        let kept = Workspace::replay(&self.log[begin.unwrap_or(0)..]).expect("what is kept replays");
+        assert_eq!(kept, self.workspace, "what is kept gives the state");
         let mut ends: BTreeMap<(ProjectId, TaskId), u32> = BTreeMap::new();
         let mut settled: BTreeMap<(ProjectId, QuotaKind), u32> = BTreeMap::new();
         let mut project_ends: BTreeMap<ProjectId, u32> = BTreeMap::new();
@@ -297,6 +300,7 @@ impl World {
                 _ => {}
             }
         }
+        assert!(ends.values().all(|ends| *ends == 1), "no task ends twice, erased or not");
         for (id, entry) in &self.workspace.projects {
             assert!(entry.record.state.is_terminal(), "{:?}", entry.record.state);
             assert_eq!(project_ends.get(id), Some(&1), "each project ends once");
@@ -357,6 +361,7 @@ enum Step {
     Rate(u32),
     AddTask(u32),
     Another,
+    Erase,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -371,6 +376,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1u32..11).prop_map(Step::Rate),
         1 => (1u32..11).prop_map(Step::AddTask),
         1 => Just(Step::Another),
+        1 => Just(Step::Erase),
     ]
 }
 
@@ -429,6 +435,7 @@ fn run(steps: &[Step], fates: &[u8]) -> World {
                 None
             }
             Step::Another => None,
+            Step::Erase => commands::erase(&world.workspace).ok().flatten(),
         };
         if let Some(event) = event {
             world.record(event);
@@ -449,6 +456,22 @@ proptest! {
     ) {
         run(&steps, &fates).check();
     }
+}
+
+/// The numbers of what was erased are not given again: an agent takes a job with a known key for the one that it has.
+#[test]
+fn erased_workspaces_begin_anew_with_new_numbers() {
+    let mut world = run(&[], &[0]);
+    world.record(commands::erase(&world.workspace).expect("all is over").expect("there is something"));
+    assert!(world.workspace.projects.is_empty() && world.workspace.agents.is_empty());
+    assert_eq!(commands::erase(&world.workspace), Ok(None), "nothing is left to erase");
+    let next = world.plan(Some(work()), "Write and review tales");
+    assert_eq!(next, 2);
+    world.settle(&mut std::iter::empty());
+    let refused = CoordinatorError::ProjectNotOver { project: next };
+    assert_eq!(commands::erase(&world.workspace), Err(refused));
+    world.finish();
+    world.check();
 }
 
 /// The check finds what it looks for.

@@ -66,6 +66,11 @@ fn cancel_project(project: ProjectId) -> Result<Project, CoordinatorError> {
 }
 
 #[update]
+fn erase_projects() -> Result<u64, CoordinatorError> {
+    updates::projects::erase_projects()
+}
+
+#[update]
 async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorError> {
     updates::projects::converse(args).await
 }

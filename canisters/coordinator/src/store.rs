@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::StableBTreeMap;
-use shared_types::coordinator::{AgentState, AttemptFailure, Event, EventKind, EventPage, ProjectId};
+use shared_types::coordinator::{
+    AgentState, AttemptFailure, Event, EventKind, EventPage, ProjectId, RegisteredAgent,
+};
 use shared_types::paging;
 
 use crate::decide::Next;
@@ -25,6 +27,9 @@ const MAX_PAGE_BYTES: usize = 1_000_000;
 
 /// Events looked through for one page.
 const MAX_SCANNED: usize = 2_000;
+
+/// Erased events that a message removes at most: each takes less than a million instructions.
+const REMOVED_AT_ONCE: usize = 10_000;
 
 struct Cached {
     workspace: Workspace,
@@ -100,7 +105,7 @@ impl Store {
         let cached = self.cache.get_mut(&owner).expect("it was loaded");
         let sequence = cached.workspace.last_sequence + 1;
         let event = Event { sequence, time_ns, project, kind };
-        if let Some(gone) = canister_gone(&cached.workspace, &event) {
+        for gone in canisters_gone(&cached.workspace, &event) {
             self.canisters.remove(&gone);
         }
         if let Err(error) = cached.workspace.apply(&event) {
@@ -112,8 +117,10 @@ impl Store {
         if sequence == 1 {
             self.owners.insert(owner, ());
         }
+        // What was erased must not be needed any more, and may be removed later.
+        let erased = matches!(event.kind, EventKind::Erased { .. });
         self.events.insert((owner, sequence), Cbor(event));
-        if sequence - cached.snapshot >= SNAPSHOT_EVENTS {
+        if erased || sequence - cached.snapshot >= SNAPSHOT_EVENTS {
             cached.snapshot = sequence;
             self.snapshots.insert(owner, Cbor(cached.workspace.clone()));
         }
@@ -124,6 +131,18 @@ impl Store {
             self.active.remove(&owner);
         }
         sequence
+    }
+
+    /// Removes events that were erased; how many are left for the next time.
+    pub fn remove_erased(&mut self, owner: Principal) -> u64 {
+        let erased_through = self.load(owner).erased_through;
+        let erased = (owner, 0)..=(owner, erased_through);
+        let keys: Vec<_> = self.events.keys_range(erased.clone()).take(REMOVED_AT_ONCE).collect();
+        for key in keys {
+            self.events.remove(&key);
+        }
+        let first = self.events.keys_range(erased).next();
+        first.map_or(0, |(_, first)| erased_through + 1 - first)
     }
 
     /// An event.
@@ -150,7 +169,9 @@ impl Store {
         let size = paging::page_size(limit);
         let (mut page, mut bytes) = (Vec::new(), 0);
         let mut last = None;
-        for (scanned, event) in self.events_after(owner, after.unwrap_or(0)).enumerate() {
+        let erased_through = self.read(owner, |workspace| workspace.erased_through);
+        let after = after.unwrap_or(0).max(erased_through);
+        for (scanned, event) in self.events_after(owner, after).enumerate() {
             let sequence = event.sequence;
             let item = wanted(event);
             let too_big =
@@ -222,15 +243,21 @@ impl Store {
     }
 }
 
-/// The canister of an agent that does not exist any more, as an event says.
-fn canister_gone(workspace: &Workspace, event: &Event) -> Option<Principal> {
-    let EventKind::AttemptFailed { task, attempt, failure: AttemptFailure::Gone, .. } = event.kind else {
-        return None;
-    };
-    let attempt = workspace.projects.get(&event.project?)?.attempt(task, attempt)?;
-    match workspace.agents.get(&attempt.agent)?.state {
+/// Canisters of agents that the workspace does not know any more after an event.
+fn canisters_gone(workspace: &Workspace, event: &Event) -> Vec<Principal> {
+    let canister = |agent: &RegisteredAgent| match agent.state {
         AgentState::Ready(canister) => Some(canister),
         _ => None,
+    };
+    match event.kind {
+        EventKind::AttemptFailed { task, attempt, failure: AttemptFailure::Gone, .. } => {
+            let project = event.project.and_then(|project| workspace.projects.get(&project));
+            let attempt = project.and_then(|project| project.attempt(task, attempt));
+            let agent = attempt.and_then(|attempt| workspace.agents.get(&attempt.agent));
+            agent.and_then(canister).into_iter().collect()
+        }
+        EventKind::Erased { .. } => workspace.agents.values().filter_map(canister).collect(),
+        _ => Vec::new(),
     }
 }
 

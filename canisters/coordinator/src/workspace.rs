@@ -86,6 +86,9 @@ pub struct Conversation {
 pub struct Workspace {
     /// Sequence number of the last event.
     pub last_sequence: u64,
+    /// Sequence number of the last event that was erased.
+    #[serde(default)]
+    pub erased_through: u64,
     /// Number of the last project.
     pub last_project: ProjectId,
     /// Number of the last conversation.
@@ -203,16 +206,27 @@ impl Workspace {
 
     /// Whether there is anything to do that nobody has to ask for.
     pub fn is_active(&self) -> bool {
+        self.active_project().is_some()
+    }
+
+    /// A project with which there is something to do that nobody has to ask for.
+    pub fn active_project(&self) -> Option<ProjectId> {
         let closing = |project: &ProjectEntry| {
             project.tasks.values().any(|task| task.attempts.iter().any(|attempt| attempt.closing))
         };
-        self.projects.values().any(|project| {
+        let is_active = |project: &&ProjectEntry| {
             let state = &project.record.state;
             state.is_open()
                 || project.cancel_requested && !state.is_terminal()
                 || state.is_terminal()
                     && (!project.is_settled() || !project.calls.is_empty() || closing(project))
-        })
+        };
+        self.projects.values().find(is_active).map(|project| project.record.id)
+    }
+
+    /// Whether there is nothing in it but the event that says so.
+    pub fn is_erased(&self) -> bool {
+        self.last_sequence <= self.erased_through + 1
     }
 
     /// Applies an event: the only way in which a workspace changes.
@@ -220,6 +234,9 @@ impl Workspace {
     /// # Errors
     /// [`Inconsistent`]; the workspace may have changed in part then, and must be dropped.
     pub fn apply(&mut self, event: &Event) -> Result<(), Inconsistent> {
+        if let EventKind::Erased { last_project, last_conversation } = event.kind {
+            return self.erase(event.sequence, last_project, last_conversation);
+        }
         check(event.sequence == self.last_sequence + 1, "the event is not the next one")?;
         let now = event.time_ns;
         match (event.project, &event.kind) {
@@ -268,6 +285,29 @@ impl Workspace {
             (Some(project), kind) => self.apply_in(project, kind, event.sequence, now)?,
         }
         self.last_sequence = event.sequence;
+        Ok(())
+    }
+
+    /// Empties it. What was before is not kept, so that a log may begin here.
+    fn erase(
+        &mut self,
+        sequence: u64,
+        last_project: ProjectId,
+        last_conversation: ConversationId,
+    ) -> Result<(), Inconsistent> {
+        check(sequence > self.last_sequence, "the event is not the next one")?;
+        check(!self.is_active(), "a project is not over")?;
+        check(
+            last_project >= self.last_project && last_conversation >= self.last_conversation,
+            "numbers would be given twice",
+        )?;
+        *self = Self {
+            last_sequence: sequence,
+            erased_through: sequence - 1,
+            last_project,
+            last_conversation,
+            ..Self::default()
+        };
         Ok(())
     }
 

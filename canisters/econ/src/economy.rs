@@ -127,6 +127,24 @@ impl Account {
         self.subscription.period.as_ref().map_or(RateClass::Standard, |period| period.terms.rate_class)
     }
 
+    /// Gives back what a reservation holds.
+    fn give_back(&mut self, reservation: &Reservation) {
+        self.open_reservations = self.open_reservations.saturating_sub(1);
+        match reservation.resource {
+            Resource::Creation(agents) => {
+                self.agents_reserved = self.agents_reserved.saturating_sub(agents);
+                if let Some(meters) = self.meters_mut(reservation.period) {
+                    meters.creations.reserved = meters.creations.reserved.saturating_sub(u64::from(agents));
+                }
+            }
+            Resource::Tokens(tokens) => {
+                if let Some(meters) = self.meters_mut(reservation.period) {
+                    meters.tokens.reserved = meters.tokens.reserved.saturating_sub(tokens);
+                }
+            }
+        }
+    }
+
     /// Brings the current period's limits to what the subscription says.
     fn follow_period(&mut self) {
         let Some(period) = &self.subscription.period else { return };
@@ -486,8 +504,8 @@ impl Economy {
             EventKind::Settled { reservation, settlement, agents, usage } => {
                 self.settled(*reservation, *settlement, agents, usage.as_ref(), now_ns);
             }
-            EventKind::Released(id) => self.end_reservation(*id, &ReservationState::Released, now_ns),
-            EventKind::Expired(id) => self.end_reservation(*id, &ReservationState::Expired, now_ns),
+            EventKind::Released(id) => self.end_reservation(*id, ReservationState::Released, now_ns),
+            EventKind::Expired(id) => self.end_reservation(*id, ReservationState::Expired, now_ns),
             EventKind::Forgotten(id) => self.forget_reservation(*id),
             EventKind::AgentReturned { account, agent } => {
                 if self.agents.remove(&(*account, *agent)).is_some() {
@@ -612,9 +630,20 @@ impl Economy {
 
     /// Changes an account, and keeps the schedule with it.
     fn change_account(&mut self, principal: Principal, now_ns: u64, change: impl FnOnce(&mut Account)) {
+        self.change_account_and_usage(principal, now_ns, |account, _| change(account));
+    }
+
+    /// As [`Self::change_account`], with the history of runs. An account is written once however much of it changes: that is most of
+    /// what a call on a million accounts costs.
+    fn change_account_and_usage(
+        &mut self,
+        principal: Principal,
+        now_ns: u64,
+        change: impl FnOnce(&mut Account, &mut crate::usage::History),
+    ) {
         let mut account = self.account(principal);
         let before = account.due_ns();
-        change(&mut account);
+        change(&mut account, &mut self.usage);
         account.idle_ns = account.is_idle().then(|| now_ns.saturating_add(IDLE_REMEMBERED_NS));
         self.reschedule(before, account.due_ns(), Task::Account(principal));
         self.put_account(principal, account);
@@ -741,8 +770,11 @@ impl Economy {
         usage: Option<&shared_types::econ::UsageEnvelope>,
         now_ns: u64,
     ) {
-        let Some(Cbor(StoredReservation { reservation, .. })) = self.reservations.get(&id) else { return };
-        self.end_reservation(id, &ReservationState::Settled(settlement), now_ns);
+        let Some((reservation, was_open)) =
+            self.close_reservation(id, ReservationState::Settled(settlement), now_ns)
+        else {
+            return;
+        };
         let fresh =
             agents.iter().filter(|agent| self.agents.insert((reservation.account, **agent), ()).is_none());
         let fresh = fresh.count() as u32;
@@ -753,51 +785,47 @@ impl Economy {
                 self.services.insert(*agent, Cbor(role));
             }
         }
-        let mut account = self.account(reservation.account);
-        account.agents = account.agents.saturating_add(fresh);
-        if let Some(meters) = account.meters_mut(reservation.period) {
-            let meter = match reservation.resource {
-                Resource::Creation(_) => &mut meters.creations,
-                Resource::Tokens(_) => &mut meters.tokens,
-            };
-            meter.used = meter.used.saturating_add(settlement.charged);
-        }
-        if let Some(envelope) = usage {
-            crate::usage::add_run(&mut self.usage, &mut account, &reservation, *envelope, settlement, now_ns);
-        }
-        self.put_account(reservation.account, account);
+        self.change_account_and_usage(reservation.account, now_ns, |account, history| {
+            if was_open {
+                account.give_back(&reservation);
+            }
+            account.agents = account.agents.saturating_add(fresh);
+            if let Some(meters) = account.meters_mut(reservation.period) {
+                let meter = match reservation.resource {
+                    Resource::Creation(_) => &mut meters.creations,
+                    Resource::Tokens(_) => &mut meters.tokens,
+                };
+                meter.used = meter.used.saturating_add(settlement.charged);
+            }
+            if let Some(envelope) = usage {
+                crate::usage::add_run(history, account, &reservation, *envelope, settlement, now_ns);
+            }
+        });
     }
 
     /// Gives back what an open reservation holds, and keeps the reservation for a while.
-    fn end_reservation(&mut self, id: ReservationId, state: &ReservationState, now_ns: u64) {
-        let Some(Cbor(mut stored)) = self.reservations.get(&id) else { return };
+    fn end_reservation(&mut self, id: ReservationId, state: ReservationState, now_ns: u64) {
+        if let Some((reservation, true)) = self.close_reservation(id, state, now_ns) {
+            self.change_account(reservation.account, now_ns, |account| account.give_back(&reservation));
+        }
+    }
+
+    /// Keeps a reservation with its last state for a while; whether it was open.
+    fn close_reservation(
+        &mut self,
+        id: ReservationId,
+        state: ReservationState,
+        now_ns: u64,
+    ) -> Option<(Reservation, bool)> {
+        let Cbor(mut stored) = self.reservations.get(&id)?;
         let was_open = stored.reservation.state == ReservationState::Open;
-        stored.reservation.state = state.clone();
+        stored.reservation.state = state;
         let before = stored.due_ns;
         stored.due_ns = now_ns.saturating_add(REMEMBERED_NS);
         self.reschedule(Some(before), Some(stored.due_ns), Task::Reservation(id));
-        let Reservation { account, resource, period, .. } = stored.reservation;
+        let reservation = stored.reservation.clone();
         self.reservations.insert(id, Cbor(stored));
-        if !was_open {
-            return;
-        }
-        self.change_account(account, now_ns, |account| {
-            account.open_reservations = account.open_reservations.saturating_sub(1);
-            match resource {
-                Resource::Creation(agents) => {
-                    account.agents_reserved = account.agents_reserved.saturating_sub(agents);
-                    if let Some(meters) = account.meters_mut(period) {
-                        meters.creations.reserved =
-                            meters.creations.reserved.saturating_sub(u64::from(agents));
-                    }
-                }
-                Resource::Tokens(tokens) => {
-                    if let Some(meters) = account.meters_mut(period) {
-                        meters.tokens.reserved = meters.tokens.reserved.saturating_sub(tokens);
-                    }
-                }
-            }
-        });
+        Some((reservation, was_open))
     }
 
     fn forget_reservation(&mut self, id: ReservationId) {

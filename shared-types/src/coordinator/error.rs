@@ -102,6 +102,12 @@ pub enum CoordinatorError {
         /// Its state.
         state: ProjectState,
     },
+    /// The project runs, or what was reserved for it is not settled yet.
+    #[error("project {project} is not over yet: cancel it, or wait until its quota is settled")]
+    ProjectNotOver {
+        /// The project.
+        project: ProjectId,
+    },
     /// The task is not in a state for it.
     #[error("task {} of project {} is {state:?}", key.task, key.project)]
     WrongTaskState {

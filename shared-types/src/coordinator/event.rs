@@ -264,6 +264,13 @@ pub enum EventKind {
         /// The turn.
         turn: Turn,
     },
+    /// The owner erased everything: the log begins with this event. Numbers go on, so that no agent takes a new task for an old one.
+    Erased {
+        /// Number of the last project.
+        last_project: ProjectId,
+        /// Number of the last conversation.
+        last_conversation: ConversationId,
+    },
 }
 
 /// An event.

@@ -48,6 +48,7 @@ fn coordinator_cases(others: Answer, own: Answer, no_role: Answer, admin: Answer
         case("send_message", (message,), others),
         case("remove_role", ("baker",), no_role),
         case("define_role", (role,), own),
+        case("erase_projects", (), own),
         case("set_config", (CoordinatorConfig::default(),), admin),
         case("analyse", ("Create two writers",), own),
         case("get_project", (1u64,), others),

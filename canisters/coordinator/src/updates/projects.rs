@@ -127,6 +127,23 @@ pub fn cancel_project(id: ProjectId) -> Result<Project, CoordinatorError> {
     project(owner, id)
 }
 
+/// Erases all projects, conversations, messages and roles of the caller; how many of their events are left for the next call.
+///
+/// # Errors
+/// [`CoordinatorError::Anonymous`], and see [`commands::erase`].
+pub fn erase_projects() -> Result<u64, CoordinatorError> {
+    let owner = signed_caller()?;
+    state::mutate(|state| {
+        if !state.store.has(owner) {
+            return Ok(0);
+        }
+        if let Some(event) = commands::erase(state.store.load(owner))? {
+            state.store.record(owner, event, time());
+        }
+        Ok(state.store.remove_erased(owner))
+    })
+}
+
 /// A turn of a conversation with the concierge.
 ///
 /// # Errors
