@@ -24,6 +24,16 @@ fn heap(agent: &Agent) -> HeapUse {
     agent.status().heap.expect("this version says it")
 }
 
+/// Empties the heap by an upgrade, and lets it grow by so many bytes.
+fn limit_memory(network: &Network, agent: &Agent, bytes: u64) {
+    network.upgrade(agent.id, Canister::Agent);
+    let settings = pocket_ic::CanisterSettings {
+        wasm_memory_limit: Some((agent.status().heap_bytes + bytes).into()),
+        ..pocket_ic::CanisterSettings::default()
+    };
+    network.pic.update_canister_settings(agent.id, Some(admin()), settings).expect("settings");
+}
+
 fn run(agent: &Agent, args: SubmitJobArgs) -> JobCounts {
     agent.wait(agent.submit_args(args).expect("accepted").job_id).job.counts
 }
@@ -63,13 +73,7 @@ fn a_heap_that_may_not_grow_is_made_do_with() {
     let first = agent.wait(agent.submit(PROMPT, &params(3)));
     assert_eq!((first.tokens, heap(&agent).shortages), (expected.0.clone(), 0));
     let all = heap(&agent).weight_bytes;
-    // The upgrade empties the heap. Half of the model more than it has then is all it may have.
-    network.upgrade(agent.id, Canister::Agent);
-    let settings = pocket_ic::CanisterSettings {
-        wasm_memory_limit: Some((agent.status().heap_bytes + all * 6 / 10).into()),
-        ..pocket_ic::CanisterSettings::default()
-    };
-    network.pic.update_canister_settings(agent.id, Some(admin()), settings).expect("settings");
+    limit_memory(&network, &agent, all * 6 / 10);
     let done = agent.wait(agent.submit(PROMPT, &params(3)));
     assert_eq!(
         (done.job.state, &done.tokens),
@@ -81,6 +85,27 @@ fn a_heap_that_may_not_grow_is_made_do_with() {
         "{short:?}"
     );
     assert!(done.job.counts.trapped_slices > 0, "{:?}", done.job.counts);
+}
+
+/// With room for the codes in nibbles alone, all layers stay in the heap.
+#[test]
+fn codes_are_packed_before_layers_leave_the_heap() {
+    let network = Network::new();
+    let artifact = Artifact::large_codes();
+    let expected = artifact.generate(PROMPT, &params(3));
+    let agent = agent(&network, &artifact, AgentConfig::default());
+    let first = agent.wait(agent.submit(PROMPT, &params(3)));
+    assert_eq!((first.tokens, heap(&agent).shortages), (expected.0.clone(), 0));
+    let all = heap(&agent).weight_bytes;
+    limit_memory(&network, &agent, all * 8 / 10);
+    let done = agent.wait(agent.submit(PROMPT, &params(3)));
+    assert_eq!(
+        (done.job.state, &done.tokens),
+        (JobState::Done { reason: FinishReason::MaxTokens }, &expected.0)
+    );
+    let short = heap(&agent);
+    assert_eq!((short.shortages, short.layers_in_heap), (1, short.layers), "{short:?}");
+    assert!(short.weight_bytes * 10 < all * 7, "{short:?} of {all}");
 }
 
 #[test]

@@ -99,6 +99,15 @@ impl Artifact {
         Self::with([512, 2_048, 4], 256, None)
     }
 
+    /// An artifact of 6 MB in four layers, 4 MB of which are codes of two bits per weight.
+    ///
+    /// # Panics
+    /// When the engine can't make it.
+    pub fn large_codes() -> Self {
+        let body = Format::Aq { codebooks: 4, dimension: 8, fold: Fold::ONE };
+        Self::with_body([512, 2_048, 4], 256, None, body)
+    }
+
     /// An artifact of half a MB with a context of 2,048 positions.
     ///
     /// # Panics
@@ -163,10 +172,15 @@ impl Artifact {
         Self::with([hidden_size, intermediate_size, num_hidden_layers], 256, None)
     }
 
-    fn with(
+    fn with(sizes: [usize; 3], max_position_embeddings: usize, chat_template: Option<&str>) -> Self {
+        Self::with_body(sizes, max_position_embeddings, chat_template, Format::Int8)
+    }
+
+    fn with_body(
         [hidden_size, intermediate_size, num_hidden_layers]: [usize; 3],
         max_position_embeddings: usize,
         chat_template: Option<&str>,
+        body: Format,
     ) -> Self {
         let tokenizer = tokenizer();
         let config = Config {
@@ -188,7 +202,6 @@ impl Artifact {
             eos_token_ids: Vec::new(),
             variant: Variant::default(),
         };
-        let body = Format::Int8;
         let synthetic =
             Synthetic { config, body, embedding: Format::Int8, seed: 1, tokenizer: tokenizer.to_bytes() };
         let mut shards: Vec<Vec<u8>> = Vec::new();

@@ -8,6 +8,7 @@ use candid::Principal;
 use novaq_engine::artifact::{ArtifactError, LoadedEncoder, LoadedModel, Loader};
 use novaq_engine::chat::Message;
 use novaq_engine::generate::GenerationError;
+use novaq_engine::kernel::Packing;
 use novaq_engine::model::{Budget, EncoderPass, ModelError, Progress};
 use novaq_engine::text::{PassedText, TextBatch, TextError, TextGeneration};
 use shared_types::FieldError;
@@ -72,6 +73,8 @@ pub struct Engine {
     spare: Option<EncoderPass>,
     steps: Steps,
     monitor: Monitor,
+    /// How codes are packed where there is room for that.
+    packing: Packing,
 }
 
 /// The generation of one job.
@@ -125,11 +128,14 @@ impl Engine {
 
     /// Drops everything, so that the next slice builds it anew. What was learnt about the heap stays.
     pub fn clear(&mut self) {
-        *self = Self { monitor: self.monitor, ..Self::default() };
+        *self = Self { monitor: self.monitor, packing: self.packing, ..Self::default() };
     }
 
     /// Memory was short: gives up what is not needed. Returns whether the engine gets along with less from now on.
     pub fn memory_was_short(&mut self, store: &ModelStore, configured: u64) -> bool {
+        if self.pack(store, configured) {
+            return true;
+        }
         let sizes = match &self.built {
             Built::Layers(decoder) | Built::Decoder(decoder) => {
                 Some((decoder.all_bytes(), decoder.least_bytes()))
@@ -142,6 +148,26 @@ impl Engine {
         let lower = self.monitor.short(self.monitor.budget(configured), wanted, least);
         self.trim(configured);
         lower
+    }
+
+    /// A loader that has loaded nothing yet, with the packing that there is room for.
+    fn loader(&self, store: &ModelStore, configured: u64) -> Option<Loader> {
+        let loader = Loader::without_layers(store.loaded()?).with_packing(self.packing);
+        Some(loader.with_room(self.monitor.budget(configured)))
+    }
+
+    /// Memory was short: where codes have a byte each, the model is built again in half the memory, before any layer has to
+    /// leave the heap. Returns whether that is so.
+    fn pack(&mut self, store: &ModelStore, configured: u64) -> bool {
+        let unpacked =
+            self.loader(store, configured).is_some_and(|loader| loader.packing() == Packing::Bytes);
+        if unpacked {
+            self.packing = Packing::Nibbles;
+            self.monitor.packed();
+            self.built = Built::Nothing;
+            self.batch.abandon();
+        }
+        unpacked
     }
 
     /// What the heap is used for.
@@ -252,7 +278,7 @@ impl Engine {
         self.group = vec![member];
         let mut pace = Pace::new(meter, budget, self.steps);
         let (mut tokens, mut text, mut finished) = (Vec::new(), String::new(), None);
-        while finished.is_none() && tokens.len() < max_tokens && pace.may_begin() {
+        while finished.is_none() && tokens.len() < max_tokens && pace.may_begin() && self.is_ready() {
             for passed in
                 self.step(store, limits).map_err(|error| AgentError::Draft(JobFailure::Load(error)))?
             {
@@ -369,21 +395,20 @@ impl Engine {
         loop {
             self.built = match std::mem::take(&mut self.built) {
                 Built::Nothing => {
-                    let manifest = store.loaded().ok_or_else(|| LoadError::Unsupported {
+                    Built::Tensors(self.loader(store, configured).ok_or_else(|| LoadError::Unsupported {
                         reason: "this version of the engine refuses the manifest".to_owned(),
-                    })?;
-                    Built::Tensors(
-                        Loader::without_layers(manifest).with_room(self.monitor.budget(configured)),
-                    )
+                    })?)
                 }
-                Built::Tensors(mut loader) => match loader.step(store).map_err(|error| load_error(&error))? {
-                    Some(_) => Built::Tensors(loader),
-                    None if loader.is_encoder() => Built::Encoder(Box::new(
+                Built::Tensors(mut loader) => match loader.step(store) {
+                    Ok(Some(_)) => Built::Tensors(loader),
+                    Ok(None) if loader.is_encoder() => Built::Encoder(Box::new(
                         loader.finish_encoder(store).map_err(|error| load_error(&error))?,
                     )),
-                    None => Built::Layers(Box::new(
+                    Ok(None) => Built::Layers(Box::new(
                         Decoder::new(loader, store).map_err(|error| load_error(&error))?,
                     )),
+                    Err(ArtifactError::OutOfMemory { .. }) if self.pack(store, configured) => Built::Nothing,
+                    Err(error) => return Err(load_error(&error)),
                 },
                 Built::Layers(mut decoder) => {
                     let layer = decoder.places().here();
@@ -393,6 +418,9 @@ impl Engine {
                     } else {
                         match decoder.bring(layer, store) {
                             Ok(()) => Built::Layers(decoder),
+                            Err(ArtifactError::OutOfMemory { .. }) if self.pack(store, configured) => {
+                                Built::Nothing
+                            }
                             Err(ArtifactError::OutOfMemory { .. }) => Built::Decoder(decoder),
                             Err(error) => return Err(load_error(&error)),
                         }
@@ -480,6 +508,10 @@ impl Engine {
     ) -> Result<(), LoadError> {
         loop {
             let passed = self.step(store, limits)?;
+            // Built again by the next slice, with less memory.
+            if !self.is_ready() {
+                return Ok(());
+            }
             let is_over = !pace.may_go_on();
             let mut ended = Vec::new();
             for (at, passed) in passed.into_iter().enumerate() {
@@ -488,7 +520,7 @@ impl Engine {
                 match passed.token {
                     Ok(token) => gain.tokens.extend(token),
                     // What there is no memory for now there may be after others have given some up.
-                    Err(error) if is_out_of_memory(&error) && self.free_memory(limits) => {}
+                    Err(error) if is_out_of_memory(&error) && self.free_memory(store, limits) => {}
                     Err(error) => {
                         ended.push((at, JobState::Failed { reason: failure(&error) }));
                         continue;
@@ -534,7 +566,7 @@ impl Engine {
             decoder.give_up(budget.saturating_sub(others), next);
             match decoder.bring(next, store) {
                 Ok(()) => break,
-                Err(ArtifactError::OutOfMemory { .. }) if self.free_memory(limits) => {}
+                Err(ArtifactError::OutOfMemory { .. }) if self.free_memory(store, limits) => {}
                 Err(error) => return Err(load_error(&error)),
             }
         }
@@ -546,8 +578,8 @@ impl Engine {
     }
 
     /// Gives something up, what is missed least first; returns whether there was anything.
-    fn free_memory(&mut self, limits: Limits) -> bool {
-        if self.kept.drop_oldest() {
+    fn free_memory(&mut self, store: &ModelStore, limits: Limits) -> bool {
+        if self.kept.drop_oldest() || self.pack(store, limits.heap_bytes) {
             return true;
         }
         let next = self.batch.next_layer();

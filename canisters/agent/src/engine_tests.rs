@@ -472,6 +472,41 @@ fn weights(artifact: &Artifact) -> (u64, u64) {
     (bytes(u64::MAX), bytes(1))
 }
 
+/// Where codes have a byte each, a shortage of memory costs half of the weights' bytes and no layer, at whatever moment it comes.
+#[test]
+fn short_memory_packs_codes_before_layers_leave() {
+    let artifact = artifact();
+    let params = params(0.8, 40);
+    let expected = reference(&artifact, "Once upon a time", &params).0;
+    let packed = {
+        let mut agent = Agent::loaded(&artifact);
+        let id = submit(&mut agent, "Once upon a time", &params);
+        while agent.jobs.head().is_some() {
+            agent.slice(5_000);
+        }
+        assert_eq!(agent.jobs.tokens(id), expected);
+        agent.engine.heap_use(u64::MAX).weight_bytes
+    };
+    for short_after in [0, 1, 3, 12] {
+        let mut agent = Agent::loaded(&artifact);
+        agent.engine.packing = Packing::Bytes;
+        let id = submit(&mut agent, "Once upon a time", &params);
+        for _ in 0..short_after {
+            agent.slice(5_000);
+        }
+        let before = agent.engine.heap_use(u64::MAX);
+        assert!(short_after < 12 || before.weight_bytes > packed && before.layers_in_heap == 3, "{before:?}");
+        assert!(agent.engine.memory_was_short(&agent.store, agent.limits.heap_bytes));
+        while agent.jobs.head().is_some() {
+            agent.slice(5_000);
+        }
+        assert_eq!(agent.jobs.tokens(id), expected);
+        let after = agent.engine.heap_use(agent.limits.heap_bytes);
+        assert_eq!((after.weight_bytes, after.layers_in_heap, after.shortages), (packed, 3, 1));
+        assert_eq!(after.budget_bytes, agent.limits.heap_bytes);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10))]
 

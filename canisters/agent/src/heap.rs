@@ -24,6 +24,11 @@ impl Monitor {
         self.shortages
     }
 
+    /// Memory was short, and the weights take less from now on.
+    pub fn packed(&mut self) {
+        self.shortages = self.shortages.saturating_add(1);
+    }
+
     /// Memory was short with `budget` bytes allowed and `wanted` ones of use, of which `least` have to be there: half is allowed
     /// from now on. Returns whether that is less than before.
     pub fn short(&mut self, budget: u64, wanted: u64, least: u64) -> bool {

@@ -11,6 +11,7 @@ use canister_common::cbor::Cbor;
 use canister_common::region::Region;
 use ic_stable_structures::{StableBTreeMap, StableCell};
 use novaq_engine::artifact::{Loader, Manifest, ShardSource, verify_shard};
+use novaq_engine::kernel::Packing;
 use serde::{Deserialize, Serialize};
 use shared_types::ModelId;
 use shared_types::agent::{LoadCounts, LoadError, LoadState};
@@ -129,7 +130,7 @@ impl ModelStore {
     pub fn decoder_bytes(&self) -> Option<(u64, u64)> {
         let manifest = self.loaded()?;
         let all: u64 = manifest.tensors.iter().map(|tensor| tensor.section.length).sum();
-        let layers = Loader::new(manifest).layer_bytes().ok()?;
+        let layers = Loader::new(manifest).with_packing(Packing::Nibbles).layer_bytes().ok()?;
         let largest = layers.iter().max().copied().unwrap_or(0);
         Some((all, all.saturating_sub(layers.iter().sum()) + largest))
     }

@@ -116,13 +116,24 @@ impl Loader {
             .with_room(ROOM)
     }
 
+    /// The same with codes packed in another way than the [default](Packing::DEFAULT).
+    #[must_use]
+    pub fn with_packing(self, packing: Packing) -> Self {
+        Self { packing, ..self }
+    }
+
     /// The same where all weights may take `bytes` on the heap: unless they can have twice their stored size, codes stay in
     /// nibbles, which takes more instructions.
     #[must_use]
     pub fn with_room(self, bytes: u64) -> Self {
         let stored: u64 = self.manifest.tensors.iter().map(|tensor| tensor.section.length).sum();
-        let packing = if stored.saturating_mul(2) <= bytes { Packing::DEFAULT } else { Packing::Nibbles };
+        let packing = if stored.saturating_mul(2) <= bytes { self.packing } else { Packing::Nibbles };
         Self { packing, ..self }
+    }
+
+    /// How codes are packed.
+    pub fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// A loader whose model has empty places for a decoder's layers; [`Self::layer`] loads one.
@@ -143,7 +154,8 @@ impl Loader {
         Ok(DecoderLayer::load(&mut self.tensors, config, index)?)
     }
 
-    /// Bytes that the sections of a decoder's layers take, in their order.
+    /// About the bytes that a decoder's layers take on the heap, in their order: those of their sections, and twice as many of
+    /// codes that get a byte each.
     ///
     /// # Errors
     /// If the model is an encoder, or a layer has no tensor.
@@ -151,7 +163,9 @@ impl Loader {
         let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
         for entry in &self.manifest.tensors {
             if let Some(layer) = layer_of(&entry.name) {
-                *bytes.entry(layer).or_default() += entry.section.length;
+                let unpacked = self.packing == Packing::Bytes
+                    && matches!(entry.codec, Codec::Aq { .. } | Codec::LowRank { .. });
+                *bytes.entry(layer).or_default() += entry.section.length * (1 + u64::from(unpacked));
             }
         }
         let layers = self.manifest.decoder()?.num_hidden_layers;

@@ -11,6 +11,8 @@ use novaq_engine::codec::{
     AqMatrix, Codebooks, CodecError, Fp8Matrix, Input, Int4Matrix, Int8Matrix, Matrix,
 };
 use novaq_engine::kernel::{Backend, Fold, Packing};
+use novaq_engine::model::{CachePrecision, Config, RopeScaling, Variant};
+use novaq_engine::synth::{Format, Synthetic};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -71,7 +73,7 @@ impl Random {
     }
 }
 
-/// Multiplies `products` random matrices by random inputs with every kernel.
+/// Multiplies `products` random matrices by random inputs with every kernel, and runs a random model for every fourth.
 ///
 /// # Errors
 /// The first product whose bits differ, or a matrix that the engine refuses.
@@ -81,7 +83,8 @@ pub fn compare(seed: u64, products: u32) -> Result<Report, String> {
     let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
     for product in 0..products {
         let matrix = random.matrix().map_err(|error| format!("product {product}: {error}"))?;
-        let positions = random.between(1, 13);
+        // Up to what lies side by side at most, with some of each smaller number.
+        let positions = random.between(1, 26);
         // Inputs of very different size, exact zeros included: where rounding and empty ranges are decided.
         let size = 10f32.powi(random.between(0, 8) as i32 - 4);
         let values: Vec<f32> = random.units(positions * matrix.columns()).iter().map(|x| x * size).collect();
@@ -102,13 +105,67 @@ pub fn compare(seed: u64, products: u32) -> Result<Report, String> {
                 ));
             }
         }
-        for bits in reference.unwrap_or_default() {
-            // FNV-1a over the words.
-            fingerprint = (fingerprint ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3);
+        add_bits(&mut fingerprint, &reference.unwrap_or_default());
+        if product.is_multiple_of(4) {
+            compare_model(&mut random, &mut fingerprint)?;
         }
     }
     let backends = backends.iter().map(|backend| format!("{backend:?}")).collect();
     Ok(Report { backends, products, fingerprint })
+}
+
+/// FNV-1a over words.
+fn add_bits(fingerprint: &mut u64, bits: &[u32]) {
+    for &bits in bits {
+        *fingerprint = (*fingerprint ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3);
+    }
+}
+
+/// Adds the logits of a random model to `fingerprint`, which may attend over a window: with every kernel and in passes of several
+/// lengths they have to be the same.
+fn compare_model(random: &mut Random, fingerprint: &mut u64) -> Result<(), String> {
+    let head_dim = [4, 8, 32, 36, 64, 96, 132][random.between(0, 6)];
+    let num_key_value_heads = random.between(1, 2);
+    let num_attention_heads = num_key_value_heads * random.between(1, 8);
+    let sliding_window = (random.between(0, 1) == 1).then(|| random.between(1, 40));
+    let config = Config {
+        vocab_size: 40,
+        hidden_size: 24,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads,
+        num_key_value_heads,
+        head_dim,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        variant: Variant { sliding_window, ..Variant::default() },
+    };
+    let body = Format::Aq { codebooks: 4, dimension: 8, fold: Fold::ALL[random.between(0, 3)] };
+    let seed = random.0.next_u64();
+    let synthetic = Synthetic { config, body, embedding: Format::Int8, seed, tokenizer: Vec::new() };
+    let mut model = synthetic.model().map_err(|error| error.to_string())?;
+    let tokens: Vec<u32> = (0..random.between(20, 60)).map(|_| random.between(0, 39) as u32).collect();
+    let mut reference: Option<Vec<u32>> = None;
+    for backend in Backend::available() {
+        model = model.with_backend(backend);
+        for chunk in [1, 3, 16, tokens.len()] {
+            let logits = model.forward(&tokens, CachePrecision::Int8, chunk, None);
+            let logits = logits.map_err(|error| error.to_string())?;
+            let bits: Vec<u32> = logits.iter().map(|x| x.to_bits()).collect();
+            if *reference.get_or_insert_with(|| bits.clone()) != bits {
+                return Err(format!("a model with {head_dim} a head: {backend:?} differs at {chunk} a pass"));
+            }
+        }
+    }
+    add_bits(fingerprint, &reference.unwrap_or_default());
+    Ok(())
 }
 
 #[update(name = "compare")]
