@@ -1,5 +1,7 @@
 //! The coordinator: from a sentence to agents that exist, work one after the other, and hand their texts on.
 
+use std::collections::BTreeSet;
+
 use candid::Principal;
 use ohms_coordinator::workspace::Workspace;
 use ohms_tests::artifact::Artifact;
@@ -7,7 +9,8 @@ use ohms_tests::coordinator::Coordinator;
 use ohms_tests::network::{Agent, Factory, Network, admin, owner, stranger};
 use ohms_tests::wasm::Canister;
 use shared_types::agent::{
-    AgentError, FinishReason, GenerationParams, JobPrompt, JobRecord, JobState, SubmitJobArgs,
+    AgentConfig, AgentError, FinishReason, GenerationParams, JobPrompt, JobRecord, JobState, LoadState,
+    SubmitJobArgs,
 };
 use shared_types::coordinator::{
     AttemptFailure, AttemptStage, BreakerState, ConverseArgs, ConverseReply, CoordinatorConfig,
@@ -341,6 +344,38 @@ fn an_owner_erases_what_projects_recorded() {
     assert_eq!((again, coordinator.events().len()), (Ok(0), 1), "nothing is left to erase");
     let next = coordinator.plan(request(task("writer", "Another tale"))).unwrap().id;
     assert_eq!(next, project + 1);
+}
+
+/// Where no word names a role, an encoder on chain puts the nearest roles first; without its answer the question stays as it is.
+#[test]
+fn an_encoder_says_which_roles_are_near() {
+    let network = Network::new();
+    let coordinator = Coordinator::install(&network, &Artifact::shared(), None, CoordinatorConfig::default());
+    let artifact = Artifact::encoder();
+    coordinator.repository.publish(&artifact);
+    let encoder = network.agent(coordinator.repository.id, artifact.id, AgentConfig::default());
+    let ask = || coordinator.plan(PlanRequest::of("Something with the thing")).unwrap().analysis;
+    let by_rules = ask();
+    assert_eq!(by_rules.questions.len(), 1);
+
+    let config = CoordinatorConfig { encoder: Some(encoder.id), ..CoordinatorConfig::default() };
+    let set: Result<(), CoordinatorError> = network.update(admin(), coordinator.id, "set_config", (config,));
+    set.unwrap();
+    assert_eq!(ask(), by_rules, "the encoder does not know the coordinator");
+    set_coordinator(&network, encoder.id, Some(coordinator.id));
+    assert_eq!(ask(), by_rules, "its model is not loaded");
+    network.wait_for("the load", || (encoder.status().load == LoadState::Loaded).then_some(()));
+    let near = ask();
+    let sorted = |options: &[String]| options.iter().cloned().collect::<BTreeSet<_>>();
+    let [by_rules, near] = [by_rules, near].map(|it| (it.questions[0].options.clone(), it.roles));
+    assert_eq!(sorted(&near.0), sorted(&by_rules.0));
+    let reasons: Vec<_> = near.1.iter().filter(|it| it.reasons[0].starts_with("near in meaning")).collect();
+    assert_eq!(reasons.iter().map(|it| &it.role).collect::<Vec<_>>(), near.0[..3].iter().collect::<Vec<_>>());
+    assert!(reasons.iter().all(|it| !it.taken));
+    // What the rules find needs nobody.
+    network.pic.stop_canister(encoder.id, Some(admin())).expect("stopped");
+    assert_eq!(coordinator.plan(PlanRequest::of("Create a writer")).unwrap().plan.agents.len(), 1);
+    assert_eq!(ask().questions[0].options, by_rules.0);
 }
 
 /// An agent that does not answer loses its task to another one, and gets no other until its breaker closes, upgrades or not.

@@ -8,6 +8,7 @@ use std::io::Write;
 use anyhow::Context;
 use candid::{CandidType, Principal};
 use ic_stable_structures::DefaultMemoryImpl;
+use local_net::costs::{INGRESS_BYTE_FEE, INGRESS_MESSAGE_FEE, UPDATE_MESSAGE_FEE};
 use ohms_econ::economy::Economy;
 use ohms_econ::events::EventKind;
 use ohms_econ::memory::Memories;
@@ -60,22 +61,19 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The answer of a call of the coordinator, and the instructions that it takes beyond the same call of nobody, which is refused
-    /// when its argument is decoded: what both cost in cycles differs by the work, at one cycle an instruction.
+    /// The answer of a call of the coordinator, and the instructions of its message: its cycles without the fees that any message
+    /// of this size costs, at one cycle an instruction.
     fn measure<R: CandidType + DeserializeOwned>(
         &self,
         method: &str,
         args: impl CandidType + Clone,
     ) -> anyhow::Result<(R, f64)> {
-        let call = |caller: Principal| -> (Result<R, EconError>, u128) {
-            let before = self.network.pic.cycle_balance(self.canister);
-            let answer = self.network.update(caller, self.canister, method, (args.clone(),));
-            (answer, before - self.network.pic.cycle_balance(self.canister))
-        };
-        let (refused, idle) = call(Principal::anonymous());
-        anyhow::ensure!(matches!(refused, Err(EconError::Anonymous)), "{method} is refused");
-        let (answer, cycles) = call(coordinator());
-        Ok((answer?, cycles.saturating_sub(idle) as f64))
+        let bytes = method.len() + candid::encode_one(args.clone())?.len();
+        let fees = UPDATE_MESSAGE_FEE + INGRESS_MESSAGE_FEE + INGRESS_BYTE_FEE * bytes as u128;
+        let before = self.network.pic.cycle_balance(self.canister);
+        let answer: Result<R, EconError> = self.network.update(coordinator(), self.canister, method, (args,));
+        let cycles = before - self.network.pic.cycle_balance(self.canister);
+        Ok((answer?, cycles.saturating_sub(fees) as f64))
     }
 
     fn reserve(&self, n: u64) -> anyhow::Result<(Reservation, f64)> {

@@ -93,6 +93,11 @@ enum Bench {
         /// Numbers of facts, rising.
         counts: Vec<String>,
     },
+    /// Labelled instructions by the coordinator's rules, and by the meaning that an encoder finds.
+    Meaning {
+        /// Folder of an encoder's artifact.
+        artifact: String,
+    },
     /// Instructions of reserving and settling quota, by the number of accounts.
     Econ,
     /// Tasks per hour of the network's time through the coordinator, by the number of agents.
@@ -137,6 +142,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
         Task::Bench { what: Bench::Facts { counts } } => on_the_network("facts", &counts),
+        Task::Bench { what: Bench::Meaning { artifact } } => example("ohms-tests", "meaning", &[artifact]),
         Task::Bench { what: Bench::Econ } => on_the_network("econ", &[]),
         Task::Bench { what: Bench::Coordinator } => on_the_network("coordinator", &[]),
         Task::Bench { what: Bench::LocalNet } => {

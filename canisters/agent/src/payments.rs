@@ -9,21 +9,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use candid::{CandidType, Nat, Principal};
+use candid::{Nat, Principal};
+use canister_common::calls::{NoAnswer, ask};
 use ic_cdk::api::{CanisterStatusCode, canister_status, time};
-use ic_cdk::call::{Call, CallFailed, RejectCode};
 use ic_cdk_timers::TimerId;
 use icrc_ledger_types::icrc1::account::Account;
 use icrc_ledger_types::icrc1::transfer::{Memo, TransferArg, TransferError};
-use serde::de::DeserializeOwned;
 use shared_types::agent::AgentError;
 use shared_types::agent::wallet::{PaymentId, PaymentRecord, SpendingLimits, WalletLedger};
 
 use crate::state;
 use crate::wallet::Answer;
-
-/// Seconds that a ledger has for an answer; after that its outcome is unknown, and the agent can still be stopped.
-const ANSWER_SECONDS: u32 = 60;
 
 /// While a payment is to be submitted, it is looked at this often.
 const WATCH: Duration = Duration::from_secs(30);
@@ -93,50 +89,6 @@ pub async fn submit(id: PaymentId) -> Result<PaymentRecord, AgentError> {
     record
 }
 
-/// Why a call brought no answer of the type.
-enum Failure {
-    /// It was certainly not delivered.
-    NotDelivered(String),
-    /// It may have been executed.
-    Unknown(String),
-}
-
-impl Failure {
-    fn reason(self) -> String {
-        match self {
-            Self::NotDelivered(reason) | Self::Unknown(reason) => reason,
-        }
-    }
-}
-
-impl From<CallFailed> for Failure {
-    fn from(failed: CallFailed) -> Self {
-        let reason = failed.to_string();
-        match failed {
-            CallFailed::InsufficientLiquidCycleBalance(_) | CallFailed::CallPerformFailed(_) => {
-                Self::NotDelivered(reason)
-            }
-            // These say that the system did not deliver it. All others may come after the ledger has changed something.
-            CallFailed::CallRejected(rejected) => match rejected.reject_code() {
-                Ok(RejectCode::SysFatal | RejectCode::SysTransient | RejectCode::DestinationInvalid) => {
-                    Self::NotDelivered(reason)
-                }
-                _ => Self::Unknown(reason),
-            },
-        }
-    }
-}
-
-async fn call<R: CandidType + DeserializeOwned>(
-    ledger: Principal,
-    method: &str,
-    argument: &(impl CandidType + ?Sized),
-) -> Result<R, Failure> {
-    let call = Call::bounded_wait(ledger, method).with_arg(argument).change_timeout(ANSWER_SECONDS);
-    // An answer of another type does not say what was done.
-    call.await?.candid().map_err(|error| Failure::Unknown(error.to_string()))
-}
-
 async fn transfer(payment: &PaymentRecord) -> Answer {
     let args = TransferArg {
         from_subaccount: None,
@@ -146,8 +98,8 @@ async fn transfer(payment: &PaymentRecord) -> Answer {
         memo: payment.memo.clone().map(Memo),
         amount: Nat::from(payment.amount),
     };
-    let answer: Result<Result<Nat, TransferError>, Failure> =
-        call(payment.ledger, "icrc1_transfer", &args).await;
+    let answer: Result<Result<Nat, TransferError>, NoAnswer> =
+        ask(payment.ledger, "icrc1_transfer", &args, 0).await;
     let block = |block: &Nat| match u64::try_from(&block.0) {
         Ok(block) => Answer::Done(block),
         Err(_) => Answer::Lost("the block's number is too large".to_owned()),
@@ -164,8 +116,8 @@ async fn transfer(payment: &PaymentRecord) -> Answer {
             }
             _ => Answer::Refused(error.to_string()),
         },
-        Err(Failure::NotDelivered(reason)) => Answer::NotSent(reason),
-        Err(Failure::Unknown(reason)) => Answer::Lost(reason),
+        Err(NoAnswer::NotDelivered(reason)) => Answer::NotSent(reason),
+        Err(NoAnswer::Unknown(reason)) => Answer::Lost(reason),
     }
 }
 
@@ -174,10 +126,10 @@ async fn transfer(payment: &PaymentRecord) -> Answer {
 /// # Errors
 /// [`AgentError::LedgerUnavailable`].
 pub async fn describe(ledger: Principal, limits: SpendingLimits) -> Result<WalletLedger, AgentError> {
-    let unavailable = |failure: Failure| AgentError::LedgerUnavailable { ledger, reason: failure.reason() };
-    let symbol: String = call(ledger, "icrc1_symbol", &()).await.map_err(unavailable)?;
-    let decimals: u8 = call(ledger, "icrc1_decimals", &()).await.map_err(unavailable)?;
-    let fee: Nat = call(ledger, "icrc1_fee", &()).await.map_err(unavailable)?;
+    let unavailable = |failure: NoAnswer| AgentError::LedgerUnavailable { ledger, reason: failure.reason() };
+    let symbol: String = ask(ledger, "icrc1_symbol", &(), 0).await.map_err(unavailable)?;
+    let decimals: u8 = ask(ledger, "icrc1_decimals", &(), 0).await.map_err(unavailable)?;
+    let fee: Nat = ask(ledger, "icrc1_fee", &(), 0).await.map_err(unavailable)?;
     let too_large = |_| AgentError::LedgerUnavailable { ledger, reason: "its fee is too large".to_owned() };
     let fee = u128::try_from(&fee.0).map_err(too_large)?;
     let symbol = symbol.chars().take(MAX_SYMBOL_CHARS).collect();
@@ -193,7 +145,7 @@ const MAX_SYMBOL_CHARS: usize = 32;
 /// [`AgentError::LedgerUnavailable`].
 pub async fn balance_of(ledger: Principal, account: Account) -> Result<u128, AgentError> {
     let unavailable = |reason: String| AgentError::LedgerUnavailable { ledger, reason };
-    let balance: Result<Nat, Failure> = call(ledger, "icrc1_balance_of", &account).await;
+    let balance: Result<Nat, NoAnswer> = ask(ledger, "icrc1_balance_of", &account, 0).await;
     let balance = balance.map_err(|failure| unavailable(failure.reason()))?;
     u128::try_from(&balance.0).map_err(|_| unavailable("the balance is too large".to_owned()))
 }

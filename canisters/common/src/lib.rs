@@ -1,8 +1,9 @@
-//! Stable-memory building blocks shared by the OHMS canisters.
+//! What the OHMS canisters share: structures in stable memory, and calls whose outcome matters.
 //!
-//! Architecture Invariant: nothing here depends on `ic-cdk`; every structure works on any
+//! Architecture Invariant: only [`calls`] depends on `ic-cdk`; every structure works on any
 //! [`ic_stable_structures::Memory`] and is tested natively.
 
+pub mod calls;
 pub mod cbor;
 pub mod extents;
 pub mod interface;

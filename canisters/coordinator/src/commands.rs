@@ -12,6 +12,7 @@ use shared_types::{FieldError, ModelId};
 
 use crate::decide::Next;
 use crate::graph::{self, Flatten, too_many};
+use crate::meaning::Nearness;
 use crate::planner::{ChosenModel, Planner};
 use crate::retry;
 use crate::workspace::{ProjectEntry, Workspace};
@@ -19,8 +20,14 @@ use crate::workspace::{ProjectEntry, Workspace};
 /// Most events of a workspace: about a hundred thousand tasks.
 pub const MAX_EVENTS: u64 = 1_000_000;
 
-/// Which model agents of a role run, given the one that the request names.
-pub type ModelOf<'a> = &'a dyn Fn(&RoleTemplate, Option<ModelId>) -> ChosenModel;
+/// What other canisters have said before a command is decided.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// Which model agents of a role run, given the one that the request names.
+    pub model_of: &'a dyn Fn(&RoleTemplate, Option<ModelId>) -> ChosenModel,
+    /// Roles that the instruction is near to.
+    pub near: &'a [Nearness],
+}
 
 /// A project of the workspace.
 ///
@@ -41,10 +48,10 @@ fn require(entry: &ProjectEntry, allowed: impl Fn(&ProjectState) -> bool) -> Res
 fn planner<'a>(
     workspace: &'a Workspace,
     config: &'a CoordinatorConfig,
-    model: ModelOf<'a>,
+    known: Known<'a>,
     project: ProjectId,
 ) -> Planner<'a> {
-    Planner { project, own: &workspace.roles, agents: &workspace.agents, model, config }
+    Planner { project, own: &workspace.roles, agents: &workspace.agents, known, config }
 }
 
 /// Plans a new project, or finds the one that the same key made before; the events are none then.
@@ -54,7 +61,7 @@ fn planner<'a>(
 pub fn create_plan(
     workspace: &Workspace,
     config: &CoordinatorConfig,
-    model: ModelOf,
+    known: Known,
     args: CreatePlanArgs,
 ) -> Result<(ProjectId, Vec<Next>), CoordinatorError> {
     if let Some(key) = &args.key {
@@ -82,7 +89,7 @@ pub fn create_plan(
         events.push((Some(done.record.id), EventKind::ProjectRemoved));
     }
     let id = workspace.last_project + 1;
-    let (analysis, plan) = planner(workspace, config, model, id).plan(&args.request)?;
+    let (analysis, plan) = planner(workspace, config, known, id).plan(&args.request)?;
     let seed = retry::chance(id, &args.request.instruction);
     let planned = EventKind::Planned { key: args.key, request: args.request, analysis, plan, seed };
     events.push((Some(id), planned));
@@ -96,12 +103,12 @@ pub fn create_plan(
 pub fn revise_plan(
     workspace: &Workspace,
     config: &CoordinatorConfig,
-    model: ModelOf,
+    known: Known,
     args: RevisePlanArgs,
 ) -> Result<Next, CoordinatorError> {
     let entry = project(workspace, args.project)?;
     require(entry, |state| matches!(state, ProjectState::Unclear | ProjectState::Planned))?;
-    let (analysis, plan) = planner(workspace, config, model, args.project).plan(&args.request)?;
+    let (analysis, plan) = planner(workspace, config, known, args.project).plan(&args.request)?;
     Ok((Some(args.project), EventKind::Revised { request: args.request, analysis, plan }))
 }
 
@@ -351,7 +358,7 @@ mod tests {
         request: PlanRequest,
     ) -> Result<ProjectId, CoordinatorError> {
         let args = CreatePlanArgs { key: key.map(str::to_owned), request };
-        let (id, events) = create_plan(workspace, config, &model, args)?;
+        let (id, events) = create_plan(workspace, config, Known { model_of: &model, near: &[] }, args)?;
         for event in events {
             record(workspace, event);
         }

@@ -13,7 +13,7 @@ use shared_types::coordinator::{
     RevisePlanArgs, Stage, TaskState, Turn,
 };
 
-use crate::commands::{self, ModelOf};
+use crate::commands::{self, Known};
 use crate::decide::Next;
 use crate::graph::too_many;
 use crate::text;
@@ -172,7 +172,7 @@ pub struct Outcome {
 pub fn converse(
     workspace: &Workspace,
     config: &CoordinatorConfig,
-    model: ModelOf,
+    known: Known,
     text_of: TextOf,
     conversation: Option<ConversationId>,
     said: &str,
@@ -233,9 +233,9 @@ pub fn converse(
         (Stage::Clarifying | Stage::Planned, _, Some(entry)) => {
             let mut request = entry.record.request.clone();
             request.instruction = answered(&request.instruction, &entry.record.analysis.questions, said);
-            plan(workspace, config, model, request, Some(entry.record.id), said)
+            plan(workspace, config, known, request, Some(entry.record.id), said)
         }
-        _ => plan(workspace, config, model, PlanRequest::of(said), None, said),
+        _ => plan(workspace, config, known, PlanRequest::of(said), None, said),
     };
     Ok(outcome)
 }
@@ -243,7 +243,7 @@ pub fn converse(
 fn plan(
     workspace: &Workspace,
     config: &CoordinatorConfig,
-    model: ModelOf,
+    known: Known,
     request: PlanRequest,
     project: Option<ProjectId>,
     said: &str,
@@ -251,12 +251,12 @@ fn plan(
     let planned = match project {
         Some(project) => {
             let args = RevisePlanArgs { project, request: request.clone() };
-            commands::revise_plan(workspace, config, model, args).map(|event| (project, vec![event]))
+            commands::revise_plan(workspace, config, known, args).map(|event| (project, vec![event]))
         }
         None => commands::create_plan(
             workspace,
             config,
-            model,
+            known,
             CreatePlanArgs { key: None, request: request.clone() },
         ),
     };
@@ -305,7 +305,15 @@ mod tests {
         let mut conversation = None;
         let mut answers = Vec::new();
         for said in sentences {
-            let outcome = converse(workspace, &config, &model, &|_| None, conversation, said).unwrap();
+            let outcome = converse(
+                workspace,
+                &config,
+                Known { model_of: &model, near: &[] },
+                &|_| None,
+                conversation,
+                said,
+            )
+            .unwrap();
             let id = conversation.unwrap_or(workspace.last_conversation + 1);
             answers.push((outcome.turn.answer.clone(), outcome.turn.stage));
             let said = (None, EventKind::Conversed { conversation: id, turn: outcome.turn });

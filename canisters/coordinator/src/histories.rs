@@ -15,7 +15,7 @@ use shared_types::coordinator::{
     TaskSpec, TaskState, VoteRule, Work,
 };
 
-use crate::commands;
+use crate::commands::{self, Known};
 use crate::decide::{self, Due, InFlight, Next, answers};
 use crate::planner::ChosenModel;
 use crate::workspace::{Inconsistent, Workspace};
@@ -93,7 +93,8 @@ impl World {
         let model =
             |_: &RoleTemplate, _: Option<ModelId>| ChosenModel { model_id: ModelId::ZERO, chats: false };
         let (id, events) =
-            commands::create_plan(&self.workspace, &self.config, &model, args).expect("a plan");
+            commands::create_plan(&self.workspace, &self.config, Known { model_of: &model, near: &[] }, args)
+                .expect("a plan");
         for event in events {
             self.record(event);
         }

@@ -10,9 +10,9 @@ use shared_types::coordinator::{
 use shared_types::model::{Capability, ModelRecord};
 use shared_types::{ModelId, lifecycle::ModelStatus};
 
-use crate::commands::ModelOf;
+use crate::commands::Known;
 use crate::graph::{self, Flatten};
-use crate::{analysis, roles, text};
+use crate::{analysis, meaning, roles, text};
 
 /// Temperature of tasks that an instruction asks for.
 const TEMPERATURE_PERMILLE: u32 = 700;
@@ -26,7 +26,7 @@ pub struct Planner<'a> {
     /// Agents of the owner.
     pub agents: &'a BTreeMap<String, RegisteredAgent>,
     /// The model of agents.
-    pub model: ModelOf<'a>,
+    pub known: Known<'a>,
     /// Limits.
     pub config: &'a CoordinatorConfig,
 }
@@ -46,7 +46,10 @@ impl Planner<'_> {
                 flatten.add(work, &[], None, 0)?;
                 flatten.tasks
             }
-            None if !analysis.questions.is_empty() => return Ok((analysis, Plan::default())),
+            None if !analysis.questions.is_empty() => {
+                meaning::suggest(&mut analysis, self.known.near);
+                return Ok((analysis, Plan::default()));
+            }
             None => self.tasks_of_clauses(request, &analysis)?,
         };
         graph::admit(&tasks.iter().collect::<Vec<_>>(), self.config)?;
@@ -178,7 +181,7 @@ impl Planner<'_> {
             let Some(template) = roles::find(self.own, &role) else {
                 return Err(CoordinatorError::UnknownRole { name: role });
             };
-            let ChosenModel { model_id, chats } = (self.model)(template, request.model_id);
+            let ChosenModel { model_id, chats } = (self.known.model_of)(template, request.model_id);
             let mut capabilities = template.capabilities.clone();
             if capabilities.iter().any(|tag| tag == "coding" || tag == "testing") {
                 capabilities.extend(analysis.capabilities.iter().cloned());
@@ -264,7 +267,14 @@ mod tests {
         let config = CoordinatorConfig { max_agents, ..CoordinatorConfig::default() };
         let (own, agents) = (BTreeMap::new(), BTreeMap::new());
         let model = |_: &RoleTemplate, _| ChosenModel { model_id: ModelId::ZERO, chats: false };
-        Planner { project: 7, own: &own, agents: &agents, model: &model, config: &config }.plan(request)
+        Planner {
+            project: 7,
+            own: &own,
+            agents: &agents,
+            known: Known { model_of: &model, near: &[] },
+            config: &config,
+        }
+        .plan(request)
     }
 
     #[test]

@@ -7,7 +7,8 @@ use candid::{CandidType, Principal};
 use ic_cdk::call::{Call, CallFailed, RejectCode};
 use serde::de::DeserializeOwned;
 use shared_types::agent::{
-    AgentError, JobId, JobProgress, JobProgressArgs, JobRecord, JobState, SubmitJobArgs,
+    AgentError, EmbedArgs, Embeddings, JobId, JobProgress, JobProgressArgs, JobRecord, JobState,
+    SubmitJobArgs,
 };
 use shared_types::econ::{EconError, Reservation, ReservationId, ReserveArgs, SettleArgs, Settlement};
 use shared_types::factory::{AgentRecord, CreateAgentArgs, FactoryError};
@@ -116,6 +117,14 @@ pub async fn job_progress(
 /// [`NoAnswer`].
 pub async fn cancel_job(agent: Principal, job_id: JobId) -> Result<Result<JobRecord, AgentError>, NoAnswer> {
     call(agent, "cancel_job", job_id, ANSWER_SECONDS).await
+}
+
+/// The embeddings of the first of `texts`.
+///
+/// # Errors
+/// [`NoAnswer`].
+pub async fn embed(encoder: Principal, texts: &[String]) -> Result<Result<Embeddings, AgentError>, NoAnswer> {
+    call(encoder, "embed", EmbedArgs { texts: texts.to_vec() }, ANSWER_SECONDS).await
 }
 
 /// Reserves quota.

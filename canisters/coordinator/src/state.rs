@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared_types::coordinator::{CoordinatorConfig, CoordinatorInitArgs};
 use shared_types::model::ModelRecord;
 
+use crate::meaning::Vectors;
 use crate::memory::{Memories, Memory};
 use crate::store::Store;
 
@@ -22,6 +23,8 @@ pub struct State {
     pub store: Store,
     /// The repository's Active models when it was asked last, and when that was.
     pub catalogue: (Vec<ModelRecord>, u64),
+    /// Vectors of roles.
+    pub vectors: Vectors,
 }
 
 impl State {
@@ -30,6 +33,7 @@ impl State {
             settings: StableCell::init(memories.settings, Cbor::<Settings>::default()),
             store: Store::open(memories.store),
             catalogue: (Vec::new(), 0),
+            vectors: Vectors::default(),
         }
     }
 

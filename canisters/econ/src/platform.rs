@@ -1,14 +1,13 @@
 //! The calls to ledgers and to the exchange-rate canister.
 
-use candid::{CandidType, Nat, Principal};
-use ic_cdk::call::{Call, CallFailed, RejectCode};
+use candid::{Nat, Principal};
+use canister_common::calls::{NoAnswer, ask};
 use ic_xrc_types::GetExchangeRateResult;
 use icrc_ledger_types::icrc::generic_value::ICRC3Value;
 use icrc_ledger_types::icrc1::account::Account;
 use icrc_ledger_types::icrc1::transfer::{Memo, TransferArg, TransferError};
 use icrc_ledger_types::icrc2::transfer_from::{TransferFromArgs, TransferFromError};
 use icrc_ledger_types::icrc3::blocks::{GetBlocksRequest, GetBlocksResult};
-use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 use shared_types::econ::EconError;
 use shared_types::econ::payment::{BlockLog, LedgerArgs, LedgerInfo, Rate};
@@ -18,58 +17,8 @@ use crate::pricing;
 use crate::state;
 use crate::transfers::{Answer, BLOCKS_PER_READ, Order, Refusal, Source, Step};
 
-/// Seconds that an answer may take; after that its outcome is unknown, and the canister can still be upgraded.
-const ANSWER_SECONDS: u32 = 60;
-
 /// Archives that are asked for the blocks of one reading.
 const MAX_ARCHIVES: usize = 4;
-
-/// Why a call brought no answer of the type.
-enum Failure {
-    /// It was certainly not delivered.
-    NotDelivered(String),
-    /// It may have been executed.
-    Unknown(String),
-}
-
-impl From<CallFailed> for Failure {
-    fn from(failed: CallFailed) -> Self {
-        let reason = failed.to_string();
-        match failed {
-            CallFailed::InsufficientLiquidCycleBalance(_) | CallFailed::CallPerformFailed(_) => {
-                Self::NotDelivered(reason)
-            }
-            // These say that the system did not deliver it. All others may come after the callee has changed something, a trap after
-            // an await of its own included.
-            CallFailed::CallRejected(rejected) => match rejected.reject_code() {
-                Ok(RejectCode::SysFatal | RejectCode::SysTransient | RejectCode::DestinationInvalid) => {
-                    Self::NotDelivered(reason)
-                }
-                _ => Self::Unknown(reason),
-            },
-        }
-    }
-}
-
-impl Failure {
-    fn reason(self) -> String {
-        match self {
-            Self::NotDelivered(reason) | Self::Unknown(reason) => reason,
-        }
-    }
-}
-
-async fn call<R: CandidType + DeserializeOwned>(
-    canister: Principal,
-    method: &str,
-    args: &(impl CandidType + ?Sized),
-    cycles: u128,
-) -> Result<R, Failure> {
-    let call = Call::bounded_wait(canister, method).with_arg(args).with_cycles(cycles);
-    let response = call.change_timeout(ANSWER_SECONDS).await?;
-    // An answer of another type does not say what was done.
-    response.candid().map_err(|error| Failure::Unknown(error.to_string()))
-}
 
 /// Performs a step of a transfer.
 pub async fn perform(step: Step, order: &Order, created_at_ns: Option<u64>) -> Answer {
@@ -101,14 +50,14 @@ async fn submit(order: &Order, created_at_time: Option<u64>) -> Answer {
                 created_at_time,
             };
             let answer: Result<Result<Nat, TransferFromError>, _> =
-                call(order.ledger, "icrc2_transfer_from", &args, 0).await;
+                ask(order.ledger, "icrc2_transfer_from", &args, 0).await;
             answer.map(|answer| answer.map_err(refusal_of_transfer_from))
         }
         Source::Own { subaccount } => {
             let args =
                 TransferArg { from_subaccount: subaccount, to: order.to, amount, fee, memo, created_at_time };
             let answer: Result<Result<Nat, TransferError>, _> =
-                call(order.ledger, "icrc1_transfer", &args, 0).await;
+                ask(order.ledger, "icrc1_transfer", &args, 0).await;
             answer.map(|answer| answer.map_err(refusal_of_transfer))
         }
     };
@@ -121,8 +70,8 @@ async fn submit(order: &Order, created_at_time: Option<u64>) -> Answer {
             block(&index).unwrap_or_else(|_| Answer::Lost("the block's number is too large".to_owned()))
         }
         Ok(Err(Refused::Other(refusal))) => Answer::Refused(refusal),
-        Err(Failure::NotDelivered(reason)) => Answer::NotSent(reason),
-        Err(Failure::Unknown(reason)) => Answer::Lost(reason),
+        Err(NoAnswer::NotDelivered(reason)) => Answer::NotSent(reason),
+        Err(NoAnswer::Unknown(reason)) => Answer::Lost(reason),
     }
 }
 
@@ -184,7 +133,7 @@ async fn read_icrc3(order: &Order, from: u64, length: u64) -> Result<Reading, St
     let start = if length == 0 { 0 } else { from };
     let request = vec![GetBlocksRequest { start: Nat::from(start), length: Nat::from(length) }];
     let result: GetBlocksResult =
-        call(order.ledger, "icrc3_get_blocks", &request, 0).await.map_err(Failure::reason)?;
+        ask(order.ledger, "icrc3_get_blocks", &request, 0).await.map_err(NoAnswer::reason)?;
     let log_length =
         u64::try_from(&result.log_length.0).map_err(|_| "the number of blocks is too large".to_owned())?;
     let mut blocks: Vec<(u64, ICRC3Value)> = Vec::new();
@@ -197,7 +146,7 @@ async fn read_icrc3(order: &Order, from: u64, length: u64) -> Result<Reading, St
     for archived in result.archived_blocks.into_iter().take(MAX_ARCHIVES) {
         let callback = archived.callback;
         let archive: GetBlocksResult =
-            call(callback.canister_id, &callback.method, &archived.args, 0).await.map_err(Failure::reason)?;
+            ask(callback.canister_id, &callback.method, &archived.args, 0).await.map_err(NoAnswer::reason)?;
         take(archive.blocks);
     }
     Ok(blocks::reading(order, from, log_length, &blocks))
@@ -207,14 +156,14 @@ async fn read_icp_ledger(order: &Order, from: u64, length: u64) -> Result<Readin
     let start = if length == 0 { 0 } else { from };
     let request = blocks::icp::GetBlocksArgs { start, length };
     let result: blocks::icp::QueryBlocksResponse =
-        call(order.ledger, "query_blocks", &request, 0).await.map_err(Failure::reason)?;
+        ask(order.ledger, "query_blocks", &request, 0).await.map_err(NoAnswer::reason)?;
     let mut blocks: Vec<(u64, blocks::icp::Block)> =
         (result.first_block_index..).zip(result.blocks).collect();
     for archived in result.archived_blocks.into_iter().take(MAX_ARCHIVES) {
         let request = blocks::icp::GetBlocksArgs { start: archived.start, length: archived.length };
         let callback = archived.callback;
         let range: Result<blocks::icp::BlockRange, candid::Reserved> =
-            call(callback.canister_id, &callback.method, &request, 0).await.map_err(Failure::reason)?;
+            ask(callback.canister_id, &callback.method, &request, 0).await.map_err(NoAnswer::reason)?;
         let range = range.map_err(|_| "the archive refused".to_owned())?;
         blocks.extend((archived.start..).zip(range.blocks));
     }
@@ -227,10 +176,10 @@ async fn read_icp_ledger(order: &Order, from: u64, length: u64) -> Result<Readin
 /// [`EconError::LedgerUnavailable`].
 pub async fn describe(args: LedgerArgs) -> Result<LedgerInfo, EconError> {
     let ledger = args.canister;
-    let unavailable = |failure: Failure| EconError::LedgerUnavailable { ledger, reason: failure.reason() };
-    let symbol: String = call(ledger, "icrc1_symbol", &(), 0).await.map_err(unavailable)?;
-    let decimals: u8 = call(ledger, "icrc1_decimals", &(), 0).await.map_err(unavailable)?;
-    let fee: Nat = call(ledger, "icrc1_fee", &(), 0).await.map_err(unavailable)?;
+    let unavailable = |failure: NoAnswer| EconError::LedgerUnavailable { ledger, reason: failure.reason() };
+    let symbol: String = ask(ledger, "icrc1_symbol", &(), 0).await.map_err(unavailable)?;
+    let decimals: u8 = ask(ledger, "icrc1_decimals", &(), 0).await.map_err(unavailable)?;
+    let fee: Nat = ask(ledger, "icrc1_fee", &(), 0).await.map_err(unavailable)?;
     let fee = u128::try_from(&fee.0)
         .map_err(|_| EconError::LedgerUnavailable { ledger, reason: "its fee is too large".to_owned() })?;
     Ok(LedgerInfo { args, symbol, decimals, fee })
@@ -241,7 +190,7 @@ pub async fn describe(args: LedgerArgs) -> Result<LedgerInfo, EconError> {
 /// # Errors
 /// [`EconError::LedgerUnavailable`].
 pub async fn balance_of(ledger: Principal, account: Account) -> Result<u128, EconError> {
-    let balance: Result<Nat, Failure> = call(ledger, "icrc1_balance_of", &account, 0).await;
+    let balance: Result<Nat, NoAnswer> = ask(ledger, "icrc1_balance_of", &account, 0).await;
     let unavailable = |reason: String| EconError::LedgerUnavailable { ledger, reason };
     let balance = balance.map_err(|failure| unavailable(failure.reason()))?;
     u128::try_from(&balance.0).map_err(|_| unavailable("the balance is too large".to_owned()))
@@ -256,9 +205,8 @@ pub async fn rate(symbol: &str) -> Result<Rate, String> {
     let canister =
         config.exchange_rates.ok_or_else(|| "no exchange-rate canister is configured".to_owned())?;
     let request = pricing::request(symbol);
-    let answer: GetExchangeRateResult =
-        call(canister, "get_exchange_rate", &request, pricing::REQUEST_CYCLES)
-            .await
-            .map_err(Failure::reason)?;
+    let answer: GetExchangeRateResult = ask(canister, "get_exchange_rate", &request, pricing::REQUEST_CYCLES)
+        .await
+        .map_err(NoAnswer::reason)?;
     pricing::usable(symbol, answer, &config, ic_cdk::api::time())
 }

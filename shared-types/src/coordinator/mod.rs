@@ -80,6 +80,9 @@ pub struct CoordinatorInitArgs {
 /// Limits and times.
 #[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct CoordinatorConfig {
+    /// An agent with an encoder's model that this canister is the coordinator of: it says which roles an instruction is near to where
+    /// no word names one. Absent: the rules alone say what is found.
+    pub encoder: Option<Principal>,
     /// Most agents of one plan.
     pub max_agents: u32,
     /// Most tasks of one project.
@@ -133,6 +136,7 @@ const SECOND: u64 = 1_000_000_000;
 impl Default for CoordinatorConfig {
     fn default() -> Self {
         Self {
+            encoder: None,
             max_agents: 100,
             max_tasks: 256,
             max_depth: 4,

@@ -6,7 +6,7 @@ use ic_cdk::api::{performance_counter, time};
 use shared_types::agent::phase::AgentOperation;
 use shared_types::agent::{AgentError, EmbedArgs, Embedding, Embeddings, LoadState, MAX_SLICE_INSTRUCTIONS};
 
-use crate::guards::{require_owner, require_self};
+use crate::guards::{require, require_owner, require_self};
 use crate::{slices, state};
 
 /// Begins to load the model, or begins again after a failure, without waiting for a job.
@@ -34,7 +34,7 @@ pub fn begin_to_load() -> LoadState {
 /// [`AgentError::Unauthorized`], [`AgentError::InvalidField`], [`AgentError::NotLoaded`], and see
 /// [`crate::engine::Engine::embed`].
 pub fn embed(args: &EmbedArgs) -> Result<Embeddings, AgentError> {
-    require_owner(AgentOperation::Submit)?;
+    require(AgentOperation::Submit)?;
     args.validate()?;
     require_loaded()?;
     let (embeddings, instructions) = embed_texts(&args.texts)?;

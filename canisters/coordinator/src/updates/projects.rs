@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use candid::Principal;
 use ic_cdk::api::time;
-use shared_types::ModelId;
 use shared_types::coordinator::{
-    ConverseArgs, ConverseReply, CoordinatorError, CreatePlanArgs, EventKind, Project, ProjectId,
-    RevisePlanArgs, RoleTemplate,
+    ConverseArgs, ConverseReply, CoordinatorError, CreatePlanArgs, EventKind, MAX_INSTRUCTION_BYTES, Project,
+    ProjectId, RevisePlanArgs, RoleTemplate,
 };
 use shared_types::model::ModelRecord;
+use shared_types::{FieldError, ModelId};
 
 use super::{admit, command, project};
+use crate::commands::{self, Known};
 use crate::guards::signed_caller;
+use crate::meaning::{self, Nearness};
 use crate::planner::ChosenModel;
-use crate::{commands, concierge, driver, planner, platform, state};
+use crate::{concierge, driver, planner, platform, state};
 
 /// When somebody who was refused for want of room may try again.
 const RETRY_AFTER_NS: u64 = 30_000_000_000;
@@ -49,8 +51,9 @@ pub async fn create_plan(args: CreatePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    let id = with_models(owner, |workspace, config, model, _| {
-        commands::create_plan(workspace, config, model, args)
+    let near = meaning::of(owner, &args.request.instruction).await;
+    let id = with_models(owner, &near, |workspace, config, known, _| {
+        commands::create_plan(workspace, config, known, args)
     })?;
     project(owner, id)
 }
@@ -61,10 +64,12 @@ pub async fn create_plan(args: CreatePlanArgs) -> Result<Project, CoordinatorErr
 /// [`CoordinatorError::Anonymous`], and see [`commands::revise_plan`].
 pub async fn revise_plan(args: RevisePlanArgs) -> Result<Project, CoordinatorError> {
     let owner = signed_caller()?;
+    args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
+    let near = meaning::of(owner, &args.request.instruction).await;
     let id = args.project;
-    with_models(owner, |workspace, config, model, _| {
-        commands::revise_plan(workspace, config, model, args).map(|event| ((), vec![event]))
+    with_models(owner, &near, |workspace, config, known, _| {
+        commands::revise_plan(workspace, config, known, args).map(|event| ((), vec![event]))
     })?;
     project(owner, id)
 }
@@ -72,10 +77,11 @@ pub async fn revise_plan(args: RevisePlanArgs) -> Result<Project, CoordinatorErr
 /// Has a command that needs models decide, and records what it comes to.
 fn with_models<R>(
     owner: Principal,
+    near: &[Nearness],
     decide: impl FnOnce(
         &crate::workspace::Workspace,
         &shared_types::coordinator::CoordinatorConfig,
-        commands::ModelOf,
+        Known,
         concierge::TextOf,
     ) -> Result<(R, Vec<crate::decide::Next>), CoordinatorError>,
 ) -> Result<R, CoordinatorError> {
@@ -86,8 +92,9 @@ fn with_models<R>(
         state.store.load(owner);
         let store = &state.store;
         let text_of = |event| store.artifact(owner, event);
-        let (result, events) = store
-            .read(owner, |workspace| decide(workspace, &config, &model_of(&catalogue, default), &text_of))?;
+        let (result, events) = store.read(owner, |workspace| {
+            decide(workspace, &config, Known { model_of: &model_of(&catalogue, default), near }, &text_of)
+        })?;
         for event in events {
             state.store.record(owner, event, time());
         }
@@ -150,9 +157,16 @@ pub fn erase_projects() -> Result<u64, CoordinatorError> {
 /// [`CoordinatorError::Anonymous`], and see [`concierge::converse`].
 pub async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorError> {
     let owner = signed_caller()?;
+    FieldError::check_text("text", &args.text, MAX_INSTRUCTION_BYTES)
+        .map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    with_models(owner, |workspace, config, model, text_of| {
-        let outcome = concierge::converse(workspace, config, model, text_of, args.conversation, &args.text)?;
+    // What comes first is a wish; later turns answer, and are short.
+    let near = match args.conversation {
+        None => meaning::of(owner, &args.text).await,
+        Some(_) => Vec::new(),
+    };
+    with_models(owner, &near, |workspace, config, known, text_of| {
+        let outcome = concierge::converse(workspace, config, known, text_of, args.conversation, &args.text)?;
         let conversation = args.conversation.unwrap_or(workspace.last_conversation + 1);
         let reply = ConverseReply {
             conversation,
