@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 /** Milliseconds that anything may take on a busy machine. */
-export const PATIENCE = 180_000;
+export const PATIENCE = Number(process.env.OHMS_PATIENCE ?? 180_000);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const screenshots = process.env.OHMS_SCREENSHOTS ?? fileURLToPath(new URL("../screenshots", import.meta.url));
 mkdirSync(screenshots, { recursive: true });

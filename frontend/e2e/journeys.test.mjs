@@ -5,6 +5,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { agentJourneys } from "./agents.mjs";
 import { inspect, launch, newPerson, signIn } from "./browser.mjs";
 import { novaq, startNetwork } from "./network.mjs";
 import { projectJourneys } from "./projects.mjs";
@@ -193,6 +194,8 @@ test("data can be taken along", async () => {
   assert.equal(file.agents[0].jobs.length, 2);
   assert.match(file.agents[0].jobs[0].prompt.prompt, /miller/);
   assert.equal(file.agents[0].receipts.length, 2);
+  assert.equal(file.agents[0].memory[0].kind, "profile");
+  assert.deepEqual(file.agents[0].wallet.payments, []);
   await page.getByText("1 agent exported").waitFor();
   await inspect(page, "account");
 });
@@ -318,6 +321,7 @@ test("an admin grants and revokes roles, and sees the canisters", async () => {
   await inspect(page, "admin-economics");
 });
 
+agentJourneys({ enter, at, network: () => network });
 projectJourneys({ enter, at });
 
 test("an agent can be deleted", async () => {

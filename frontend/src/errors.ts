@@ -98,6 +98,11 @@ const EXPLANATIONS: Record<string, (fields: Fields) => Explanation> = {
   WrongInvoiceState: () => ({ what: "The invoice does not allow this now.", todo: "Reload to see where it stands." }),
   Subscription: (f) => ({ what: `Your subscription does not allow this now: ${refusal(f)}.`, todo: "Reload to see where it stands." }),
   InsufficientBalance: () => ({ what: "The wallet has less than that.", todo: "Put tokens in first, or choose a smaller amount." }),
+  // What ledgers say.
+  InsufficientFunds: () => ({ what: "The account has less than that and the ledger's fee.", todo: "Choose a smaller amount." }),
+  TooOld: () => ({ what: "The transfer waited for so long that the ledger can't tell whether it is a repetition.", todo: "Look at the balance, then send it anew." }),
+  BadFee: () => ({ what: "The ledger's fee has changed.", todo: "Reload, then try again." }),
+  TemporarilyUnavailable: () => ({ what: "The ledger has no time now.", todo: "Try again in a minute." }),
   SpendingLimit: (f) => ({ what: `That is over the wallet's limit ${f["limit"] === "per_day" ? "for a day" : "at a time"}.`, todo: "Raise the limit, or choose a smaller amount." }),
   UnknownWallet: () => ({ what: "There is no such wallet yet.", todo: "Open it first." }),
   UnknownEscrow: () => ({ what: "There is no such payment any more.", todo: "See the list of the wallet's payments." }),

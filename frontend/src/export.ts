@@ -1,4 +1,5 @@
 import { allPages, type factoryTypes, optional, unwrap } from "@ohms/client";
+import { exportMemory } from "./agent/queries.ts";
 import { readLog } from "./projects/queries.ts";
 import { hasEnded, readOutput } from "./queries.ts";
 import type { useCanisters } from "./session.tsx";
@@ -71,7 +72,20 @@ export async function collect(canisters: Canisters, principal: string, onStep: (
       const output = hasEnded(job) ? await readOutput(agent, job.job_id) : undefined;
       texts.push({ job, prompt, text: output?.text, tokens: output?.tokens });
     }
-    agents.push({ record, jobs: texts, receipts });
+    onStep(`${record.key}: memory and wallet`);
+    // Its profile is the first line of what it remembers.
+    const memory = await exportMemory((args) => agent.export_memory(args));
+    const payments = await allPages(async (after: [] | [bigint]) => {
+      const page = unwrap(await agent.list_payments({ after, limit: 100 }));
+      return { items: page.payments, next: page.next };
+    });
+    agents.push({
+      record,
+      jobs: texts,
+      receipts,
+      memory: memory.split("\n").filter((line) => line !== "").map((line): unknown => JSON.parse(line)),
+      wallet: { ...unwrap(await agent.wallet()), payments },
+    });
   }
   const projects = canisters.has("coordinator") ? await collectProjects(canisters.coordinator(), onStep) : [];
   const economy = canisters.has("econ") ? await collectEconomy(canisters.econ()) : undefined;

@@ -38,6 +38,31 @@ const settings = createRoute({
   path: "/settings",
   component: lazyRouteComponent(() => import("./pages/AgentSettingsPage.tsx"), "AgentSettingsPage"),
 });
+const memory = createRoute({
+  getParentRoute: () => agent,
+  path: "/memory",
+  component: lazyRouteComponent(() => import("./pages/agent/MemoryPage.tsx"), "MemoryPage"),
+});
+const newConversation = createRoute({
+  getParentRoute: () => agent,
+  path: "/talk",
+  component: lazyRouteComponent(() => import("./pages/agent/TalkPage.tsx"), "TalkPage"),
+});
+const conversation = createRoute({
+  getParentRoute: () => agent,
+  path: "/talk/$conversation",
+  component: lazyRouteComponent(() => import("./pages/agent/TalkPage.tsx"), "TalkPage"),
+});
+const agentWallet = createRoute({
+  getParentRoute: () => agent,
+  path: "/wallet",
+  component: lazyRouteComponent(() => import("./pages/agent/WalletPage.tsx"), "WalletPage"),
+});
+const profile = createRoute({
+  getParentRoute: () => agent,
+  path: "/profile",
+  component: lazyRouteComponent(() => import("./pages/agent/ProfilePage.tsx"), "ProfilePage"),
+});
 const projects = createRoute({
   getParentRoute: () => people,
   path: "/projects",
@@ -157,7 +182,7 @@ export const router = createRouter({
     people.addChildren([
       agents,
       newAgent,
-      agent.addChildren([chat, jobs, job, receipts, settings]),
+      agent.addChildren([chat, newConversation, conversation, memory, agentWallet, profile, jobs, job, receipts, settings]),
       projects,
       talk,
       project.addChildren([projectWork, projectTask, projectMessages, projectPlan, projectLog]),

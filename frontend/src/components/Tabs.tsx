@@ -1,11 +1,11 @@
 import { createLink } from "@tanstack/react-router";
 import type { ComponentPropsWithRef, ReactNode } from "react";
 
-/** Links between pages that belong together, side by side. */
+/** Links between pages that belong together, side by side; on narrow screens they take as many lines as they need. */
 export function Tabs({ label, children }: { label: string; children: ReactNode }) {
   return (
     <nav aria-label={label} className="mb-4 border-b border-line">
-      <ul className="-mb-px flex gap-1 overflow-x-auto">{children}</ul>
+      <ul className="-mb-px flex flex-wrap gap-x-1">{children}</ul>
     </nav>
   );
 }

@@ -51,10 +51,11 @@ export function tiersAt(versions: types.TierVersion[], now: bigint) {
 }
 
 /** Ledgers whose tokens are taken. */
-export function useLedgers() {
+export function useLedgers(enabled = true) {
   const { econ } = useCanisters();
   return useQuery({
     queryKey: ["ledgers"],
+    enabled,
     queryFn: async () => (await econ().ledgers()).filter(({ args }) => args.enabled),
     staleTime: 60_000,
   });

@@ -5,6 +5,7 @@ import { Button, ConfirmButton, ErrorNotice, Facts, Id, Notice, PageHeading, Pan
 import { count } from "../format.ts";
 import { allAgents, collect, readable, saveFile } from "../export.ts";
 import { useCanisters, useSignedIn } from "../session.tsx";
+import { OwnTokens } from "./OwnTokens.tsx";
 
 /** Who one is here, and what is kept. */
 export function AccountPage() {
@@ -48,10 +49,11 @@ export function AccountPage() {
             data.
           </p>
         </Panel>
+        {canisters.has("econ") && <OwnTokens />}
         <Panel title="Your data">
           <div className="grid gap-5">
             <div className="flex flex-wrap items-center justify-between gap-3">
-              <p className="max-w-prose text-ink-2">Your agents with all their jobs, texts and receipts, your projects, invoices and runs, as one JSON file.</p>
+              <p className="max-w-prose text-ink-2">Your agents with all their jobs, texts, receipts, memory and payments, your projects, invoices and runs, as one JSON file.</p>
               <Button busy={exporting.isPending} onClick={() => exporting.mutate()}>
                 Export my data
               </Button>

@@ -1,5 +1,6 @@
-import { Link, Outlet, useParams } from "@tanstack/react-router";
-import { optional } from "@ohms/client";
+import { Link, Outlet, useParams, useRouterState } from "@tanstack/react-router";
+import { optional, tag } from "@ohms/client";
+import { PHASES } from "../agent/phases.ts";
 import { Loaded } from "../components/Loaded.tsx";
 import { Tab, Tabs } from "../components/Tabs.tsx";
 import { Badge, buttonClass, ErrorNotice, Panel } from "../components/ui.tsx";
@@ -8,6 +9,9 @@ import { agentState, loadState } from "../words.ts";
 
 const TABS = [
   ["/agents/$key", "Chat"],
+  ["/agents/$key/memory", "Memory"],
+  ["/agents/$key/wallet", "Wallet"],
+  ["/agents/$key/profile", "Profile"],
   ["/agents/$key/jobs", "Jobs"],
   ["/agents/$key/receipts", "Receipts"],
   ["/agents/$key/settings", "Settings"],
@@ -28,6 +32,9 @@ export function AgentLayout() {
   const status = useAgentStatus(canister);
   const manifest = useManifest(query.data?.model_id ?? [], query.data !== undefined);
   const load = status.data && loadState(status.data);
+  const phase = status.data && tag(status.data.phase);
+  // Conversations have addresses of their own.
+  const talks = useRouterState({ select: ({ location }) => /^\/agents\/[^/]+\/talk(\/|$)/.test(location.pathname) });
   return (
     <>
       <div className="mb-4">
@@ -42,6 +49,11 @@ export function AgentLayout() {
             <Badge tone={load.tone} busy={load.busy ?? false}>
               {load.words}
             </Badge>
+          )}
+          {phase && phase !== "Active" && (
+            <Link to="/agents/$key/settings" params={{ key }} title={PHASES[phase].meaning}>
+              <Badge tone={PHASES[phase].tone}>{PHASES[phase].words}</Badge>
+            </Link>
           )}
         </div>
         <p className="min-h-6 text-sm text-ink-2">{manifest.data?.name ?? " "}</p>
@@ -72,7 +84,7 @@ export function AgentLayout() {
             <>
               <Tabs label="Agent">
                 {TABS.map(([to, label]) => (
-                  <Tab key={to} to={to} params={{ key }} activeOptions={{ exact: label === "Chat" }}>
+                  <Tab key={to} to={to} params={{ key }} activeOptions={{ exact: label === "Chat" }} {...(label === "Chat" && talks && { "aria-current": "page" })}>
                     {label}
                   </Tab>
                 ))}

@@ -1,7 +1,8 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { Principal } from "@icp-sdk/core/principal";
-import { type agentTypes, hex, unwrap } from "@ohms/client";
+import { type agentTypes, hex, tag, unwrap } from "@ohms/client";
+import { mayConfigure, maySubmit } from "../agent/phases.ts";
 import { Loaded } from "../components/Loaded.tsx";
 import { Button, ConfirmButton, ErrorNotice, Facts, Id, Loading, Notice, Panel, Progress } from "../components/ui.tsx";
 import { bytes, compact } from "../format.ts";
@@ -9,6 +10,7 @@ import { useAgentStatus } from "../queries.ts";
 import { useCanisters, useSignedIn } from "../session.tsx";
 import { loadError, loadState } from "../words.ts";
 import { useAgentOfPage } from "./AgentLayout.tsx";
+import { PhasePanel } from "./agent/PhasePanel.tsx";
 
 /** What an agent is made of, and the switches. */
 export function AgentSettingsPage() {
@@ -55,10 +57,11 @@ function Settings({ canister }: { canister: string }) {
                   canister up; it goes on by itself.
                 </Notice>
               )}
+              <PhasePanel canister={canister} status={it} />
               <Panel
                 title="Model"
                 actions={
-                  "Loaded" in it.load || "Loading" in it.load ? undefined : (
+                  "Loaded" in it.load || "Loading" in it.load || !mayConfigure(tag(it.phase)) ? undefined : (
                     <Button busy={load.isPending} onClick={() => load.mutate()}>
                       Load the model now
                     </Button>
@@ -81,7 +84,8 @@ function Settings({ canister }: { canister: string }) {
               <Panel
                 title="Canister"
                 actions={
-                  it.paused ? (
+                  // In other phases it is the phase that says.
+                  !maySubmit(tag(it.phase)) ? undefined : it.paused ? (
                     <Button look="primary" busy={queue.isPending} onClick={() => queue.mutate("resume_queue")}>
                       Resume the queue
                     </Button>
@@ -105,7 +109,7 @@ function Settings({ canister }: { canister: string }) {
                   ]}
                 />
               </Panel>
-              {canisters.has("coordinator") && (
+              {canisters.has("coordinator") && mayConfigure(tag(it.phase)) && (
                 <Permission status={it} coordinator={canisters.id("coordinator")} busy={permission.isPending} onChange={permission.mutate} />
               )}
             </>
@@ -114,9 +118,12 @@ function Settings({ canister }: { canister: string }) {
       </Loaded>
       <Panel title="Delete">
         <div className="flex flex-wrap items-center justify-between gap-3">
-          <p className="max-w-prose text-ink-2">Deletes the canister with its jobs, texts and receipts. Its cycles go back to the factory.</p>
+          <p className="max-w-prose text-ink-2">
+            Deletes the canister with its jobs, texts, receipts and memory. Tokens of its wallet are sent to your own account first; its cycles go back to the
+            factory.
+          </p>
           <ConfirmButton label="Delete agent" title={`Delete “${key}”?`} confirm="Delete for good" busy={deletion.isPending} onConfirm={() => deletion.mutate()}>
-            Its jobs, texts and receipts are gone for good. If you want to keep them, export your data first, under Account.
+            Its jobs, texts, receipts and memory are gone for good. If you want to keep them, export your data first, under Account.
           </ConfirmButton>
         </div>
       </Panel>

@@ -1,0 +1,20 @@
+// Calls to canisters without the app, by the identities that the stand-in makes of names: for what others do to a person's agents.
+
+import { HttpAgent } from "@icp-sdk/core/agent";
+import { fileURLToPath } from "node:url";
+import { runnerImport } from "vite";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+/** A TypeScript module of the workspace. */
+const load = async (path) => (await runnerImport(`${root}${path}`, { root, configFile: `${root}vite.config.ts` })).module;
+
+const [{ createActor }, { localIdentity }] = await Promise.all([load("client/src/index.ts"), load("stand-in/local-identity.ts")]);
+
+/** The principal of a name. */
+export const principalOf = (name) => localIdentity(name).getPrincipal();
+
+/** The canister `id`, one of kind `kind`, as `name` calls it. */
+export async function callAs(name, url, kind, id) {
+  const agent = await HttpAgent.create({ host: url, identity: localIdentity(name), shouldFetchRootKey: true });
+  return createActor(kind, id, agent);
+}

@@ -1,0 +1,49 @@
+import { type agentTypes as types, tag } from "@ohms/client";
+import type { Wording } from "../words.ts";
+
+/** Where a payment stands. */
+export function paymentState(payment: types.PaymentRecord): Wording {
+  switch (tag(payment.state)) {
+    case "AwaitingApproval":
+      return { tone: "warn", words: "Waits for you" };
+    case "Ready":
+      return { tone: "accent", words: "To be sent", busy: true };
+    case "Submitted":
+      return { tone: "accent", words: "Sent, no answer yet", busy: true };
+    case "Done":
+      return { tone: "good", words: "Paid" };
+    case "Rejected":
+      return { tone: "neutral", words: "Rejected" };
+    case "Failed":
+      return { tone: "bad", words: "Not paid" };
+    case "Unknown":
+      return { tone: "bad", words: "Unknown" };
+  }
+}
+
+/** Why a payment stands where it does, if that is not clear. */
+export function paymentReason({ state }: types.PaymentRecord): string | undefined {
+  if ("Failed" in state) return state.Failed.reason;
+  if ("Unknown" in state) return `${state.Unknown.reason}. Whether it was paid is in the ledger's blocks; it counts as spent and is not sent again.`;
+  if ("Done" in state) return `block ${state.Done.block} of the ledger`;
+  return undefined;
+}
+
+/** A name for a conversation that begins now: when, and its first words; at most 64 bytes. */
+export function conversationName(message: string, now: Date): string {
+  const two = (value: number) => String(value).padStart(2, "0");
+  const day = `${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}`;
+  const begin = `${day} ${two(now.getHours())}:${two(now.getMinutes())}:${two(now.getSeconds())} `;
+  let words = message.trim().replace(/\s+/g, " ");
+  const size = (text: string) => new TextEncoder().encode(text).length;
+  while (size(begin + words) > 64) words = Array.from(words).slice(0, -1).join("");
+  return (begin + words).trim();
+}
+
+/** What is in a list that a person writes: an item for each line or comma. */
+export function itemsOf(text: string): string[] {
+  return text
+    .split(/[\n,]/)
+    .map((item) => item.trim())
+    .filter((item) => item !== "");
+}
