@@ -48,6 +48,7 @@ impl Owned {
             coordinator: None,
             profile: None,
             phase: None,
+            quota: None,
         };
         let id = network.install(Canister::Agent, args);
         Self { network, id, owner }
@@ -245,6 +246,7 @@ fn jobs_that_compute_nothing_have_receipts_too() {
         coordinator: None,
         profile: None,
         phase: None,
+        quota: None,
     };
     let id = network.install(Canister::Agent, args);
     let owned = Owned { network, id, owner };

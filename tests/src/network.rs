@@ -249,6 +249,7 @@ impl Network {
             coordinator: None,
             profile: None,
             phase: None,
+            quota: None,
         };
         Agent { network: self, id: self.install(Canister::Agent, args) }
     }

@@ -14,7 +14,7 @@ use ic_cdk_management_canister::{
 use icrc_ledger_types::icrc1::account::Account;
 use shared_types::Digest;
 use shared_types::agent::profile::AgentProfile;
-use shared_types::agent::{AgentConfig, AgentError, AgentInitArgs};
+use shared_types::agent::{AgentConfig, AgentError, AgentInitArgs, AgentQuota};
 use shared_types::factory::{AgentRecord, AgentState, AgentStep, FactoryError};
 
 use crate::agents::Done;
@@ -206,6 +206,10 @@ pub async fn objection(canister_id: Principal) -> Result<Option<String>, String>
 }
 
 async fn install(canister_id: Principal, record: &AgentRecord, wish: &Wish) -> Result<(), Failure> {
+    let quota = state::read(|state| {
+        let settings = state.settings();
+        settings.config.econ.map(|econ| AgentQuota { econ, prepaid: settings.coordinators.clone() })
+    });
     let args = AgentInitArgs {
         owner: record.owner,
         model_canister: record.model_canister,
@@ -214,6 +218,7 @@ async fn install(canister_id: Principal, record: &AgentRecord, wish: &Wish) -> R
         coordinator: record.coordinator,
         profile: wish.profile.clone(),
         phase: None,
+        quota,
     };
     let arg = Encode!(&args).map_err(|error| Failure::Refused(error.to_string()))?;
     // The canister is nobody's yet. Should the answer of an installation have been lost, it is done again.

@@ -15,6 +15,7 @@ use shared_types::{Digest, FieldError, ModelId, paging};
 
 use crate::memory::{JobMemories, Memory};
 use crate::queue::Queue;
+use crate::quota::{self, Quota};
 use crate::receipts::{Issuer, Receipts};
 
 /// Attempts of one slice before the job fails.
@@ -86,6 +87,7 @@ pub struct Jobs {
     /// long as it is asked for, within its time, and what is asked for no more leaves first.
     answers: StableBTreeMap<[u8; 32], JobId, Memory>,
     queue: Queue,
+    quota: Quota,
     receipts: Receipts,
     issuer: Issuer,
     /// Jobs that have ended in this message and were not asked for yet.
@@ -104,6 +106,7 @@ impl Jobs {
             last: StableCell::init(memories.last_job, 0),
             answers: StableBTreeMap::init(memories.answers),
             queue: Queue::open(memories.queue),
+            quota: Quota::open(memories.quota),
             receipts: Receipts::open(memories.receipts),
             issuer,
             ended: Vec::new(),
@@ -128,6 +131,46 @@ impl Jobs {
     /// The jobs that wait or run.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// What jobs hold of their owner's quota.
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// Where what `econ` answers is entered.
+    pub fn quota_mut(&mut self) -> &mut Quota {
+        &mut self.quota
+    }
+
+    /// The number that was given last.
+    pub fn last(&self) -> JobId {
+        *self.last.get()
+    }
+
+    /// Has a new job wait until its owner's quota has what it takes at most, in a window of `context` tokens if that is known.
+    pub fn meter(&mut self, job_id: JobId, context: Option<usize>, now_ns: u64) {
+        let Ok(record) = self.get_open(job_id) else { return };
+        let (bytes, messages) = match self.input(job_id) {
+            JobInput::Text(prompt) => (prompt.len(), 0),
+            JobInput::Messages(messages) => {
+                (messages.iter().map(|message| message.content.len()).sum(), messages.len())
+            }
+        };
+        let tokens = quota::most_tokens(bytes, messages, context, record.params.max_tokens);
+        self.queue.await_quota(job_id);
+        self.quota.want(job_id, tokens, now_ns);
+    }
+
+    /// Cancels jobs that hold quota, for an agent that is about to be deleted: as many as one message ends.
+    pub fn cancel_held(&mut self, now_ns: u64) {
+        let held: Vec<JobId> = self.quota.held().filter(|job_id| self.get_open(*job_id).is_ok()).collect();
+        self.end_within(&held, &JobState::Cancelled, &mut ENDED_TOKENS.clone(), now_ns);
+    }
+
+    /// See [`Queue::fund`].
+    pub fn funded(&mut self, job_id: JobId, until_ns: u64) {
+        self.queue.fund(job_id, until_ns);
     }
 
     /// The receipts.
@@ -593,6 +636,7 @@ impl Jobs {
         let job_id = entry.record.job_id;
         self.ended.push(job_id);
         self.queue.remove(job_id);
+        self.quota.job_ended(&entry.record, now_ns);
         let input = self.input(job_id);
         entry.record.receipt = self.give_receipt(entry, input.hash(), now_ns);
         let lasting = matches!(&entry.record.state, JobState::Done { reason } if reason.is_deterministic());

@@ -7,7 +7,7 @@ use ic_cdk::api::{CanisterStatusCode, canister_status};
 use ic_cdk::{init, on_low_wasm_memory, post_upgrade, pre_upgrade};
 use shared_types::agent::AgentInitArgs;
 
-use crate::{payments, slices, state};
+use crate::{payments, reservations, slices, state};
 
 /// Version of the code.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -45,6 +45,7 @@ fn post_upgrade() {
     // Timers don't survive an upgrade; the first one looks what there is to do.
     slices::schedule(Duration::ZERO);
     payments::schedule();
+    reservations::schedule();
 }
 
 /// Less than the setting `wasm_memory_threshold` is left of the heap: from now on the engine gets along with less.

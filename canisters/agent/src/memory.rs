@@ -41,6 +41,7 @@ const PAYMENTS: MemoryId = MemoryId::new(28);
 const OPEN_PAYMENTS: MemoryId = MemoryId::new(29);
 const PAYMENT_KEYS: MemoryId = MemoryId::new(30);
 const WALLET: MemoryId = MemoryId::new(31);
+const QUOTA: MemoryId = MemoryId::new(32);
 
 /// Wasm pages that a memory grows by: 1 MiB, so that the many small ones take little, which an agent pays for and has to set aside for
 /// its freezing threshold. 32,768 buckets make 32 GiB. An agent that was installed with another size keeps it.
@@ -88,6 +89,8 @@ pub struct JobMemories {
     pub answers: Memory,
     /// The queue.
     pub queue: QueueMemories,
+    /// Reservations by job.
+    pub quota: Memory,
     /// The receipts.
     pub receipts: ReceiptMemories,
 }
@@ -169,6 +172,7 @@ impl Memories {
                     waiting: manager.get(WAITING),
                     state: manager.get(QUEUE),
                 },
+                quota: manager.get(QUOTA),
                 receipts: ReceiptMemories {
                     receipts: manager.get(RECEIPTS),
                     head: manager.get(RECEIPT_HEAD),

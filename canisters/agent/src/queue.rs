@@ -34,6 +34,15 @@ pub struct Waiting {
     pub since: u64,
     /// Whether it waits for `resume_job`.
     pub paused: bool,
+    /// Whether it waits for its owner's quota.
+    #[serde(default)]
+    pub unfunded: bool,
+}
+
+impl Waiting {
+    fn is_ready(&self) -> bool {
+        !self.paused && !self.unfunded
+    }
 }
 
 /// The turn under way.
@@ -113,7 +122,8 @@ impl Queue {
     /// Puts a job in.
     pub fn insert(&mut self, job_id: JobId, caller: Principal, priority: Priority, deadline_ns: Option<u64>) {
         let since = self.state.get().0.turns;
-        self.waiting.insert(job_id, Cbor(Waiting { caller, priority, deadline_ns, since, paused: false }));
+        let waiting = Waiting { caller, priority, deadline_ns, since, paused: false, unfunded: false };
+        self.waiting.insert(job_id, Cbor(waiting));
     }
 
     /// Takes a job out that has ended.
@@ -139,7 +149,7 @@ impl Queue {
             .waiting
             .iter()
             .map(|entry| (*entry.key(), entry.value().0))
-            .filter(|(_, it)| !it.paused)
+            .filter(|(_, it)| it.is_ready())
             .collect();
         if let Some(turn) = state.turn
             && ready.iter().any(|(job_id, _)| *job_id == turn.job_id)
@@ -166,7 +176,7 @@ impl Queue {
     pub fn in_service(&self) -> Option<JobId> {
         let state = &self.state.get().0;
         let turn = state.turn.filter(|_| !state.paused)?;
-        self.waiting.get(&turn.job_id).filter(|waiting| !waiting.0.paused).map(|_| turn.job_id)
+        self.waiting.get(&turn.job_id).filter(|waiting| waiting.0.is_ready()).map(|_| turn.job_id)
     }
 
     /// Journals that the turn of `job_id` begins, or goes on.
@@ -197,7 +207,7 @@ impl Queue {
             return Vec::new();
         }
         let waiting = self.waiting.iter().map(|entry| (*entry.key(), entry.value().0));
-        waiting.filter(|(_, it)| !it.paused && wanted(it)).map(|(job_id, _)| job_id).collect()
+        waiting.filter(|(_, it)| it.is_ready() && wanted(it)).map(|(job_id, _)| job_id).collect()
     }
 
     /// The jobs up to this number that may run fail for this reason, as far as they have not yet.
@@ -225,6 +235,21 @@ impl Queue {
         job.paused = paused;
         self.waiting.insert(job_id, Cbor(job));
         true
+    }
+
+    /// Has a job wait until [`Self::fund`].
+    pub fn await_quota(&mut self, job_id: JobId) {
+        if let Some(Cbor(job)) = self.waiting.get(&job_id) {
+            self.waiting.insert(job_id, Cbor(Waiting { unfunded: true, ..job }));
+        }
+    }
+
+    /// A job has its quota until a time: it may run, and ends by then.
+    pub fn fund(&mut self, job_id: JobId, until_ns: u64) {
+        if let Some(Cbor(job)) = self.waiting.get(&job_id) {
+            let deadline_ns = Some(job.deadline_ns.map_or(until_ns, |deadline| deadline.min(until_ns)));
+            self.waiting.insert(job_id, Cbor(Waiting { unfunded: false, deadline_ns, ..job }));
+        }
     }
 
     /// Whether all jobs wait for `resume_queue`.

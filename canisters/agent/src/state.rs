@@ -7,9 +7,9 @@ use canister_common::cbor::Cbor;
 use ic_stable_structures::{DefaultMemoryImpl, StableCell};
 use serde::{Deserialize, Serialize};
 use shared_types::ModelId;
-use shared_types::agent::AgentInitArgs;
 use shared_types::agent::phase::AgentPhase;
 use shared_types::agent::profile::AgentProfile;
+use shared_types::agent::{AgentError, AgentInitArgs, JobRecord, SubmitJobArgs};
 
 use crate::conversations::Conversations;
 use crate::engine::{Engine, Limits};
@@ -18,8 +18,11 @@ use crate::jobs::Jobs;
 use crate::memory::{Memories, Memory};
 use crate::receipts::Issuer;
 use crate::store::ModelStore;
-use crate::talk;
 use crate::wallet::Wallet;
+use crate::{reservations, talk};
+
+/// Reservations that may be open or not settled yet.
+const MAX_RESERVATIONS: u64 = 512;
 
 /// What the agent was installed with; absent only before `init` has run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -102,6 +105,38 @@ impl State {
         self.settings.set(Cbor(Settings(Some(settings))));
     }
 
+    /// `econ`, and whose quota jobs take from; none where nothing is metered.
+    pub fn account(&self) -> Option<(Principal, Principal)> {
+        let settings = self.settings();
+        settings.quota.as_ref().map(|quota| (quota.econ, settings.owner))
+    }
+
+    /// Puts a job of `caller` into the queue, where it waits for the owner's quota if the caller has not reserved it.
+    ///
+    /// # Errors
+    /// [`AgentError::QueueFull`] while too many reservations are not settled, and see [`Jobs::submit`].
+    pub fn submit(
+        &mut self,
+        args: SubmitJobArgs,
+        caller: Principal,
+        cache_ns: u64,
+        now_ns: u64,
+    ) -> Result<JobRecord, AgentError> {
+        let is_metered = self.settings().quota.as_ref().is_some_and(|quota| !quota.prepaid.contains(&caller));
+        let reservations = self.jobs.quota().len();
+        if is_metered && reservations >= MAX_RESERVATIONS {
+            return Err(AgentError::QueueFull { open_jobs: reservations });
+        }
+        let last = self.jobs.last();
+        let record = self.jobs.submit(args, caller, cache_ns, now_ns)?;
+        if is_metered && record.job_id > last {
+            let manifest = self.store.loaded();
+            let config = manifest.as_ref().and_then(|manifest| manifest.config.as_ref());
+            self.jobs.meter(record.job_id, config.map(|config| config.max_position_embeddings), now_ns);
+        }
+        Ok(record)
+    }
+
     /// Owner, model and limits.
     pub fn settings(&self) -> &AgentInitArgs {
         self.settings.get().0.0.as_ref().expect("`init` runs before any other method")
@@ -135,9 +170,10 @@ pub fn read<R>(f: impl FnOnce(&State) -> R) -> R {
     STATE.with_borrow(f)
 }
 
-/// Changes the state; has conversations take in the jobs that have ended, and certifies the receipts if there are new ones.
+/// Changes the state; has conversations take in the jobs that have ended, certifies the receipts if there are new ones, and has quota
+/// reserved and settled.
 pub fn mutate<R>(f: impl FnOnce(&mut State) -> R) -> R {
-    STATE.with_borrow_mut(|state| {
+    let (result, is_due) = STATE.with_borrow_mut(|state| {
         let result = f(state);
         for job_id in state.jobs.take_ended() {
             talk::job_ended(state, job_id);
@@ -145,8 +181,12 @@ pub fn mutate<R>(f: impl FnOnce(&mut State) -> R) -> R {
         if let Some(root) = state.jobs.take_changed_root() {
             ic_cdk::api::certified_data_set(root);
         }
-        result
-    })
+        (result, state.jobs.quota_mut().take_new())
+    });
+    if is_due {
+        reservations::schedule();
+    }
+    result
 }
 
 /// Uses the engine.

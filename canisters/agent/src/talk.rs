@@ -54,7 +54,7 @@ fn submit(
     }
     args.params = params;
     let owner = state.settings().owner;
-    Ok(state.jobs.submit(args, owner, 0, time())?.job_id)
+    Ok(state.submit(args, owner, 0, time())?.job_id)
 }
 
 /// Bytes of a prompt.

@@ -122,6 +122,18 @@ pub struct AgentInitArgs {
     /// The phase that the agent begins in; absent: [`AgentPhase::Active`].
     #[serde(default)]
     pub phase: Option<AgentPhase>,
+    /// Where tokens are reserved and settled; absent: nothing is.
+    #[serde(default)]
+    pub quota: Option<AgentQuota>,
+}
+
+/// Where an agent reserves what its jobs take from its owner's quota.
+#[derive(CandidType, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct AgentQuota {
+    /// The `econ` canister, which has to know the agent.
+    pub econ: Principal,
+    /// Who has reserved what its own jobs take: coordinators.
+    pub prepaid: Vec<Principal>,
 }
 
 /// Limits of an agent.
@@ -544,6 +556,12 @@ pub enum JobFailure {
     /// The agent's model is an encoder, which embeds texts and does not go on with them.
     #[error("the agent's model is an encoder: it embeds texts and does not go on with them")]
     NoDecoder,
+    /// The owner's quota does not have the tokens, or `econ` can't be asked.
+    #[error("no quota: {reason}")]
+    Quota {
+        /// Why.
+        reason: String,
+    },
     /// The engine refused the job.
     #[error("the engine refused the job: {reason}")]
     Engine {

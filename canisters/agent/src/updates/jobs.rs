@@ -21,7 +21,7 @@ pub fn submit_job(args: SubmitJobArgs) -> Result<JobRecord, AgentError> {
     require(AgentOperation::Submit)?;
     let record = state::mutate(|state| {
         let cache_seconds = state.settings().config.cache_seconds.unwrap_or(0);
-        state.jobs.submit(args, msg_caller(), cache_seconds * NANOS_PER_SECOND, time())
+        state.submit(args, msg_caller(), cache_seconds * NANOS_PER_SECOND, time())
     })?;
     slices::schedule(Duration::ZERO);
     Ok(record)
