@@ -14,6 +14,7 @@ mod ledger;
 mod live;
 mod memory;
 mod queue;
+mod quota;
 mod receipts;
 mod repository;
 mod settlement;

@@ -239,7 +239,12 @@ impl Network {
         Factory { network: self, id: self.install(Canister::AgentFactory, args) }
     }
 
-    /// Installs an agent directly, so that the test is its controller.
+    /// Installs an agent directly, so that the admin is its controller.
+    pub fn agent_of(&self, args: AgentInitArgs) -> Agent<'_> {
+        Agent { network: self, id: self.install(Canister::Agent, args) }
+    }
+
+    /// As [`Self::agent_of`], without quota.
     pub fn agent(&self, model_canister: Principal, model_id: ModelId, config: AgentConfig) -> Agent<'_> {
         let args = AgentInitArgs {
             owner: owner(),
@@ -251,7 +256,7 @@ impl Network {
             phase: None,
             quota: None,
         };
-        Agent { network: self, id: self.install(Canister::Agent, args) }
+        self.agent_of(args)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 
 use super::*;
+use crate::econ::Shop;
+use crate::quota;
 use ohms_tests::artifact::Artifact;
 use ohms_tests::ledger::Ledger;
 use ohms_tests::network::{Agent, Network, owner, stranger};
@@ -14,6 +16,7 @@ use shared_types::agent::{
     AgentConfig, AgentError, FinishReason, GenerationParams, JobFailure, JobId, JobProgress, JobRecord,
     JobState, LoadState, SubmitJobArgs,
 };
+use shared_types::econ::EconConfig;
 use shared_types::receipt::{ListReceiptsArgs, ReceiptPage, hash_tokens};
 
 const PROMPT: &str = "Once upon a fox";
@@ -184,4 +187,35 @@ fn a_payment_is_made_once_whatever_happens_at_its_await() {
 #[test]
 fn a_payment_is_made_once_whatever_the_seed() {
     explore(payment, |trace| at_random(0..6, agent_of(trace)));
+}
+
+/// A metered job under `plan`: it ends with its tokens, and is charged for them once.
+fn metered_job(plan: &FaultPlan) -> Option<FaultTrace> {
+    let (network, faults) = network()?;
+    let shop = Shop::open(&network, EconConfig::default());
+    shop.subscribe("Basic", "first");
+    let agent = quota::metered(&network, Artifact::small(), shop.id);
+    quota::introduce(&shop, &agent);
+
+    faults.set(plan);
+    let record = submit(&network, &agent);
+    let done = wait(&network, &agent, record.job_id);
+    network.wait_patiently("the settlement", || (shop.account().open_reservations == 0).then_some(()));
+    let trace = faults.clear();
+    network.pic.advance_time(std::time::Duration::from_mins(4));
+    (0..10).for_each(|_| network.pic.tick());
+    assert_eq!(done.tokens, expected().0, "{trace}");
+    let counts = done.job.counts;
+    let taken = u64::from(counts.prompt_tokens) + u64::from(counts.generated_tokens);
+    let account = shop.account();
+    assert_eq!((account.tokens.used, account.tokens.reserved), (taken, 0), "{trace}");
+    assert_eq!(account.totals.runs, 1, "{trace}");
+    Some(trace)
+}
+
+#[test]
+fn a_metered_job_is_charged_once_whatever_happens_at_its_awaits() {
+    explore(metered_job, |trace| {
+        sample(at_each_await(trace, |call| ["reserve", "settle"].contains(&call.method.as_str())), 24)
+    });
 }
