@@ -78,7 +78,7 @@ export function agentJourneys({ enter, at, network }) {
     await page.getByLabel("Temperature").fill("0.7");
     await page.getByRole("button", { name: "Save the profile" }).click();
     await page.getByText("Saved. It holds from the next message on.").waitFor();
-    await inspect(page, "agent-profile");
+    await inspect(page, "agent-profile", { main: true });
     await page.reload();
     await page.getByLabel("Role").waitFor();
     assert.equal(await page.getByLabel("What it can do").inputValue(), "reading\ntelling");
@@ -127,10 +127,10 @@ export function agentJourneys({ enter, at, network }) {
     await page.keyboard.press("Enter");
     await page.getByText(/Its prompt had 1 earlier turn and [12] facts? of the memory\./).waitFor();
     await page.getByRole("link", { name: "Verify" }).nth(1).waitFor();
-    await inspect(page, "agent-conversation");
+    await inspect(page, "agent-conversation", { main: true });
     await tab("Memory");
     await page.getByRole("region", { name: "Conversations" }).getByRole("row", { name: /What is the miller called/ }).getByRole("cell", { name: "2", exact: true }).waitFor();
-    await inspect(page, "agent-memory");
+    await inspect(page, "agent-memory", { main: true });
     const downloading = page.waitForEvent("download");
     await page.getByRole("button", { name: "Export the memory" }).click();
     const lines = readFileSync(await (await downloading).path(), "utf8").trim().split("\n").map((line) => JSON.parse(line));
@@ -201,7 +201,7 @@ export function agentJourneys({ enter, at, network }) {
     await page.reload();
     const waiting = page.getByRole("list", { name: "Payments that wait" }).getByRole("listitem");
     await waiting.nth(1).waitFor();
-    await inspect(page, "agent-wallet");
+    await inspect(page, "agent-wallet", { main: true });
     await waiting.filter({ hasText: "golden pen" }).getByRole("button", { name: "Reject" }).click();
     await page.getByRole("row", { name: /golden pen/ }).getByText("Rejected").waitFor();
     await waiting.filter({ hasText: "reading lamp" }).getByRole("button", { name: "Approve" }).click();

@@ -91,7 +91,7 @@ test("the first page loads little, shifts nothing, and asks nobody else", async 
   assert.ok(shift < 0.02, `layout shift ${shift}`);
   assert.ok(script > 10_000 && script < 300_000, `${script} bytes of compressed script`);
   assert.deepEqual(elsewhere, []);
-  await inspect(first, "welcome");
+  await inspect(first, "welcome", { main: true });
   await context.close();
 });
 
@@ -106,7 +106,7 @@ test("from nothing to a running agent, by keyboard", async () => {
   await page.keyboard.press("Enter");
   await heading("New agent").waitFor();
   await page.getByRole("radio").first().waitFor();
-  await inspect(page, "new-agent");
+  await inspect(page, "new-agent", { main: true });
   await page.getByLabel("Name").focus();
   await page.keyboard.type(AGENT);
   await page.keyboard.press("Enter");
@@ -130,14 +130,14 @@ test("a text appears on chain, and its receipt holds", async () => {
   const verify = page.getByRole("link", { name: "Verify" });
   await verify.waitFor();
   assert.match(await page.getByRole("list", { name: "Texts" }).textContent(), /Once upon a time there was a miller.{200}/s);
-  await inspect(page, "chat");
+  await inspect(page, "chat", { main: true });
 
   await verify.click();
   await page.getByRole("button", { name: "Verify in this browser" }).click();
   await page.getByText("All of it holds").waitFor();
   assert.equal(await page.getByLabel("Holds", { exact: true }).count(), 7);
   await page.getByText(/novaq replay receipt.json/).waitFor();
-  await inspect(page, "job");
+  await inspect(page, "job", { main: true });
 });
 
 test("work that was left is found again, and can be stopped", async () => {
@@ -165,10 +165,10 @@ test("work that was left is found again, and can be stopped", async () => {
   await inspect(page, "receipts");
   await page.getByRole("link", { name: "Settings" }).click();
   await page.getByText("Ready", { exact: true }).first().waitFor();
-  await inspect(page, "agent-settings");
+  await inspect(page, "agent-settings", { main: true });
   await page.getByRole("link", { name: "Agents", exact: true }).first().click();
   await page.getByText(/2 jobs/).waitFor();
-  await inspect(page, "agents");
+  await inspect(page, "agents", { main: true });
 });
 
 test("a person without a role sees nothing of the administration", async () => {
@@ -197,7 +197,7 @@ test("data can be taken along", async () => {
   assert.equal(file.agents[0].memory[0].kind, "profile");
   assert.deepEqual(file.agents[0].wallet.payments, []);
   await page.getByText("1 agent exported").waitFor();
-  await inspect(page, "account");
+  await inspect(page, "account", { main: true });
 });
 
 test("without a connection the app opens with the last data, marked as such", async () => {
@@ -272,13 +272,13 @@ test("an admin sees an upload, activates it, deprecates it, and checks the log",
   }
   await page.reload();
   await page.getByText("Waiting for activation").waitFor();
-  await inspect(page, "admin-models");
+  await inspect(page, "admin-models", { main: true });
   await page.getByRole("row", { name: /Waiting for activation/ }).getByRole("link").click();
   await page.getByRole("button", { name: "Activate" }).click();
   await page.getByText("Active since").waitFor();
   await page.getByText("All parts have their hashes").waitFor();
   await page.getByRole("region", { name: "Sizes of this model" }).getByRole("row").nth(2).waitFor();
-  await inspect(page, "admin-model");
+  await inspect(page, "admin-model", { main: true });
   await page.getByRole("button", { name: "Deprecate" }).click();
   await page.getByLabel("Reason").fill("random weights");
   await page.getByRole("button", { name: "Deprecate" }).click();
@@ -314,15 +314,15 @@ test("an admin grants and revokes roles, and sees the canisters", async () => {
   await page.getByRole("heading", { name: "This site" }).waitFor();
   await page.getByRole("region", { name: "Journal" }).waitFor();
   await page.getByRole("heading", { name: "Coordinator" }).waitFor();
-  await inspect(page, "admin-canisters");
+  await inspect(page, "admin-canisters", { main: true });
   await page.getByRole("link", { name: "Economics" }).click();
   await page.getByText("The sum is right").waitFor();
   await page.getByRole("list", { name: "Events" }).getByRole("listitem").nth(1).waitFor();
-  await inspect(page, "admin-economics");
+  await inspect(page, "admin-economics", { main: true });
 });
 
 agentJourneys({ enter, at, network: () => network });
-projectJourneys({ enter, at });
+projectJourneys({ enter, at, network: () => network });
 
 test("an agent can be deleted", async () => {
   page = person.page;

@@ -4,17 +4,26 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { inspect } from "./browser.mjs";
+import { callAs } from "./caller.mjs";
 import { inWallet } from "./wallet.mjs";
 
 const WISH = "Create three agents that write a tale, review it and title it";
 const NAME = "maker";
 
-/** Adds the tests; `enter` signs somebody in at a path, `at` makes an address. */
-export function projectJourneys({ enter, at }) {
+/** Adds the tests; `enter` signs somebody in at a path, `at` makes an address, `network` gives the local network. */
+export function projectJourneys({ enter, at, network }) {
   let page;
   const heading = (name) => page.getByRole("heading", { level: 1, name, exact: true });
   /** The address of the project, to find it again. */
   let project;
+  /** An agent that it makes. */
+  const agent = "p2-writer-1";
+  /** Allows projects to use that agent, or forbids it. */
+  const permission = async (button) => {
+    await page.goto(at(`/agents/${agent}/settings`));
+    await page.getByRole("button", { name: button }).click();
+    await page.getByRole("button", { name: button === "Forbid it" ? "Allow it" : "Forbid it" }).waitFor();
+  };
 
   test("a sentence that is not clear gets a question, and its answer a plan", async () => {
     ({ page } = await enter(NAME, "/projects"));
@@ -30,6 +39,16 @@ export function projectJourneys({ enter, at }) {
     await page.getByRole("button", { name: "Answer", exact: true }).click();
     await page.getByText("Waits for your approval").waitFor();
     await page.getByText("p1-writer-1").waitFor();
+    // Said differently, it is another plan of the same project.
+    const address = page.url();
+    await page.getByLabel("What shall be done").fill("Create a developer and a tester");
+    await page.getByRole("button", { name: "Plan anew" }).click();
+    await heading("Create a developer and a tester").waitFor();
+    const agents = page.getByRole("region", { name: "Agents of the plan" });
+    await agents.getByText("p1-tester-1").waitFor();
+    await agents.getByText("p1-developer-1").waitFor();
+    assert.equal(await agents.getByText("writer").count(), 0);
+    assert.equal(page.url(), address);
     await page.getByRole("button", { name: "Drop this plan" }).click();
     await page.getByText("Cancelled", { exact: true }).waitFor();
   });
@@ -45,7 +64,7 @@ export function projectJourneys({ enter, at }) {
     await page.getByRole("region", { name: "Agents of the plan" }).getByText("Created for this").nth(2).waitFor();
     assert.equal(await page.getByRole("region", { name: "Tasks of the plan" }).getByRole("row").count(), 4);
     await page.getByText("You need a subscription to run it.").waitFor();
-    await inspect(page, "project-plan");
+    await inspect(page, "project-plan", { main: true });
   });
 
   test("a subscription is paid from a wallet of its own", async () => {
@@ -63,7 +82,7 @@ export function projectJourneys({ enter, at }) {
     assert.match(said[1], /87\.03 USD/);
     await page.getByText("Active", { exact: true }).waitFor();
     await page.getByText(/^Renews on/).waitFor();
-    await inspect(page, "subscription");
+    await inspect(page, "subscription", { main: true });
     await page.getByRole("link", { name: "Invoices" }).click();
     await page.getByRole("row", { name: /Basic: first period/ }).getByText("Paid").waitFor();
     await inspect(page, "invoices");
@@ -88,7 +107,7 @@ export function projectJourneys({ enter, at }) {
     await page.getByRole("heading", { name: "Result" }).waitFor();
     await page.getByRole("region", { name: "Graph of tasks" }).waitFor();
     assert.equal(await page.getByRole("region", { name: "Graph of tasks" }).getByRole("link", { name: /Done/ }).count(), 3);
-    await inspect(page, "project-graph");
+    await inspect(page, "project-graph", { main: true });
     await page.getByRole("button", { name: "Timeline" }).click();
     assert.equal(await page.getByRole("list", { name: "Timeline of tasks" }).getByRole("listitem").count(), 3);
     await inspect(page, "project-timeline");
@@ -100,7 +119,7 @@ export function projectJourneys({ enter, at }) {
   test("what they said, did and made can be read, rated and verified", async () => {
     await page.getByRole("link", { name: "Messages" }).click();
     await page.getByText("Response", { exact: true }).nth(2).waitFor();
-    await inspect(page, "project-messages");
+    await inspect(page, "project-messages", { main: true });
     await page.getByRole("link", { name: "Log" }).click();
     await page.getByText(/^Settled: .* tokens\.$/).waitFor();
     await page.getByRole("link", { name: "Plan", exact: true }).click();
@@ -110,7 +129,7 @@ export function projectJourneys({ enter, at }) {
     await page.getByRole("region", { name: "Tasks" }).getByRole("link").first().click();
     await page.getByRole("button", { name: "4 stars" }).click();
     await page.getByRole("button", { name: "4 stars", pressed: true }).waitFor();
-    await inspect(page, "project-task");
+    await inspect(page, "project-task", { main: true });
     await page.getByRole("link", { name: /and its receipt/ }).click();
     await page.getByRole("button", { name: "Verify in this browser" }).click();
     await page.getByText("All of it holds").waitFor();
@@ -122,19 +141,26 @@ export function projectJourneys({ enter, at }) {
     // What was reserved for the project is settled with what it took.
     await page.getByText(/^[1-9]\d* of 100 k used$/).waitFor();
     await page.getByRole("link", { name: "Usage" }).click();
-    await page.getByRole("img", { name: /^Tokens by day: / }).waitFor();
-    await inspect(page, "usage");
+    const chart = page.getByRole("img", { name: /^Tokens by day: [1-9][\d,]* tokens in all$/ });
+    await chart.waitFor();
+    const tokens = (/: ([\d,]+) tokens/.exec(await chart.getAttribute("aria-label")) ?? [])[1];
+    const run = page.getByRole("region", { name: "Runs" }).getByRole("row").nth(1);
+    await run.getByRole("cell", { name: tokens, exact: true }).first().waitFor();
+    await inspect(page, "usage", { main: true });
     await page.getByRole("button", { name: "Show as a table" }).click();
-    await page.getByRole("region", { name: "Tokens by day" }).waitFor();
+    await page.getByRole("region", { name: "Tokens by day" }).getByRole("cell", { name: tokens, exact: true }).waitFor();
+    await page.getByRole("button", { name: "Instructions" }).click();
+    assert.match(await page.getByRole("region", { name: "Instructions by day" }).textContent(), /[1-9][\d,]{6}/);
+    const downloading = page.waitForEvent("download");
+    await page.getByRole("button", { name: "Save as JSON" }).click();
+    const lines = readFileSync(await (await downloading).path(), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+    assert.equal(lines.length, 1);
+    assert.equal(lines[0].tokens_in + lines[0].tokens_out, Number(tokens.replaceAll(",", "")));
+    assert.equal(lines[0].charged_tokens, lines[0].tokens_in + lines[0].tokens_out);
+    assert.ok(lines[0].tokens_in > 0 && lines[0].tokens_out > 0 && lines[0].instructions > 1e6 && lines[0].latency_ns > 0 && lines[0].cost_microcents > 0, JSON.stringify(lines[0]));
   });
 
   test("a task whose agent does not obey waits for its owner, and goes on", async () => {
-    const agent = "p2-writer-1";
-    const permission = async (button) => {
-      await page.goto(at(`/agents/${agent}/settings`));
-      await page.getByRole("button", { name: button }).click();
-      await page.getByRole("button", { name: button === "Forbid it" ? "Allow it" : "Forbid it" }).waitFor();
-    };
     await permission("Forbid it");
     await page.goto(at("/projects"));
     await page.getByLabel("What shall be done?").fill("Write a tale about a fox");
@@ -147,10 +173,32 @@ export function projectJourneys({ enter, at }) {
     await page.getByText("Needs your permission").first().waitFor();
     await inspect(page, "project-dead-letter");
     const address = page.url();
+    // Meanwhile its owner can say something to the agent.
+    await page.getByRole("link", { name: "Messages" }).click();
+    await page.getByLabel("To", { exact: true }).selectOption(agent);
+    await page.getByLabel("Message", { exact: true }).fill("Take your time with the fox.");
+    await page.getByRole("button", { name: "Send" }).click();
+    const message = page.getByRole("listitem").filter({ hasText: "Take your time with the fox." });
+    await message.getByText(`You to ${agent}`).waitFor();
+    assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "");
     await permission("Allow it");
     await page.goto(address);
     await page.getByRole("button", { name: "Try again" }).click();
     await page.getByText("Completed", { exact: true }).waitFor();
+  });
+
+  test("a task that waits for its owner can be discarded", async () => {
+    await permission("Forbid it");
+    await page.goto(at("/projects"));
+    await page.getByLabel("What shall be done?").fill("Write a tale about a hen");
+    await page.getByRole("button", { name: "Make a plan" }).click();
+    await page.getByRole("button", { name: "Approve and begin" }).click();
+    await page.getByText("1 task for you").first().waitFor();
+    await page.getByRole("button", { name: "Discard" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Discard the task" }).click();
+    await page.getByText("Ended without success", { exact: true }).waitFor();
+    assert.equal(await page.getByText("1 task for you").count(), 0);
+    await permission("Allow it");
   });
 
   test("talking leads to a plan, too", async () => {
@@ -167,7 +215,7 @@ export function projectJourneys({ enter, at }) {
   });
 
   test("a project that runs can be cancelled", async () => {
-    await page.goto(at("/agents/p2-writer-1/settings"));
+    await page.goto(at(`/agents/${agent}/settings`));
     await page.getByRole("button", { name: "Pause the queue" }).click();
     await page.getByRole("button", { name: "Resume the queue" }).waitFor();
     await page.goto(at("/projects"));
@@ -190,7 +238,7 @@ export function projectJourneys({ enter, at }) {
     await page.getByLabel("In a day, USD").fill("2.5");
     await page.getByRole("button", { name: "Set the limits" }).click();
     await page.getByText("They hold from now on.").waitFor();
-    await inspect(page, "wallet");
+    await inspect(page, "wallet", { main: true });
     await page.getByLabel("To the account of").fill("2vxsx-fae");
     await page.getByLabel("Amount, USD").fill("4.99");
     await page.getByRole("button", { name: "Take out" }).click();
@@ -209,5 +257,33 @@ export function projectJourneys({ enter, at }) {
     await page.getByText(/^Ends on .* and is not renewed\.$/).waitFor();
     await page.getByRole("button", { name: "Take the cancellation back" }).click();
     await page.getByText("Active", { exact: true }).waitFor();
+  });
+
+  test("a tier can be changed at once", async () => {
+    await page.getByRole("button", { name: "Change to Pro" }).click();
+    await page.getByLabel(/^At once: you pay the difference/).click();
+    await page.getByText("You pay now").waitFor();
+    await inWallet(page, () => page.getByRole("button", { name: "Approve with the local wallet" }).click(), ["Approve"]);
+    await page.getByRole("heading", { level: 2, name: "Pro", exact: true }).waitFor();
+    await page.getByText(/of 500 k used/).waitFor();
+    await page.getByRole("link", { name: "Invoices" }).click();
+    await page.getByRole("row", { name: /Pro: higher tier/ }).getByText("Paid").waitFor();
+  });
+
+  test("an invoice that was not paid is paid from the wallet", async () => {
+    // Without the wallet's approval, as when a renewal costs more than was approved.
+    const econ = await callAs(NAME, network().url, "econ", network().econ);
+    const { Ok: invoices } = await econ.change_tier({ key: "enterprise", tier: "Enterprise", time: { Now: null } });
+    assert.ok("Open" in invoices[0].state, String(Object.keys(invoices[0].state)));
+    await page.goto(at("/subscription"));
+    const open = page.getByRole("region", { name: /^Invoice \d+$/ });
+    await open.getByText(/not paid/).waitFor();
+    await inspect(page, "subscription-unpaid");
+    await open.getByRole("button", { name: "Try again now" }).click();
+    await open.getByRole("button", { name: "Try again now", disabled: false }).waitFor();
+    await open.getByText(/not paid/).waitFor();
+    await inWallet(page, () => open.getByRole("button", { name: "Approve more and pay" }).click(), ["Approve"]);
+    await page.getByRole("heading", { level: 2, name: "Enterprise", exact: true }).waitFor();
+    await open.waitFor({ state: "detached" });
   });
 }

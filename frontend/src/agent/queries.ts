@@ -128,6 +128,7 @@ export function useWallet(canister: string) {
   const canisters = useCanisters();
   return useQuery({
     queryKey: [useMe(), "wallet", canister],
+    staleTime: 0,
     queryFn: async () => unwrap(await canisters.agent(canister).wallet()),
     refetchInterval: ({ state }) => (state.data && state.data.open_payments > 0n ? 2_000 : 10_000),
   });
@@ -151,6 +152,7 @@ export function usePayments(canister: string) {
   const canisters = useCanisters();
   return useQuery({
     queryKey: [useMe(), "payments", canister],
+    staleTime: 0,
     queryFn: async () => {
       const payments = await allPages(async (after: [] | [bigint]) => {
         const page = unwrap(await canisters.agent(canister).list_payments({ after, limit: 100 }));

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
 import { tiersAt } from "./queries.ts";
 import { daysOf } from "./usage.ts";
-import { allowanceFor, tokensOf } from "./wallet.ts";
+import { allowanceFor, allowanceForInvoice, tokensOf } from "./wallet.ts";
 import { creationsLeft, dollars, microcents, parseAmount, tokenAmount, tokensLeft } from "./words.ts";
 
 test("money reads like a person wrote it, and is read back exactly", () => {
@@ -32,6 +32,13 @@ test("an allowance covers the periods, their fees, and no more", () => {
   expect(allowanceFor(terms, quote, 6, 1, true, 0n).amount).toBe(9_010_000n);
   expect(allowanceFor(terms, quote, 6, 3, true, 0n).amount).toBe(9_010_000n + 2n * 29_010_000n);
   expect(allowanceFor(terms, quote, 6, 3, false, 0n)).toEqual({ amount: 3n * 29_010_000n, expires: 100n * 86_400_000_000_000n });
+});
+
+test("an allowance for an open invoice covers it and two renewals", () => {
+  const invoice = { terms, total_cents: 7_000n, amount: [], rate: [] } as unknown as types.Invoice;
+  const ledger = { decimals: 6, fee: 10_000n };
+  expect(allowanceForInvoice(invoice, ledger, 0n)).toEqual({ amount: 70_010_000n + 2n * 29_010_000n, expires: 100n * 86_400_000_000_000n });
+  expect(allowanceForInvoice({ ...invoice, amount: [5n] }, ledger, 0n).amount).toBe(10_005n + 2n * 29_010_000n);
 });
 
 test("the subaccount that draws on an allowance is that of the user", () => {

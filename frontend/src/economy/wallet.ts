@@ -61,6 +61,18 @@ export function allowanceFor(terms: types.Terms, quote: types.Quote, decimals: n
   return { amount: first + BigInt(periods - 1) * full, expires: time + days * DAY_NS };
 }
 
+/**
+ * The allowance that pays an open invoice and leaves enough for two renewals, with the ledger's fee for each: an approval takes the place of
+ * the one before.
+ */
+export function allowanceForInvoice(invoice: types.Invoice, { decimals, fee }: Pick<types.LedgerInfo, "decimals" | "fee">, time: bigint): Allowance {
+  const { terms, total_cents } = invoice;
+  const rate = invoice.rate[0];
+  const due = (invoice.amount[0] ?? tokensOf(total_cents, decimals, rate)) + fee;
+  const renewals = 2n * (tokensOf(terms.price_cents, decimals, rate) + fee);
+  return { amount: due + renewals, expires: time + (BigInt(terms.period_days * 3) + GRACE_DAYS) * DAY_NS };
+}
+
 /** Has the wallet approve that the econ canister takes tokens for `user`; the payment method that comes of it. */
 export function approve(place: Place, econ: string, user: Principal, ledger: Principal, allowance: Allowance): Promise<types.PaymentMethod> {
   return withWallet(place, async (wallet, owner) => {

@@ -4,8 +4,8 @@ import { useEffect, useState } from "react";
 import { Loaded } from "../../components/Loaded.tsx";
 import { Badge, Button, ConfirmButton, cx, ErrorNotice, Facts, Id, Notice, Panel, Progress } from "../../components/ui.tsx";
 import { useAccount, useInvoices, useLedgers, useTiers } from "../../economy/queries.ts";
-import { dollars, nextStep, subscriptionStatus, usable } from "../../economy/words.ts";
-import { loadWallet } from "../../economy/wallet.ts";
+import { dollars, nextStep, subscriptionStatus, tokenAmount, usable } from "../../economy/words.ts";
+import { allowanceForInvoice, approve, loadWallet } from "../../economy/wallet.ts";
 import { compact, count, dateOf } from "../../format.ts";
 import { useCanisters, useSignedIn } from "../../session.tsx";
 import { Payment } from "./Payment.tsx";
@@ -115,31 +115,55 @@ function Meter({ name, used, reserved, of }: { name: string; used: bigint; reser
   );
 }
 
-/** Invoices that are not paid: how it stands, and a way to pay. */
+/** Invoices that are not paid. */
 function OpenInvoices() {
-  const { econ } = useCanisters();
   const invoices = useInvoices();
   const open = invoices.data?.filter((invoice) => "Open" in invoice.state) ?? [];
-  const paying = useEconAction(async (invoice: bigint) => unwrap(await econ().pay({ invoice, method: [] })));
-  return open.map((invoice) => {
-    const failure = optional(invoice.last_failure);
-    return (
-      <Notice key={String(invoice.id)} tone={failure ? "warn" : "accent"}>
-        <span className="flex flex-wrap items-center justify-between gap-3">
-          <span>
-            Invoice {String(invoice.id)}, {dollars(invoice.total_cents)}: {failure ? `not paid. ${failure}` : "is being paid."}
-            {failure && optional(invoice.next_attempt_ns) !== undefined && ` The next attempt is on ${dateOf(invoice.next_attempt_ns[0] ?? 0n).toLocaleString("en")}.`}
-          </span>
-          {failure && (
-            <Button busy={paying.isPending} onClick={() => paying.mutate(invoice.id)}>
-              Try again now
-            </Button>
-          )}
-        </span>
-        {paying.error && <ErrorNotice error={paying.error} />}
-      </Notice>
-    );
+  return open.map((invoice) => <OpenInvoice key={String(invoice.id)} invoice={invoice} />);
+}
+
+/** How an invoice stands that is not paid, and the ways to pay it. */
+function OpenInvoice({ invoice }: { invoice: types.Invoice }) {
+  const { econ, id } = useCanisters();
+  const { environment, principal } = useSignedIn();
+  const ledgers = useLedgers();
+  const ledger = ledgers.data?.find(({ args }) => args.canister.toText() === invoice.method.ledger.toText());
+  const failure = optional(invoice.last_failure);
+  const again = useEconAction(async () => unwrap(await econ().pay({ invoice: invoice.id, method: [] })));
+  const approving = useEconAction(async () => {
+    if (!ledger) return;
+    const allowance = allowanceForInvoice(invoice, ledger, BigInt(Date.now()) * 1_000_000n);
+    const method = await approve(environment, id("econ"), principal, ledger.args.canister, allowance);
+    unwrap(await econ().pay({ invoice: invoice.id, method: [method] }));
   });
+  const error = again.error ?? approving.error;
+  const busy = again.isPending || approving.isPending;
+  const wallet = environment.local ? "the local wallet" : "OISY";
+  return (
+    <section aria-label={`Invoice ${invoice.id}`} className={cx("grid gap-3 rounded-md px-4 py-3 text-sm", failure ? "bg-warn-soft text-warn" : "bg-accent-soft")}>
+      <p role="status">
+        Invoice {String(invoice.id)}, {dollars(invoice.total_cents)}: {failure ? `not paid. ${failure}` : "is being paid."}
+        {failure && optional(invoice.next_attempt_ns) !== undefined && ` The next attempt is on ${dateOf(invoice.next_attempt_ns[0] ?? 0n).toLocaleString("en")}.`}
+      </p>
+      {approving.isPending && <p>Go on in the window of {wallet}. It closes by itself when it is done.</p>}
+      {error && <ErrorNotice error={error} />}
+      {failure && (
+        <div className="flex flex-wrap gap-2">
+          <Button look="primary" busy={approving.isPending} disabled={busy || !ledger} onClick={() => approving.mutate()}>
+            Approve more and pay
+          </Button>
+          <Button busy={again.isPending} disabled={busy} onClick={() => again.mutate()}>
+            Try again now
+          </Button>
+        </div>
+      )}
+      {failure && ledger && (
+        <p>
+          “Approve more” has {wallet} allow {tokenAmount(allowanceForInvoice(invoice, ledger, 0n).amount, ledger.decimals)} {ledger.symbol} at most: this invoice and two renewals.
+        </p>
+      )}
+    </section>
+  );
 }
 
 const RATES = { Standard: "Standard speed", Priority: "Before standard work", Premium: "Before all other work" };
