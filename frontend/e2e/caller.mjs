@@ -1,5 +1,6 @@
 // Calls to canisters without the app, by the identities that the stand-in makes of names: for what others do to a person's agents.
 
+import { IcrcLedgerCanister } from "@icp-sdk/canisters/ledger/icrc";
 import { HttpAgent } from "@icp-sdk/core/agent";
 import { fileURLToPath } from "node:url";
 import { runnerImport } from "vite";
@@ -13,8 +14,14 @@ const [{ createActor }, { localIdentity }] = await Promise.all([load("client/src
 /** The principal of a name. */
 export const principalOf = (name) => localIdentity(name).getPrincipal();
 
+const agentOf = (name, url) => HttpAgent.create({ host: url, identity: localIdentity(name), shouldFetchRootKey: true });
+
 /** The canister `id`, one of kind `kind`, as `name` calls it. */
 export async function callAs(name, url, kind, id) {
-  const agent = await HttpAgent.create({ host: url, identity: localIdentity(name), shouldFetchRootKey: true });
-  return createActor(kind, id, agent);
+  return createActor(kind, id, await agentOf(name, url));
+}
+
+/** The ledger `id`, as `name` calls it. */
+export async function ledgerAs(name, url, id) {
+  return IcrcLedgerCanister.create({ agent: await agentOf(name, url), canisterId: id });
 }

@@ -98,6 +98,8 @@ const EXPLANATIONS: Record<string, (fields: Fields) => Explanation> = {
   WrongInvoiceState: () => ({ what: "The invoice does not allow this now.", todo: "Reload to see where it stands." }),
   Subscription: (f) => ({ what: `Your subscription does not allow this now: ${refusal(f)}.`, todo: "Reload to see where it stands." }),
   InsufficientBalance: () => ({ what: "The wallet has less than that.", todo: "Put tokens in first, or choose a smaller amount." }),
+  // An invoice that came to nothing.
+  PaymentFailed: (f) => ({ what: `It could not be paid: ${String(f["reason"]).replace(/\.$/, "")}.`, todo: "Nothing was taken. Look at your wallet, then try again." }),
   // What ledgers say.
   InsufficientFunds: () => ({ what: "The account has less than that and the ledger's fee.", todo: "Choose a smaller amount." }),
   TooOld: () => ({ what: "The transfer waited for so long that the ledger can't tell whether it is a repetition.", todo: "Look at the balance, then send it anew." }),

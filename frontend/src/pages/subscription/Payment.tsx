@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import { type econTypes as types, optional, unwrap } from "@ohms/client";
+import { CanisterError, type econTypes as types, optional, unwrap } from "@ohms/client";
 import { useRef, useState } from "react";
 import { Loaded } from "../../components/Loaded.tsx";
 import { Button, Empty, ErrorNotice, Facts, Field, Notice, Select } from "../../components/ui.tsx";
@@ -49,6 +49,12 @@ export function Payment({
       return unwrap(await econ().quote({ tier: terms.tier, ledger: ledger.args.canister }));
     },
   });
+  const refuseVoid = (invoice: types.Invoice | undefined) => {
+    if (!invoice || !("Void" in invoice.state)) return;
+    // What is asked for next is another invoice.
+    key.current = crypto.randomUUID();
+    throw new CanisterError({ PaymentFailed: { reason: invoice.state.Void.reason } });
+  };
   const allowance = (it: types.Quote) => allowanceFor(terms, it, ledger?.decimals ?? 0, periods, paysNow, nowNs());
   const action = useEconAction(async () => {
     const needsWallet = paysNow || renewalsOnly;
@@ -60,10 +66,11 @@ export function Payment({
     if (renewalsOnly) {
       if (method) unwrap(await econ().set_payment_method(method));
     } else if (!current) {
-      if (method) unwrap(await econ().subscribe({ key: key.current, tier: terms.tier, method }));
+      if (method) refuseVoid(unwrap(await econ().subscribe({ key: key.current, tier: terms.tier, method })));
     } else {
       if (method) unwrap(await econ().set_payment_method(method));
-      unwrap(await econ().change_tier({ key: key.current, tier: terms.tier, time: time === "Now" ? { Now: null } : { Renewal: null } }));
+      const changed = unwrap(await econ().change_tier({ key: key.current, tier: terms.tier, time: time === "Now" ? { Now: null } : { Renewal: null } }));
+      refuseVoid(optional(changed));
     }
     onDone();
   });
