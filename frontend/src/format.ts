@@ -35,6 +35,12 @@ export function dateOf(ns: bigint): Date {
   return new Date(Number(ns / 1_000_000n));
 }
 
+/** Words as a sentence: with a capital letter and a full stop. */
+export function sentence(words: string): string {
+  const text = words.trim();
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+}
+
 /** How long something took. */
 export function duration(ms: number): string {
   if (ms < 1_000) return `${Math.round(ms)} ms`;

@@ -7,7 +7,7 @@ import { explain } from "./errors.ts";
 import { readable } from "./export.ts";
 import { frontierOf } from "./frontier.ts";
 import type { Manifest } from "./queries.ts";
-import { ago, bytes, compact, count, duration, shorten } from "./format.ts";
+import { ago, bytes, compact, count, duration, sentence, shorten } from "./format.ts";
 import { parse, stringify } from "./offline.ts";
 
 test("numbers read like a person wrote them", () => {
@@ -21,6 +21,7 @@ test("numbers read like a person wrote them", () => {
   expect(duration(61_000)).toBe("1 min 1 s");
   expect(shorten("abcdefghijklmnop")).toBe("abcde…lmnop");
   expect(shorten("abc")).toBe("abc");
+  expect([sentence("the queue is full"), sentence("Done.")]).toEqual(["The queue is full.", "Done."]);
   const now = Date.now();
   expect(ago(new Date(now - 120_000), now)).toBe("2 minutes ago");
 });

@@ -225,7 +225,7 @@ export function Id({ value, label = "id" }: { value: string; label?: string }) {
   const copy = () => void navigator.clipboard.writeText(value).then(() => setCopied(true));
   return (
     <span className="inline-flex items-center gap-1">
-      <code title={value} className="font-mono text-[0.85em]">
+      <code title={value} className="font-mono text-[0.85em] whitespace-nowrap">
         {shorten(value)}
       </code>
       <button

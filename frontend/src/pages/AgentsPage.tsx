@@ -1,6 +1,7 @@
 import { Link } from "@tanstack/react-router";
-import { type factoryTypes, optional } from "@ohms/client";
+import { type factoryTypes, optional, tag } from "@ohms/client";
 import { Plus } from "lucide-react";
+import { PHASES } from "../agent/phases.ts";
 import { Loaded } from "../components/Loaded.tsx";
 import { Badge, buttonClass, Empty, More, PageHeading, Panel } from "../components/ui.tsx";
 import { compact, count } from "../format.ts";
@@ -66,6 +67,7 @@ function AgentRow({ record }: { record: factoryTypes.AgentRecord }) {
   const manifest = useManifest(record.model_id);
   const state = agentState(record.state);
   const load = status.data && loadState(status.data);
+  const phase = status.data && tag(status.data.phase);
   return (
     <li className="relative rounded-lg border border-line bg-panel px-4 py-3 hover:border-strong-line">
       <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
@@ -75,6 +77,7 @@ function AgentRow({ record }: { record: factoryTypes.AgentRecord }) {
         <Badge tone={state.tone} busy={state.busy ?? false}>
           {state.words}
         </Badge>
+        {phase && phase !== "Active" && <Badge tone={PHASES[phase].tone}>{PHASES[phase].words}</Badge>}
         {load && running && (
           <Badge tone={load.tone} busy={load.busy ?? false}>
             {load.words}

@@ -3,7 +3,7 @@ import { type econTypes as types } from "@ohms/client";
 import { type FormEvent, useRef, useState } from "react";
 import { useBalance } from "../agent/queries.ts";
 import { Loaded } from "../components/Loaded.tsx";
-import { Button, ErrorNotice, Field, Id, Input, Panel } from "../components/ui.tsx";
+import { Button, ErrorNotice, Field, Input, Panel } from "../components/ui.tsx";
 import { send } from "../economy/ledger.ts";
 import { useLedgers } from "../economy/queries.ts";
 import { parseAmount, tokenAmount } from "../economy/words.ts";
@@ -12,12 +12,12 @@ import { useSignedIn } from "../session.tsx";
 /** What the person's own account has: where agents' tokens go when they are taken out, or the agent is deleted. */
 export function OwnTokens() {
   const ledgers = useLedgers();
-  const { principal } = useSignedIn();
   return (
     <Panel title="Your tokens">
       <div className="grid gap-5">
         <p className="max-w-prose text-ink-2">
-          The account of your principal <Id value={principal.toText()} label="principal" />. What you take out of an agent's own account comes here, and what it still has when you delete it. Send it on from here.
+          What is in the account of your principal at the tokens' ledgers. What you take out of an agent's own account comes here, and what the agent still has
+          when you delete it. Send it on from here.
         </p>
         <Loaded query={ledgers}>
           {(all) => (all.length === 0 ? <p className="text-ink-2">This site knows no token.</p> : all.map((token) => <OwnToken key={token.args.canister.toText()} token={token} />))}

@@ -18,10 +18,10 @@ export interface Drawing {
 
 export const NODE = { width: 176, height: 60 };
 
-/** Places tasks from the left to the right, each right of those whose artifacts it takes. */
-export function draw(tasks: { id: number; after: ArrayLike<number> }[]): Drawing {
+/** Places tasks from the left to the right, each right of those whose artifacts it takes; or from the top down, each below them. */
+export function draw(tasks: { id: number; after: ArrayLike<number> }[], direction: "LR" | "TB" = "LR"): Drawing {
   const graph = new Graph();
-  graph.setGraph({ rankdir: "LR", nodesep: 18, ranksep: 44, marginx: 4, marginy: 4 });
+  graph.setGraph({ rankdir: direction, nodesep: 18, ranksep: direction === "LR" ? 44 : 32, marginx: 4, marginy: 4 });
   graph.setDefaultEdgeLabel(() => ({}));
   for (const { id } of tasks) graph.setNode(String(id), { ...NODE });
   for (const { id, after } of tasks) for (const before of Array.from(after)) graph.setEdge(String(before), String(id));

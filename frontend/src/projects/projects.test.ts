@@ -44,6 +44,10 @@ test("a task stands right of those that go before it, and no two overlap", () =>
   for (const { id, after } of tasks) for (const before of after) expect(at(before).x + NODE.width).toBeLessThanOrEqual(at(id).x);
   expect(Math.abs(at(2).y - at(3).y)).toBeGreaterThanOrEqual(NODE.height);
   expect(lines.map(({ from, to }) => [from, to])).toEqual([[1, 2], [1, 3], [2, 4], [3, 4]]);
+  const down = draw(tasks, "TB").places;
+  for (const { id, after } of tasks) {
+    for (const before of after) expect((down.find((it) => it.id === before)?.y ?? NaN) + NODE.height).toBeLessThanOrEqual(down.find((it) => it.id === id)?.y ?? NaN);
+  }
   for (const { x, y } of places) {
     expect(x + NODE.width / 2).toBeLessThanOrEqual(width);
     expect(y + NODE.height / 2).toBeLessThanOrEqual(height);

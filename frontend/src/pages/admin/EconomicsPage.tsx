@@ -144,11 +144,11 @@ function TierTable() {
               { title: "Tier", cell: ({ terms }) => terms.tier },
               { title: "Price", right: true, cell: ({ terms }) => dollars(terms.price_cents) },
               { title: "Days", right: true, wide: true, cell: ({ terms }) => terms.period_days },
-              { title: "Agents", right: true, cell: ({ terms }) => terms.max_agents },
+              { title: "Agents", right: true, wide: true, cell: ({ terms }) => terms.max_agents },
               { title: "Creations", right: true, wide: true, cell: ({ terms }) => terms.creations },
               { title: "Tokens", right: true, cell: ({ terms }) => compact(terms.tokens) },
               { title: "Class", wide: true, cell: ({ terms }) => tag(terms.rate_class) },
-              { title: "From", cell: ({ from }) => (from === undefined ? "in force" : dateOf(from).toLocaleDateString("en")) },
+              { title: "From", cell: ({ from }) => <span className="whitespace-nowrap">{from === undefined ? "in force" : dateOf(from).toLocaleDateString("en")}</span> },
             ]}
           />
         )}

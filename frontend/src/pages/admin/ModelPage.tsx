@@ -172,7 +172,7 @@ function ValidationPanel({ modelId, running }: { modelId: Uint8Array; running: b
                 const outcome = tag(check.outcome);
                 const reason = (check.outcome as Record<string, { reason?: string } | null>)[outcome]?.reason;
                 return (
-                  <li key={kind} className="flex flex-wrap items-center gap-2">
+                  <li key={kind} className="flex items-start gap-2">
                     <Badge tone={outcome === "Passed" ? "good" : outcome === "Failed" ? "bad" : "neutral"}>{outcome}</Badge>
                     <span>
                       {CHECKS[kind] ?? kind} {reason && <span className="text-ink-2">{reason}</span>}

@@ -90,7 +90,7 @@ function Reasons({ roles }: { roles: types.RoleScore[] }) {
           <dt className="font-medium">
             {role.role} <span className="font-normal text-ink-2">({role.score})</span>
           </dt>
-          <dd className="text-ink-2">{role.reasons.join("; ")}</dd>
+          <dd className="text-ink-2">{role.reasons.join("; ").replace(/`([^`]*)`/g, "“$1”")}</dd>
         </div>
       ))}
     </dl>

@@ -1,6 +1,6 @@
 import { Link } from "@tanstack/react-router";
 import { type coordinatorTypes as types, tag } from "@ohms/client";
-import { useMemo } from "react";
+import { useMemo, useSyncExternalStore } from "react";
 import { cx } from "../../components/ui.tsx";
 import { draw, NODE } from "../../projects/graph.ts";
 import { taskState } from "../../projects/words.ts";
@@ -11,11 +11,19 @@ const STROKES = { neutral: "stroke-strong-line", accent: "stroke-accent", good: 
 const FIT = 24;
 const cut = (text: string, most = FIT) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-/** The tasks as a graph: each right of those whose texts it takes. The list has the same as a table. */
+const wide = matchMedia("(min-width: 48rem)");
+const onWidth = (changed: () => void) => {
+  wide.addEventListener("change", changed);
+  return () => wide.removeEventListener("change", changed);
+};
+const useIsWide = () => useSyncExternalStore(onWidth, () => wide.matches);
+
+/** The tasks as a graph: each right of those whose texts it takes, on narrow screens below them. The list has the same as a table. */
 export function TaskGraph({ project, tasks }: { project: bigint; tasks: types.Task[] }) {
   // What stands where depends on the plan only, so that it stays where it is while the work goes on.
   const shape = JSON.stringify(tasks.map(({ plan }) => [plan.id, Array.from(plan.after)]));
-  const drawing = useMemo(() => draw((JSON.parse(shape) as [number, number[]][]).map(([id, after]) => ({ id, after }))), [shape]);
+  const direction = useIsWide() ? "LR" : "TB";
+  const drawing = useMemo(() => draw((JSON.parse(shape) as [number, number[]][]).map(([id, after]) => ({ id, after })), direction), [shape, direction]);
   const byId = new Map(tasks.map((task) => [task.plan.id, task]));
   return (
     <div className="overflow-x-auto" tabIndex={0} role="region" aria-label="Graph of tasks">

@@ -46,7 +46,8 @@ export function WalletsPage() {
         return (
           <div className="grid gap-4">
             <p className="max-w-prose text-ink-2">
-              A wallet holds tokens for what agents pay each other. Its holder may spend within the limits that you set; only you can take tokens out.
+              A wallet holds tokens for what agents pay each other, or hold back until a job is done. Its holder may spend within the limits that you set; only
+              you can take tokens out. Each agent also has an account of its own, from which it can pay anybody: you find it under Agents, in the agent's wallet.
             </p>
             <div className="grid gap-4 sm:grid-cols-2">
               <Field label="Wallet">
