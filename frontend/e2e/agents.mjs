@@ -66,10 +66,12 @@ export function agentJourneys({ enter, at, network }) {
     ({ page } = await enter(NAME, "/new-agent"));
     await page.getByRole("radio", { name: new RegExp(MODEL) }).click();
     await page.getByLabel("Name").fill(AGENT);
+    await page.getByText("More settings").click();
+    await page.getByLabel("Role").fill("librarian");
     await page.getByRole("button", { name: "Create agent" }).click();
     await heading(AGENT).waitFor();
     await tab("Profile");
-    await page.getByLabel("Role").fill("librarian");
+    assert.equal(await page.getByLabel("Role").inputValue(), "librarian");
     await page.getByLabel("Instructions").fill("You know all tales.");
     await page.getByLabel("What it can do").fill("reading\ntelling");
     await page.getByLabel("Facts that are looked up for a message").fill("2");

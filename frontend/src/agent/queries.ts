@@ -64,14 +64,15 @@ export function useConversationNames(canister: string) {
 export const isOpenTurn = (turn: types.Turn) => turn.answer.length === 0 && !turn.failed;
 
 /** A conversation with its turns, from the newest page on; pages are oldest turn first. */
-export function useTurns(canister: string, name: string) {
+export function useTurns(canister: string, name: string | undefined) {
   const canisters = useCanisters();
   return useInfiniteQuery({
     queryKey: [useMe(), "turns", canister, name],
+    enabled: name !== undefined,
     initialPageParam: undefined as number | undefined,
     queryFn: async ({ pageParam }) => {
       const agent = canisters.agent(canister);
-      const read = async (after: [] | [number], limit: number) => unwrap(await agent.get_conversation({ name, after, limit }));
+      const read = async (after: [] | [number], limit: number) => unwrap(await agent.get_conversation({ name: name ?? "", after, limit }));
       const end = pageParam ?? (await read([], 1)).conversation.turns;
       const page = await read(end > TURNS ? [end - TURNS - 1] : [], TURNS);
       const turns = page.turns.filter((turn) => turn.index < end);

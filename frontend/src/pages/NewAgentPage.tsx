@@ -5,7 +5,7 @@ import { Principal } from "@icp-sdk/core/principal";
 import { CircleCheck, Circle, LoaderCircle } from "lucide-react";
 import { type FormEvent, useEffect, useState } from "react";
 import { Loaded } from "../components/Loaded.tsx";
-import { Button, buttonClass, cx, Empty, ErrorNotice, Field, Input, More, PageHeading, Panel, Select } from "../components/ui.tsx";
+import { Button, buttonClass, cx, Empty, ErrorNotice, Field, Input, More, PageHeading, Panel, Select, TextArea } from "../components/ui.tsx";
 import { bytes } from "../format.ts";
 import { useAgentRecord, useManifest, useModels } from "../queries.ts";
 import { useCanisters } from "../session.tsx";
@@ -24,6 +24,8 @@ export function NewAgentPage() {
   const queries = useQueryClient();
   const [chosen, setChosen] = useState<string>();
   const [name, setName] = useState("");
+  const [role, setRole] = useState("");
+  const [instructions, setInstructions] = useState("");
   const [slice, setSlice] = useState(SLICES[0]?.[0] ?? 0n);
   const key = name.trim();
   const all = models.data?.pages.flatMap((page) => page.models) ?? [];
@@ -36,7 +38,7 @@ export function NewAgentPage() {
         await factory.create_agent({
           key,
           owner: [],
-          profile: [],
+          profile: role.trim() || instructions.trim() ? [{ role: role.trim(), instructions: instructions.trim(), capabilities: [], params: [], memory: [] }] : [],
           template: [],
           model_canister: Principal.fromText(id("model")),
           model_id: model.model_id,
@@ -88,7 +90,13 @@ export function NewAgentPage() {
             </Field>
             <details>
               <summary className="text-sm text-ink-2">More settings</summary>
-              <div className="mt-3">
+              <div className="mt-3 grid gap-4">
+                <Field label="Role" hint="Its place in a team, such as reviewer. You can change it later.">
+                  {(ids) => <Input {...ids} maxLength={64} autoComplete="off" value={role} onChange={(event) => setRole(event.target.value)} />}
+                </Field>
+                <Field label="Instructions" hint="Each of its conversations begins with them. You can change them later.">
+                  {(ids) => <TextArea {...ids} rows={3} maxLength={8_192} value={instructions} onChange={(event) => setInstructions(event.target.value)} />}
+                </Field>
                 <Field label="How often tokens appear" hint="An agent works in slices; what a slice has written shows when it ends.">
                   {(ids) => (
                     <Select {...ids} value={String(slice)} onChange={(event) => setSlice(BigInt(event.target.value))}>

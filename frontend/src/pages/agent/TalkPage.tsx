@@ -32,6 +32,9 @@ export function Talk({ canister, name }: { canister: string; name: string | unde
   const queries = useQueryClient();
   const navigate = useNavigate();
   const [loading, setLoading] = useState(false);
+  const turns = useTurns(canister, name);
+  const open = turns.data?.pages[0]?.turns.findLast(isOpenTurn);
+  const stop = useAgentAction<bigint>(canister, async (agent, jobId) => unwrap(await agent.cancel_job(jobId)));
   const saying = useMutation({
     mutationFn: async (message: string) => {
       const args: types.ConverseArgs = { conversation: name ?? conversationName(message, new Date()), message, key: crypto.randomUUID(), priority: [] };
@@ -62,10 +65,10 @@ export function Talk({ canister, name }: { canister: string; name: string | unde
           <p>It remembers what is said in a conversation, and looks up facts of its memory that fit. The first message brings the model into the agent; that takes some seconds more.</p>
         </Empty>
       ) : (
-        <Conversation canister={canister} name={name} />
+        <Conversation canister={canister} name={name} turns={turns} />
       )}
       {loading && <Notice>The model is being loaded into the agent. Your message goes out when it is there.</Notice>}
-      {saying.error && <ErrorNotice error={saying.error} />}
+      {(saying.error ?? stop.error) && <ErrorNotice error={saying.error ?? stop.error} />}
       <Composer
         label="Message"
         placeholder="Write a message"
@@ -77,16 +80,17 @@ export function Talk({ canister, name }: { canister: string; name: string | unde
             Length and style
           </Link>
         }
+        onStop={open ? () => stop.mutate(open.job_id) : undefined}
+        stopping={stop.isPending}
         onSend={(text) => saying.mutateAsync(text.trim()).then(() => true, () => false)}
       />
     </div>
   );
 }
 
-function Conversation({ canister, name }: { canister: string; name: string }) {
+function Conversation({ canister, name, turns }: { canister: string; name: string; turns: ReturnType<typeof useTurns> }) {
   const { key } = useAgentOfPage();
   const navigate = useNavigate();
-  const turns = useTurns(canister, name);
   const forgetting = useAgentAction(canister, async (agent) => {
     unwrap(await agent.forget_conversation(name));
     await navigate({ to: "/agents/$key/memory", params: { key } });
