@@ -80,6 +80,8 @@ export async function inspect(page, name, { main = false } = {}) {
     for (const theme of ["light", "dark"]) {
       await page.emulateMedia({ colorScheme: theme, reducedMotion: "reduce" });
       await page.evaluate((theme) => (document.documentElement.dataset.theme = theme), theme);
+      // The picture must not be taken of what was painted in the theme before.
+      await page.evaluate(() => new Promise((painted) => requestAnimationFrame(() => setTimeout(painted, 50))));
       await page.screenshot({ path: `${screenshots}/${name}-${size}-${theme}.png` });
       if (main || (size === "wide") === (theme === "light")) assert.deepEqual(await accessibility(page), [], `${name}, ${size}, ${theme}`);
     }

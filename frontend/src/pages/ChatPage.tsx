@@ -226,15 +226,17 @@ function TextComposer({
 
 function Text({ canister, job }: { canister: string; job: agentTypes.JobRecord }) {
   const { key } = useAgentOfPage();
+  // Whoever saw it being written goes on seeing it there.
+  const [live] = useState(!hasEnded(job));
   const prompt = usePrompt(canister, job.job_id);
   const messages = prompt.data && optional(prompt.data.messages);
   const beginning = (messages ? messages.at(-1)?.content : prompt.data?.prompt) ?? "";
   return (
     <li>
-      {hasEnded(job) ? (
-        <Answer agent={key} canister={canister} job={job} beginning={beginning} />
-      ) : (
+      {live ? (
         <LiveAnswer agent={key} canister={canister} jobId={job.job_id} beginning={beginning} />
+      ) : (
+        <Answer agent={key} canister={canister} job={job} beginning={beginning} />
       )}
     </li>
   );
