@@ -283,4 +283,35 @@ export function projectJourneys({ enter, at, network }) {
     await page.getByRole("row", { name: /Pro: higher tier/ }).filter({ hasText: "Paid" }).waitFor();
     await page.getByRole("row", { name: /Pro: higher tier/ }).filter({ hasText: "Void" }).waitFor();
   });
+
+  test("all of it can be deleted, and what was paid stays", async () => {
+    // Its agent rests, so that the project goes on until it is cancelled.
+    await page.goto(at("/projects"));
+    await page.getByLabel("What shall be done?").fill("Write a tale about a goose");
+    await page.getByRole("button", { name: "Make a plan" }).click();
+    await page.getByRole("button", { name: "Approve and begin" }).click();
+    await page.getByText("1 worked on").waitFor();
+    await page.goto(at("/account"));
+    await page.getByRole("button", { name: "Delete my data" }).click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByText(/^3 agents and \d+ projects are gone for good/).waitFor();
+    await dialog.getByText("A project is running. It is cancelled first").waitFor();
+    await dialog.getByRole("button", { name: "Keep it" }).click();
+    await page.getByRole("button", { name: "Delete my data" }).click();
+    await dialog.getByRole("button", { name: "Delete everything" }).click();
+    await page.getByText(/^Deleted: 3 agents and \d+ projects\./).waitFor();
+    await page.goto(at("/projects"));
+    await page.getByText("No project yet").waitFor();
+    await page.goto(project);
+    await page.getByRole("alert").getByText("You have no project 2.").waitFor();
+    await page.goto(at("/talk"));
+    await heading("Talk it over").waitFor();
+    assert.equal(await page.getByRole("list", { name: "Conversation" }).getByRole("listitem").count(), 0);
+    await page.goto(at("/agents"));
+    await page.getByText("You have no agent yet").waitFor();
+    const coordinator = await callAs(NAME, network().url, "coordinator", network().coordinator);
+    assert.deepEqual((await coordinator.projects({ after: [], limit: 20 })).Ok.projects, []);
+    await page.goto(at("/subscription/invoices"));
+    await page.getByRole("row", { name: /Basic: first period/ }).getByText("Paid").waitFor();
+  });
 }

@@ -85,6 +85,7 @@ const EXPLANATIONS: Record<string, (fields: Fields) => Explanation> = {
   UnknownConversation: () => ({ what: "This conversation is not kept any more.", todo: "Begin a new one." }),
   IdReused: () => ({ what: "Another message has this id.", todo: "Reload, then send it again." }),
   WrongProjectState: (f) => ({ what: `The project is in another state: ${alternative(f["state"]).toLowerCase()}.`, todo: "Reload to see where it stands." }),
+  ProjectNotOver: (f) => ({ what: `Project ${String(f["project"])} is not over yet.`, todo: "Cancel it, or wait until its quota is settled; then try again." }),
   WrongTaskState: (f) => ({ what: `The task is in another state: ${alternative(f["state"]).toLowerCase()}.`, todo: "Reload to see where it stands." }),
   NoAnswer: (f) => ({ what: `Another canister did not answer: ${String(f["reason"])}.`, todo: "Try again in a minute." }),
   NotSubscribed: () => ({ what: "You have no subscription that can be used.", todo: "Choose a tier under Subscription." }),

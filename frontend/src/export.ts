@@ -1,4 +1,4 @@
-import { allPages, type factoryTypes, optional, unwrap } from "@ohms/client";
+import { allPages, type coordinatorTypes, type factoryTypes, optional, unwrap } from "@ohms/client";
 import { exportMemory } from "./agent/queries.ts";
 import { readLog } from "./projects/queries.ts";
 import { hasEnded, readOutput } from "./queries.ts";
@@ -14,12 +14,17 @@ export function allAgents(canisters: Canisters): Promise<factoryTypes.AgentRecor
   });
 }
 
-/** The caller's projects with their tasks, messages and log. */
-async function collectProjects(coordinator: ReturnType<Canisters["coordinator"]>, onStep: (words: string) => void) {
-  const projects = await allPages(async (after: [] | [bigint]) => {
+/** All projects that the coordinator keeps of the caller. */
+export function allProjects(coordinator: Pick<coordinatorTypes._SERVICE, "projects">): Promise<coordinatorTypes.Project[]> {
+  return allPages(async (after: [] | [bigint]) => {
     const page = unwrap(await coordinator.projects({ after, limit: 20 }));
     return { items: page.projects, next: page.next };
   });
+}
+
+/** The caller's projects with their tasks, messages and log. */
+async function collectProjects(coordinator: ReturnType<Canisters["coordinator"]>, onStep: (words: string) => void) {
+  const projects = await allProjects(coordinator);
   const whole = [];
   for (const project of projects) {
     onStep(`Project ${whole.length + 1} of ${projects.length}`);

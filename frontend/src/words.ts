@@ -92,6 +92,7 @@ export function jobFailure(failure: agentTypes.JobFailure): string {
   if ("Engine" in failure) return failure.Engine.reason;
   if ("Load" in failure) return loadError(failure.Load);
   if ("NoDecoder" in failure) return "The model turns texts into vectors and writes none: create an agent with another one.";
+  if ("Quota" in failure) return `Your subscription does not cover it: ${failure.Quota.reason.replace(/\.$/, "")}. See what is left under Subscription.`;
   return `The model's chat template refuses the conversation: ${failure.ChatTemplate.reason}`;
 }
 

@@ -1,9 +1,12 @@
-import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { unwrap } from "@ohms/client";
+import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
+import { Loaded } from "../components/Loaded.tsx";
 import { Button, ConfirmButton, ErrorNotice, Facts, Id, Notice, PageHeading, Panel, When } from "../components/ui.tsx";
 import { count } from "../format.ts";
-import { allAgents, collect, readable, saveFile } from "../export.ts";
+import { eraseAll } from "../erase.ts";
+import { allAgents, allProjects, collect, readable, saveFile } from "../export.ts";
+import { persister } from "../offline.ts";
+import { isOpen } from "../projects/words.ts";
 import { useCanisters, useSignedIn } from "../session.tsx";
 import { OwnTokens } from "./OwnTokens.tsx";
 
@@ -22,15 +25,12 @@ export function AccountPage() {
     },
   });
   const deletion = useMutation({
-    mutationFn: async () => {
-      const agents = await allAgents(canisters);
-      for (const [at, { key }] of agents.entries()) {
-        setStep(`Deleting ${at + 1} of ${agents.length}`);
-        unwrap(await canisters.factory.delete_agent(key));
-      }
-      return agents.length;
+    mutationFn: () => eraseAll(canisters, setStep),
+    // Nothing of it stays in this browser either: neither in memory nor in its database.
+    onSettled: async () => {
+      await queries.resetQueries({ queryKey: [principal.toText()] });
+      await persister.removeClient();
     },
-    onSettled: () => queries.invalidateQueries({ queryKey: [principal.toText()] }),
   });
 
   return (
@@ -62,15 +62,18 @@ export function AccountPage() {
             {exporting.isSuccess && <Notice tone="good">{count(exporting.data, "agent")} exported. The file is among your downloads.</Notice>}
             {exporting.error && <ErrorNotice error={exporting.error} onRetry={() => exporting.mutate()} />}
             <div className="flex flex-wrap items-center justify-between gap-3 border-t border-line pt-5">
-              <p className="max-w-prose text-ink-2">Deletes all your agents with everything in them. What you have paid, and what your projects recorded, stays: bookkeeping needs it.</p>
-              <ConfirmButton label="Delete my data" title="Delete all your agents?" confirm="Delete everything" busy={deletion.isPending} onConfirm={() => deletion.mutate()}>
-                All jobs, texts and receipts are gone for good. If you want to keep them, export them first.
+              <p className="max-w-prose text-ink-2">
+                Deletes all your agents with everything in them, and your projects with their plans, conversations, messages and texts. What stays is about money,
+                because bookkeeping needs it: your subscription with its invoices and runs, and payments at the tokens' ledgers.
+              </p>
+              <ConfirmButton label="Delete my data" title="Delete all of it?" confirm="Delete everything" dismiss="Keep it" busy={deletion.isPending} onConfirm={() => deletion.mutate()}>
+                <Gone />
               </ConfirmButton>
             </div>
             {deletion.isPending && <Notice>{step || "Deleting"}</Notice>}
             {deletion.isSuccess && (
               <Notice tone="good">
-                Deleted: {count(deletion.data, "agent")}. <When date={new Date()} />
+                Deleted: {count(deletion.data.agents, "agent")} and {count(deletion.data.projects, "project")}. <When date={new Date()} />
               </Notice>
             )}
             {deletion.error && <ErrorNotice error={deletion.error} onRetry={() => deletion.mutate()} />}
@@ -78,5 +81,33 @@ export function AccountPage() {
         </Panel>
       </div>
     </>
+  );
+}
+
+/** What is there to be deleted, asked for when somebody is about to. */
+function Gone() {
+  const { principal } = useSignedIn();
+  const canisters = useCanisters();
+  const all = useQuery({
+    queryKey: [principal.toText(), "all-there-is"],
+    gcTime: 0,
+    queryFn: async () => {
+      const projects = canisters.has("coordinator") ? await allProjects(canisters.coordinator()) : [];
+      return { agents: (await allAgents(canisters)).length, projects: projects.length, open: projects.filter(isOpen).length };
+    },
+  });
+  return (
+    <Loaded query={all}>
+      {({ agents, projects, open }) => (
+        <div className="grid gap-3">
+          <p>
+            {count(agents, "agent")} and {count(projects, "project")} are gone for good, with all jobs, texts, receipts, memory, plans, conversations and messages. If
+            you want to keep them, export them first.
+          </p>
+          {open > 0 && <p className="font-medium text-ink">{open === 1 ? "A project is running. It is" : `${open} projects are running. They are`} cancelled first, and unused quota is given back.</p>}
+          <p>Tokens in the agents' own accounts are sent to yours. Your subscription goes on: you cancel it under Subscription.</p>
+        </div>
+      )}
+    </Loaded>
   );
 }

@@ -400,6 +400,10 @@ export interface AgentInitArgs {
    */
   'owner' : Principal,
   /**
+   * Where tokens are reserved and settled; absent: nothing is.
+   */
+  'quota' : [] | [AgentQuota],
+  /**
    * The repository to load the model from.
    */
   'model_canister' : Principal,
@@ -574,6 +578,19 @@ export interface AgentProfile {
    * How tokens of a conversation are chosen; absent: the default.
    */
   'params' : [] | [GenerationParams],
+}
+/**
+ * Where an agent reserves what its jobs take from its owner's quota.
+ */
+export interface AgentQuota {
+  /**
+   * Who has reserved what its own jobs take: coordinators.
+   */
+  'prepaid' : Array<Principal>,
+  /**
+   * The `econ` canister, which has to know the agent.
+   */
+  'econ' : Principal,
 }
 /**
  * Result of `status`.
@@ -1263,6 +1280,17 @@ export type JobFailure = {
      * The agent's model is an encoder, which embeds texts and does not go on with them.
      */
     'NoDecoder' : null
+  } |
+  {
+    /**
+     * The owner's quota does not have the tokens, or `econ` can't be asked.
+     */
+    'Quota' : {
+      /**
+       * Why.
+       */
+      'reason' : string,
+    }
   };
 /**
  * Page of `list_jobs`, oldest first.
@@ -2464,6 +2492,10 @@ export interface _SERVICE {
   'wallet_address' : ActorMethod<[], Result_25>,
   'withdraw' : ActorMethod<[WithdrawArgs], Result>,
 }
+export const AgentQuota = IDL.Record({
+  'prepaid' : IDL.Vec(IDL.Principal),
+  'econ' : IDL.Principal,
+});
 export const AgentPhase = IDL.Variant({
   'Paused' : IDL.Null,
   'Staged' : IDL.Null,
@@ -2518,6 +2550,7 @@ export const AgentProfile = IDL.Record({
 });
 export const AgentInitArgs = IDL.Record({
   'owner' : IDL.Principal,
+  'quota' : IDL.Opt(AgentQuota),
   'model_canister' : IDL.Principal,
   'phase' : IDL.Opt(AgentPhase),
   'config' : AgentConfig,
@@ -2584,6 +2617,7 @@ export const JobFailure = IDL.Variant({
   'Load' : LoadError,
   'ChatTemplate' : IDL.Record({ 'reason' : IDL.Text }),
   'NoDecoder' : IDL.Null,
+  'Quota' : IDL.Record({ 'reason' : IDL.Text }),
 });
 export const LoadState = IDL.Variant({
   'Failed' : IDL.Record({ 'reason' : LoadError }),
@@ -3117,6 +3151,10 @@ export const idlService: IDL.ServiceClass = IDL.Service({
 export const idlInitArgs: IDL.Type[] = [AgentInitArgs];
 
 export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
+  const AgentQuota = IDL.Record({
+    'prepaid' : IDL.Vec(IDL.Principal),
+    'econ' : IDL.Principal,
+  });
   const AgentPhase = IDL.Variant({
     'Paused' : IDL.Null,
     'Staged' : IDL.Null,
@@ -3168,6 +3206,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
   });
   const AgentInitArgs = IDL.Record({
     'owner' : IDL.Principal,
+    'quota' : IDL.Opt(AgentQuota),
     'model_canister' : IDL.Principal,
     'phase' : IDL.Opt(AgentPhase),
     'config' : AgentConfig,
@@ -3237,6 +3276,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'Load' : LoadError,
     'ChatTemplate' : IDL.Record({ 'reason' : IDL.Text }),
     'NoDecoder' : IDL.Null,
+    'Quota' : IDL.Record({ 'reason' : IDL.Text }),
   });
   const LoadState = IDL.Variant({
     'Failed' : IDL.Record({ 'reason' : LoadError }),
@@ -3739,6 +3779,10 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
 };
 
 export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
+  const AgentQuota = IDL.Record({
+    'prepaid' : IDL.Vec(IDL.Principal),
+    'econ' : IDL.Principal,
+  });
   const AgentPhase = IDL.Variant({
     'Paused' : IDL.Null,
     'Staged' : IDL.Null,
@@ -3790,6 +3834,7 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
   });
   const AgentInitArgs = IDL.Record({
     'owner' : IDL.Principal,
+    'quota' : IDL.Opt(AgentQuota),
     'model_canister' : IDL.Principal,
     'phase' : IDL.Opt(AgentPhase),
     'config' : AgentConfig,

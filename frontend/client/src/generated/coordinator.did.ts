@@ -537,6 +537,11 @@ export interface CoordinatorConfig {
    */
   'max_tokens' : bigint,
   /**
+   * An agent with an encoder's model that this canister is the coordinator of: it says which roles an instruction is near to where
+   * no word names one. Absent: the rules alone say what is found.
+   */
+  'encoder' : [] | [Principal],
+  /**
    * Most tasks that wait for the same one, or parts of the same composition.
    */
   'max_fan_out' : number,
@@ -605,6 +610,17 @@ export type CoordinatorError = {
        * Of what.
        */
       'what' : LimitKind,
+    }
+  } |
+  {
+    /**
+     * The project runs, or what was reserved for it is not settled yet.
+     */
+    'ProjectNotOver' : {
+      /**
+       * The project.
+       */
+      'project' : bigint,
     }
   } |
   {
@@ -1030,6 +1046,21 @@ export type EventKind = {
      * The owner approved the plan.
      */
     'Approved' : null
+  } |
+  {
+    /**
+     * The owner erased everything: the log begins with this event. Numbers go on, so that no agent takes a new task for an old one.
+     */
+    'Erased' : {
+      /**
+       * Number of the last conversation.
+       */
+      'last_conversation' : bigint,
+      /**
+       * Number of the last project.
+       */
+      'last_project' : bigint,
+    }
   } |
   {
     /**
@@ -2096,9 +2127,11 @@ export type Result = { 'Ok' : Project } |
   { 'Err' : CoordinatorError };
 export type Result_1 = { 'Ok' : AgentPage } |
   { 'Err' : CoordinatorError };
-export type Result_10 = { 'Ok' : ProjectPage } |
+export type Result_10 = { 'Ok' : MessagePage } |
   { 'Err' : CoordinatorError };
-export type Result_11 = { 'Ok' : TaskPage } |
+export type Result_11 = { 'Ok' : ProjectPage } |
+  { 'Err' : CoordinatorError };
+export type Result_12 = { 'Ok' : TaskPage } |
   { 'Err' : CoordinatorError };
 export type Result_2 = { 'Ok' : Analysis } |
   { 'Err' : CoordinatorError };
@@ -2110,11 +2143,11 @@ export type Result_5 = { 'Ok' : ConverseReply } |
   { 'Err' : CoordinatorError };
 export type Result_6 = { 'Ok' : DeadLetterPage } |
   { 'Err' : CoordinatorError };
-export type Result_7 = { 'Ok' : EventPage } |
+export type Result_7 = { 'Ok' : bigint } |
   { 'Err' : CoordinatorError };
-export type Result_8 = { 'Ok' : RolesPage } |
+export type Result_8 = { 'Ok' : EventPage } |
   { 'Err' : CoordinatorError };
-export type Result_9 = { 'Ok' : MessagePage } |
+export type Result_9 = { 'Ok' : RolesPage } |
   { 'Err' : CoordinatorError };
 /**
  * Argument of `revise_plan`: another request in place of the one before, or answers to its questions.
@@ -2657,11 +2690,12 @@ export interface _SERVICE {
   'dead_letters' : ActorMethod<[DeadLettersArgs], Result_6>,
   'define_role' : ActorMethod<[RoleTemplate], Result_4>,
   'discard_task' : ActorMethod<[TaskKey], Result_4>,
-  'events' : ActorMethod<[EventsArgs], Result_7>,
+  'erase_projects' : ActorMethod<[], Result_7>,
+  'events' : ActorMethod<[EventsArgs], Result_8>,
   'get_project' : ActorMethod<[bigint], Result>,
-  'list_roles' : ActorMethod<[], Result_8>,
-  'messages' : ActorMethod<[MessagesArgs], Result_9>,
-  'projects' : ActorMethod<[ProjectsArgs], Result_10>,
+  'list_roles' : ActorMethod<[], Result_9>,
+  'messages' : ActorMethod<[MessagesArgs], Result_10>,
+  'projects' : ActorMethod<[ProjectsArgs], Result_11>,
   'rate_task' : ActorMethod<[RateTaskArgs], Result_4>,
   'remove_role' : ActorMethod<[string], Result_4>,
   'replay_task' : ActorMethod<[TaskKey], Result_4>,
@@ -2669,7 +2703,7 @@ export interface _SERVICE {
   'send_message' : ActorMethod<[SendMessageArgs], Result_4>,
   'set_config' : ActorMethod<[CoordinatorConfig], Result_4>,
   'status' : ActorMethod<[], CoordinatorStatus>,
-  'tasks' : ActorMethod<[TasksArgs], Result_11>,
+  'tasks' : ActorMethod<[TasksArgs], Result_12>,
 }
 export const Work = IDL.Rec();
 export const CoordinatorConfig = IDL.Record({
@@ -2691,6 +2725,7 @@ export const CoordinatorConfig = IDL.Record({
   'max_active_workspaces' : IDL.Nat64,
   'max_attempts' : IDL.Nat32,
   'max_tokens' : IDL.Nat64,
+  'encoder' : IDL.Opt(IDL.Principal),
   'max_fan_out' : IDL.Nat32,
   'lease_ns' : IDL.Nat64,
   'max_depth' : IDL.Nat32,
@@ -2896,6 +2931,7 @@ export const CoordinatorError = IDL.Variant({
     'most' : IDL.Nat64,
     'what' : LimitKind,
   }),
+  'ProjectNotOver' : IDL.Record({ 'project' : IDL.Nat64 }),
   'Busy' : IDL.Record({ 'retry_after_ns' : IDL.Nat64 }),
   'UnknownProject' : IDL.Record({ 'project' : IDL.Nat64 }),
   'KeyReused' : IDL.Record({ 'key' : IDL.Text, 'project' : IDL.Nat64 }),
@@ -3062,6 +3098,10 @@ export const RoleTemplate = IDL.Record({
   'names' : IDL.Vec(IDL.Text),
   'max_tokens' : IDL.Nat32,
 });
+export const Result_7 = IDL.Variant({
+  'Ok' : IDL.Nat64,
+  'Err' : CoordinatorError,
+});
 export const EventsArgs = IDL.Record({
   'after' : IDL.Opt(IDL.Nat64),
   'limit' : IDL.Nat32,
@@ -3173,6 +3213,10 @@ export const EventKind = IDL.Variant({
   }),
   'MessageSent' : IDL.Record({ 'from' : Party, 'message' : SendMessageArgs }),
   'Approved' : IDL.Null,
+  'Erased' : IDL.Record({
+    'last_conversation' : IDL.Nat64,
+    'last_project' : IDL.Nat64,
+  }),
   'Conversed' : IDL.Record({ 'turn' : Turn, 'conversation' : IDL.Nat64 }),
   'BreakerOpened' : IDL.Record({ 'agent' : IDL.Text, 'until_ns' : IDL.Nat64 }),
   'AttemptFailed' : IDL.Record({
@@ -3234,7 +3278,7 @@ export const EventPage = IDL.Record({
   'next' : IDL.Opt(IDL.Nat64),
   'events' : IDL.Vec(Event),
 });
-export const Result_7 = IDL.Variant({
+export const Result_8 = IDL.Variant({
   'Ok' : EventPage,
   'Err' : CoordinatorError,
 });
@@ -3242,7 +3286,7 @@ export const RolesPage = IDL.Record({
   'own' : IDL.Vec(RoleTemplate),
   'built_in' : IDL.Vec(RoleTemplate),
 });
-export const Result_8 = IDL.Variant({
+export const Result_9 = IDL.Variant({
   'Ok' : RolesPage,
   'Err' : CoordinatorError,
 });
@@ -3266,7 +3310,7 @@ export const MessagePage = IDL.Record({
   'messages' : IDL.Vec(Message),
   'next' : IDL.Opt(IDL.Nat64),
 });
-export const Result_9 = IDL.Variant({
+export const Result_10 = IDL.Variant({
   'Ok' : MessagePage,
   'Err' : CoordinatorError,
 });
@@ -3278,7 +3322,7 @@ export const ProjectPage = IDL.Record({
   'projects' : IDL.Vec(Project),
   'next' : IDL.Opt(IDL.Nat64),
 });
-export const Result_10 = IDL.Variant({
+export const Result_11 = IDL.Variant({
   'Ok' : ProjectPage,
   'Err' : CoordinatorError,
 });
@@ -3328,7 +3372,7 @@ export const TaskPage = IDL.Record({
   'tasks' : IDL.Vec(Task),
   'next' : IDL.Opt(IDL.Nat32),
 });
-export const Result_11 = IDL.Variant({
+export const Result_12 = IDL.Variant({
   'Ok' : TaskPage,
   'Err' : CoordinatorError,
 });
@@ -3346,11 +3390,12 @@ export const idlService: IDL.ServiceClass = IDL.Service({
   'dead_letters' : IDL.Func([DeadLettersArgs], [Result_6], ['query']),
   'define_role' : IDL.Func([RoleTemplate], [Result_4], []),
   'discard_task' : IDL.Func([TaskKey], [Result_4], []),
-  'events' : IDL.Func([EventsArgs], [Result_7], ['query']),
+  'erase_projects' : IDL.Func([], [Result_7], []),
+  'events' : IDL.Func([EventsArgs], [Result_8], ['query']),
   'get_project' : IDL.Func([IDL.Nat64], [Result], ['query']),
-  'list_roles' : IDL.Func([], [Result_8], ['query']),
-  'messages' : IDL.Func([MessagesArgs], [Result_9], ['query']),
-  'projects' : IDL.Func([ProjectsArgs], [Result_10], ['query']),
+  'list_roles' : IDL.Func([], [Result_9], ['query']),
+  'messages' : IDL.Func([MessagesArgs], [Result_10], ['query']),
+  'projects' : IDL.Func([ProjectsArgs], [Result_11], ['query']),
   'rate_task' : IDL.Func([RateTaskArgs], [Result_4], []),
   'remove_role' : IDL.Func([IDL.Text], [Result_4], []),
   'replay_task' : IDL.Func([TaskKey], [Result_4], []),
@@ -3358,7 +3403,7 @@ export const idlService: IDL.ServiceClass = IDL.Service({
   'send_message' : IDL.Func([SendMessageArgs], [Result_4], []),
   'set_config' : IDL.Func([CoordinatorConfig], [Result_4], []),
   'status' : IDL.Func([], [CoordinatorStatus], ['query']),
-  'tasks' : IDL.Func([TasksArgs], [Result_11], ['query']),
+  'tasks' : IDL.Func([TasksArgs], [Result_12], ['query']),
 });
 
 export const idlInitArgs: IDL.Type[] = [CoordinatorInitArgs];
@@ -3384,6 +3429,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'max_active_workspaces' : IDL.Nat64,
     'max_attempts' : IDL.Nat32,
     'max_tokens' : IDL.Nat64,
+    'encoder' : IDL.Opt(IDL.Principal),
     'max_fan_out' : IDL.Nat32,
     'lease_ns' : IDL.Nat64,
     'max_depth' : IDL.Nat32,
@@ -3577,6 +3623,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
       'most' : IDL.Nat64,
       'what' : LimitKind,
     }),
+    'ProjectNotOver' : IDL.Record({ 'project' : IDL.Nat64 }),
     'Busy' : IDL.Record({ 'retry_after_ns' : IDL.Nat64 }),
     'UnknownProject' : IDL.Record({ 'project' : IDL.Nat64 }),
     'KeyReused' : IDL.Record({ 'key' : IDL.Text, 'project' : IDL.Nat64 }),
@@ -3731,6 +3778,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'names' : IDL.Vec(IDL.Text),
     'max_tokens' : IDL.Nat32,
   });
+  const Result_7 = IDL.Variant({ 'Ok' : IDL.Nat64, 'Err' : CoordinatorError });
   const EventsArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -3842,6 +3890,10 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     }),
     'MessageSent' : IDL.Record({ 'from' : Party, 'message' : SendMessageArgs }),
     'Approved' : IDL.Null,
+    'Erased' : IDL.Record({
+      'last_conversation' : IDL.Nat64,
+      'last_project' : IDL.Nat64,
+    }),
     'Conversed' : IDL.Record({ 'turn' : Turn, 'conversation' : IDL.Nat64 }),
     'BreakerOpened' : IDL.Record({
       'agent' : IDL.Text,
@@ -3906,12 +3958,12 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'next' : IDL.Opt(IDL.Nat64),
     'events' : IDL.Vec(Event),
   });
-  const Result_7 = IDL.Variant({ 'Ok' : EventPage, 'Err' : CoordinatorError });
+  const Result_8 = IDL.Variant({ 'Ok' : EventPage, 'Err' : CoordinatorError });
   const RolesPage = IDL.Record({
     'own' : IDL.Vec(RoleTemplate),
     'built_in' : IDL.Vec(RoleTemplate),
   });
-  const Result_8 = IDL.Variant({ 'Ok' : RolesPage, 'Err' : CoordinatorError });
+  const Result_9 = IDL.Variant({ 'Ok' : RolesPage, 'Err' : CoordinatorError });
   const MessagesArgs = IDL.Record({
     'after' : IDL.Opt(IDL.Nat64),
     'limit' : IDL.Nat32,
@@ -3932,7 +3984,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'messages' : IDL.Vec(Message),
     'next' : IDL.Opt(IDL.Nat64),
   });
-  const Result_9 = IDL.Variant({
+  const Result_10 = IDL.Variant({
     'Ok' : MessagePage,
     'Err' : CoordinatorError,
   });
@@ -3944,7 +3996,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'projects' : IDL.Vec(Project),
     'next' : IDL.Opt(IDL.Nat64),
   });
-  const Result_10 = IDL.Variant({
+  const Result_11 = IDL.Variant({
     'Ok' : ProjectPage,
     'Err' : CoordinatorError,
   });
@@ -3991,7 +4043,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'tasks' : IDL.Vec(Task),
     'next' : IDL.Opt(IDL.Nat32),
   });
-  const Result_11 = IDL.Variant({ 'Ok' : TaskPage, 'Err' : CoordinatorError });
+  const Result_12 = IDL.Variant({ 'Ok' : TaskPage, 'Err' : CoordinatorError });
   
   return IDL.Service({
     'add_tasks' : IDL.Func([AddTasksArgs], [Result], []),
@@ -4006,11 +4058,12 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'dead_letters' : IDL.Func([DeadLettersArgs], [Result_6], ['query']),
     'define_role' : IDL.Func([RoleTemplate], [Result_4], []),
     'discard_task' : IDL.Func([TaskKey], [Result_4], []),
-    'events' : IDL.Func([EventsArgs], [Result_7], ['query']),
+    'erase_projects' : IDL.Func([], [Result_7], []),
+    'events' : IDL.Func([EventsArgs], [Result_8], ['query']),
     'get_project' : IDL.Func([IDL.Nat64], [Result], ['query']),
-    'list_roles' : IDL.Func([], [Result_8], ['query']),
-    'messages' : IDL.Func([MessagesArgs], [Result_9], ['query']),
-    'projects' : IDL.Func([ProjectsArgs], [Result_10], ['query']),
+    'list_roles' : IDL.Func([], [Result_9], ['query']),
+    'messages' : IDL.Func([MessagesArgs], [Result_10], ['query']),
+    'projects' : IDL.Func([ProjectsArgs], [Result_11], ['query']),
     'rate_task' : IDL.Func([RateTaskArgs], [Result_4], []),
     'remove_role' : IDL.Func([IDL.Text], [Result_4], []),
     'replay_task' : IDL.Func([TaskKey], [Result_4], []),
@@ -4018,7 +4071,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'send_message' : IDL.Func([SendMessageArgs], [Result_4], []),
     'set_config' : IDL.Func([CoordinatorConfig], [Result_4], []),
     'status' : IDL.Func([], [CoordinatorStatus], ['query']),
-    'tasks' : IDL.Func([TasksArgs], [Result_11], ['query']),
+    'tasks' : IDL.Func([TasksArgs], [Result_12], ['query']),
   });
 };
 
@@ -4042,6 +4095,7 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
     'max_active_workspaces' : IDL.Nat64,
     'max_attempts' : IDL.Nat32,
     'max_tokens' : IDL.Nat64,
+    'encoder' : IDL.Opt(IDL.Principal),
     'max_fan_out' : IDL.Nat32,
     'lease_ns' : IDL.Nat64,
     'max_depth' : IDL.Nat32,

@@ -92,7 +92,7 @@ function Runs() {
       <Loaded query={runs} lines={5}>
         {({ pages }) => {
           const all = pages.flatMap((page) => page.records);
-          if (all.length === 0) return <Empty title="No run yet">What your projects use appears here when it is settled.</Empty>;
+          if (all.length === 0) return <Empty title="No run yet">What your projects and agents use appears here when it is settled.</Empty>;
           return (
             <>
               <Table
