@@ -80,7 +80,8 @@ pub enum Verdict {
 
 /// Most tokens that a job can take: a token has a byte of the prompt at least, and what templates add.
 pub fn most_tokens(prompt_bytes: usize, messages: usize, context: Option<usize>, max_tokens: u32) -> u64 {
-    let prompt = prompt_bytes as u64 + TEMPLATE_TOKENS * (messages as u64 + 1);
+    let template = TEMPLATE_TOKENS.saturating_mul(messages as u64 + 1);
+    let prompt = template.saturating_add(prompt_bytes as u64);
     prompt.min(context.map_or(u64::MAX, |context| context as u64)).saturating_add(max_tokens.into())
 }
 

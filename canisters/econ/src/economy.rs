@@ -3,8 +3,6 @@
 //! What may change is decided in [`crate::governance`], [`crate::quotas`], [`crate::billing`] and [`crate::charges`]: they look at the state and
 //! record events. Here is what an event does. Applying one never fails: what could refuse it was asked before.
 
-use std::cell::RefCell;
-
 use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::storable::{Blob, Bound, Storable};
@@ -19,6 +17,7 @@ use shared_types::econ::{
     UsageTotals,
 };
 
+use crate::accounts::Accounts;
 use crate::event_log::{EventLog, SEGMENT_EVENTS};
 use crate::events::{Event, EventKind, Purpose, TransferId};
 use crate::memory::{Memories, Memory};
@@ -291,9 +290,7 @@ pub fn key_digest(account: Principal, caller: Option<Principal>, key: &str) -> K
 pub struct Economy {
     pub(crate) settings: StableCell<Cbor<Settings>, Memory>,
     pub(crate) services: StableBTreeMap<Principal, Cbor<ServiceRole>, Memory>,
-    accounts: StableBTreeMap<Principal, Cbor<Account>, Memory>,
-    /// The account that was read or written last: a message is about one, and looks at it several times.
-    last_account: RefCell<Option<(Principal, Account)>>,
+    accounts: Accounts,
     pub(crate) agents: StableBTreeMap<(Principal, Principal), (), Memory>,
     pub(crate) reservations: StableBTreeMap<ReservationId, Cbor<StoredReservation>, Memory>,
     pub(crate) reservation_keys: StableBTreeMap<KeyDigest, ReservationId, Memory>,
@@ -316,8 +313,7 @@ impl Economy {
         Self {
             settings: StableCell::init(memories.settings, Cbor::default()),
             services: StableBTreeMap::init(memories.services),
-            accounts: StableBTreeMap::init(memories.accounts),
-            last_account: RefCell::new(None),
+            accounts: Accounts::open(memories.accounts),
             agents: StableBTreeMap::init(memories.agents),
             reservations: StableBTreeMap::init(memories.reservations),
             reservation_keys: StableBTreeMap::init(memories.reservation_keys),
@@ -341,32 +337,18 @@ impl Economy {
 
     /// An account; one that never did anything is as a new one.
     pub fn account(&self, principal: Principal) -> Account {
-        let mut last = self.last_account.borrow_mut();
-        match &*last {
-            Some((known, account)) if *known == principal => account.clone(),
-            _ => {
-                let account = self.accounts.get(&principal).map(|account| account.0).unwrap_or_default();
-                *last = Some((principal, account.clone()));
-                account
-            }
-        }
+        self.accounts.get(principal)
     }
 
     /// Whether the account is kept.
     pub(crate) fn knows_account(&self, principal: Principal) -> bool {
-        self.accounts.contains_key(&principal)
+        self.accounts.contains(principal)
     }
 
     /// All accounts.
     #[cfg(test)]
-    #[allow(clippy::redundant_closure_for_method_calls, reason = "the entry's type has a long name")]
-    pub(crate) fn accounts(&self) -> Vec<(Principal, Cbor<Account>)> {
-        self.accounts.iter().map(|entry| entry.into_pair()).collect()
-    }
-
-    fn put_account(&mut self, principal: Principal, account: Account) {
-        *self.last_account.get_mut() = Some((principal, account.clone()));
-        self.accounts.insert(principal, Cbor(account));
+    pub(crate) fn accounts(&self) -> Vec<(Principal, Account)> {
+        self.accounts.all()
     }
 
     /// Wallets, escrows and withdrawals.
@@ -607,8 +589,7 @@ impl Economy {
                 }
             }
             EventKind::AccountForgotten(principal) => {
-                *self.last_account.get_mut() = None;
-                if let Some(Cbor(account)) = self.accounts.remove(principal) {
+                if let Some(account) = self.accounts.remove(*principal) {
                     self.reschedule(account.due_ns(), None, Task::Account(*principal));
                 }
             }
@@ -646,7 +627,7 @@ impl Economy {
         change(&mut account, &mut self.usage);
         account.idle_ns = account.is_idle().then(|| now_ns.saturating_add(IDLE_REMEMBERED_NS));
         self.reschedule(before, account.due_ns(), Task::Account(principal));
-        self.put_account(principal, account);
+        self.accounts.put(principal, account);
     }
 
     fn change_invoice(&mut self, id: InvoiceId, change: impl FnOnce(&mut StoredInvoice)) {

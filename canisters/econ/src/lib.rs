@@ -6,6 +6,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "ic-cdk hands decoded arguments to an endpoint by value")]
 
+mod accounts;
 pub mod billing;
 pub mod blocks;
 pub mod charges;

@@ -11,7 +11,7 @@ pub type Memory = VirtualMemory<DefaultMemoryImpl>;
 
 const SETTINGS: MemoryId = MemoryId::new(0);
 const SERVICES: MemoryId = MemoryId::new(1);
-const ACCOUNTS: MemoryId = MemoryId::new(2);
+// 2 held accounts in a tree, before any release.
 const AGENTS: MemoryId = MemoryId::new(3);
 const RESERVATIONS: MemoryId = MemoryId::new(4);
 const RESERVATION_KEYS: MemoryId = MemoryId::new(5);
@@ -35,6 +35,10 @@ const SETTLEMENT_AGENDA: MemoryId = MemoryId::new(24);
 const SETTLEMENT_TOTALS: MemoryId = MemoryId::new(25);
 const SETTLEMENT_LAST: MemoryId = MemoryId::new(26);
 const RESERVATION_SCHEDULE: MemoryId = MemoryId::new(27);
+const ACCOUNT_PLACES: MemoryId = MemoryId::new(28);
+const ACCOUNT_SLOTS: MemoryId = MemoryId::new(29);
+const FREE_SLOTS: MemoryId = MemoryId::new(30);
+const LARGE_ACCOUNTS: MemoryId = MemoryId::new(31);
 
 /// The memories of the canister.
 pub struct Memories {
@@ -43,7 +47,7 @@ pub struct Memories {
     /// Authorised canisters.
     pub services: Memory,
     /// Accounts.
-    pub accounts: Memory,
+    pub accounts: AccountMemories,
     /// Agents that live, by account.
     pub agents: Memory,
     /// Reservations.
@@ -76,6 +80,18 @@ pub struct Memories {
     pub settlement: SettlementMemories,
 }
 
+/// The memories of the accounts.
+pub struct AccountMemories {
+    /// Their slots.
+    pub places: Memory,
+    /// What is in the slots.
+    pub slots: Memory,
+    /// Slots that are free.
+    pub free: Memory,
+    /// Accounts that are too large for a slot.
+    pub large: Memory,
+}
+
 impl Memories {
     /// Divides `memory`.
     pub fn of(memory: DefaultMemoryImpl) -> Self {
@@ -87,7 +103,12 @@ impl Memories {
         Self {
             settings: manager.get(SETTINGS),
             services: manager.get(SERVICES),
-            accounts: manager.get(ACCOUNTS),
+            accounts: AccountMemories {
+                places: manager.get(ACCOUNT_PLACES),
+                slots: manager.get(ACCOUNT_SLOTS),
+                free: manager.get(FREE_SLOTS),
+                large: manager.get(LARGE_ACCOUNTS),
+            },
             agents: manager.get(AGENTS),
             reservations: manager.get(RESERVATIONS),
             reservation_keys: manager.get(RESERVATION_KEYS),
