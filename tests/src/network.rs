@@ -20,7 +20,7 @@ use shared_types::factory::{
 use shared_types::model::{
     BeginUploadArgs, ModelError, ModelInitArgs, ModelRecord, Policy, Proposal, ProposalAction, ProposalState,
     PutShardArgs, PutShardResult, RegisterKeyArgs, Role, RoleGrant, UploadState, Validation,
-    key_possession_message,
+    ValidationReport, key_possession_message,
 };
 use shared_types::{Digest, ModelId};
 
@@ -381,7 +381,11 @@ impl<'a> Repository<'a> {
             self.put(uploader(), artifact.id, index as u32, shard).expect("stored");
         }
         let record = self.finish(uploader(), artifact.id).expect("complete");
-        assert!(matches!(record.validation, Validation::Passed { .. }), "validated: {:?}", record.validation);
+        if !matches!(record.validation, Validation::Passed { .. }) {
+            let report: Result<ValidationReport, ModelError> =
+                self.network.query(uploader(), self.id, "validation_report", (artifact.id,));
+            panic!("validated: {:?}, {report:?}", record.validation);
+        }
         let proposal = self.activate(admin(), artifact.id).expect("proposed");
         assert!(matches!(proposal.state, ProposalState::Executed { .. }), "activated: {:?}", proposal.state);
     }

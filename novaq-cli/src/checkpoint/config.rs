@@ -111,6 +111,16 @@ pub(super) fn parse(json: &[u8], path: &Path) -> Result<Config, CheckpointError>
     }
 }
 
+/// The tokens at which generation ends by a `generation_config.json`, which chat models have more of there than in `config.json`.
+pub(super) fn end_tokens(json: &[u8], path: &Path) -> Result<Vec<u32>, CheckpointError> {
+    let fail = |reason: String| CheckpointError::Invalid { path: path.to_owned(), reason };
+    let root = serde_json::from_slice(json).map_err(|e| fail(e.to_string()))?;
+    Fields(root).tokens("eos_token_id").map_err(|error| match error {
+        CheckpointError::Config { field, reason } => fail(format!("`{field}` {reason}")),
+        other => other,
+    })
+}
+
 fn from_json(root: Map<String, Value>) -> Result<Config, CheckpointError> {
     let mut fields = Fields(root);
     let architecture = Architecture::of(&fields)?;
@@ -493,6 +503,17 @@ mod tests {
         assert_eq!((config.rope_theta, config.rope_scaling), (500.0, RopeScaling::Default));
         assert_eq!((config.bos_token_id, config.eos_token_ids), (Some(1), vec![2]));
         assert!(!config.tie_word_embeddings);
+    }
+
+    #[test]
+    fn end_tokens_of_generation_are_read() {
+        let tokens = |json: &str| end_tokens(json.as_bytes(), Path::new("generation_config.json"));
+        assert_eq!(tokens(r#"{"eos_token_id": [2, 7]}"#).unwrap(), [2, 7]);
+        assert_eq!(tokens(r#"{"eos_token_id": 2, "top_p": 0.9}"#).unwrap(), [2]);
+        assert!(tokens("{}").unwrap().is_empty());
+        let error = tokens(r#"{"eos_token_id": "x"}"#).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json") && error.contains("`eos_token_id`"), "{error}");
+        assert!(tokens("[]").is_err());
     }
 
     #[test]

@@ -18,7 +18,15 @@ impl Folder {
 /// Opens the checkpoint in `directory`.
 pub(super) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
     let path = directory.join("config.json");
-    let config = config::parse(&read(&path)?, &path)?;
+    let mut config = config::parse(&read(&path)?, &path)?;
+    let generation = directory.join("generation_config.json");
+    if generation.is_file() {
+        for token in config::end_tokens(&read(&generation)?, &generation)? {
+            if !config.eos_token_ids.contains(&token) {
+                config.eos_token_ids.push(token);
+            }
+        }
+    }
     config.validate()?;
     let tensors = safetensors::open(directory)?;
     let name = names(&tensors);
