@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { inspect } from "./browser.mjs";
-import { callAs, principalOf } from "./caller.mjs";
+import { callAs, ledgerAs, principalOf } from "./caller.mjs";
 import { novaq } from "./network.mjs";
 import { inWallet } from "./wallet.mjs";
 
@@ -54,6 +54,8 @@ export function agentJourneys({ enter, at, network }) {
   const heading = (name) => page.getByRole("heading", { level: 1, name, exact: true });
   const tab = (name) => page.getByRole("navigation", { name: "Agent" }).getByRole("link", { name, exact: true }).click();
   const inDialog = (name) => page.getByRole("dialog").getByRole("button", { name }).click();
+  /** The ledger of the local dollars. */
+  const usd = async () => (await (await callAs(NAME, network().url, "econ", network().econ)).ledgers())[0].args;
   /** The agent, as somebody calls it. */
   const agentAs = async (name) => {
     const factory = await callAs(NAME, network().url, "agent-factory", network()["agent-factory"]);
@@ -95,6 +97,7 @@ export function agentJourneys({ enter, at, network }) {
   test("facts are remembered, found and forgotten", async () => {
     await tab("Memory");
     await page.getByText("It remembers no fact yet").waitFor();
+    await page.getByText("For each message it looks up 2 facts at most.").waitFor();
     for (const fact of ["The miller's name is Jonas, and his mill stands north of Bremen.", "The library closes at six in the evening.", "A fox lives behind the mill."]) {
       await page.getByLabel("Have it remember").fill(fact);
       await page.getByRole("button", { name: "Remember", exact: true }).click();
@@ -122,11 +125,11 @@ export function agentJourneys({ enter, at, network }) {
   test("a conversation is remembered, with the facts that went into it", async () => {
     await tab("Chat");
     await page.getByLabel("Message").fill("What is the miller called?");
-    await page.keyboard.press("Enter");
+    await page.getByLabel("Message").press("Enter");
     await page.getByText(/Its prompt had [12] facts? of the memory\./).waitFor();
     await page.getByRole("link", { name: "Verify" }).waitFor();
     await page.getByLabel("Message").fill("And when does the library close?");
-    await page.keyboard.press("Enter");
+    await page.getByLabel("Message").press("Enter");
     await page.getByText(/Its prompt had 1 earlier turn and [12] facts? of the memory\./).waitFor();
     await page.getByRole("link", { name: "Verify" }).nth(1).waitFor();
     await inspect(page, "agent-conversation", { main: true });
@@ -145,7 +148,7 @@ export function agentJourneys({ enter, at, network }) {
   test("a conversation is forgotten, and then all the rest", async () => {
     await page.getByRole("link", { name: "New conversation" }).click();
     await page.getByLabel("Message").fill("Good evening");
-    await page.keyboard.press("Enter");
+    await page.getByLabel("Message").press("Enter");
     await page.getByRole("link", { name: "Verify" }).waitFor();
     await page.getByRole("button", { name: "Forget it" }).click();
     await inDialog("Forget it");
@@ -233,12 +236,13 @@ export function agentJourneys({ enter, at, network }) {
     const phase = page.getByRole("list", { name: "Phases of an agent's life" });
     const isIn = (name) => phase.locator("[aria-current=step]", { hasText: name }).waitFor();
     await isIn("Active");
+    await (await agentAs(NAME)).set_ledger({ ledger: (await usd()).canister, limits: { per_payment: 0n, per_day: 0n, approval_above: 0n } });
     await page.getByRole("button", { name: "Pause it" }).click();
     await isIn("Paused");
     await inspect(page, "agent-phase");
     await tab("Chat");
     await page.getByLabel("Message").fill("Are you there?");
-    await page.keyboard.press("Enter");
+    await page.getByLabel("Message").press("Enter");
     await page.getByRole("alert").getByText("That is not possible while the agent is paused.").waitFor();
     await tab("Settings");
     await page.getByRole("button", { name: "Go on" }).click();
@@ -258,5 +262,19 @@ export function agentJourneys({ enter, at, network }) {
     assert.ok(await page.getByLabel("Role").isDisabled());
     await tab("Memory");
     await page.getByText("In this phase of its life nothing is added to its memory.").waitFor();
+  });
+
+  test("an agent that is deleted sends its tokens to its owner", async () => {
+    const ledger = await usd();
+    const id = (await (await agentAs(NAME)).wallet()).Ok.account.owner;
+    await (await ledgerAs(OTHER, network().url, ledger.canister)).transfer({ to: { owner: id, subaccount: [] }, amount: 1_000_000n });
+    await tab("Wallet");
+    await page.getByText("1", { exact: true }).waitFor();
+    await tab("Settings");
+    await page.getByRole("button", { name: "Delete agent" }).click();
+    await inDialog("Delete for good");
+    await page.getByText("You have no agent yet").waitFor();
+    await page.goto(at("/account"));
+    await page.getByRole("region", { name: "Your USD" }).getByText("1.25", { exact: true }).waitFor();
   });
 }

@@ -205,7 +205,7 @@ export function projectJourneys({ enter, at, network }) {
     await page.goto(at("/projects"));
     await page.getByRole("link", { name: "Talk it over instead" }).click();
     await page.getByLabel("What you say").fill("I want some agents");
-    await page.keyboard.press("Enter");
+    await page.getByLabel("What you say").press("Enter");
     await page.getByText("What should the agents do?").waitFor();
     await page.getByRole("button", { name: "reviewer" }).click();
     await page.getByText("Shall I begin?").waitFor();

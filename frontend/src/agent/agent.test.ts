@@ -2,9 +2,9 @@ import { agentTypes, hex } from "@ohms/client";
 import type { IDL } from "@icp-sdk/core/candid";
 import { expect, test } from "vitest";
 import { PHASES } from "./phases.ts";
-import { fieldsOf, profileOf } from "./profile.ts";
+import { DEFAULT_MEMORY, fieldsOf, profileOf } from "./profile.ts";
 import { exportMemory } from "./queries.ts";
-import { conversationName, itemsOf } from "./words.ts";
+import { conversationName, itemsOf, memoryPolicy } from "./words.ts";
 
 test("every phase has its words, and every life can come to its end", () => {
   const phases = (agentTypes.AgentPhase as unknown as IDL.VariantClass)._fields.map(([name]) => name).sort();
@@ -56,6 +56,15 @@ test("a conversation's name begins with the day and fits", () => {
   expect(long.startsWith("2026-01-09 08:05:03 ää")).toBe(true);
   expect(hex(new TextEncoder().encode(conversationName("😀".repeat(40), now)))).not.toContain("efbfbd");
   expect(itemsOf(" a, b\n\n c ,")).toEqual(["a", "b", "c"]);
+});
+
+test("a memory policy is said in words", () => {
+  expect(memoryPolicy({ recalled_facts: 1, when_full: { LeaveOut: null }, context_bytes: [2_000] })).toEqual([
+    "For each message it looks up 1 fact at most.",
+    "When a conversation gets long, the oldest turns are left out of prompts.",
+    "A prompt takes in 2,000 bytes of memory at most, the instructions among them.",
+  ]);
+  expect(memoryPolicy({ ...DEFAULT_MEMORY, recalled_facts: 0 })[0]).toBe("It looks up no facts when you talk to it.");
 });
 
 test("an export has all pages, in their order", async () => {

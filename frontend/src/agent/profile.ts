@@ -25,7 +25,7 @@ export interface ProfileFields {
 }
 
 /** What agents do whose profile says nothing (`MemoryPolicy::default` and `GenerationParams::default` in `shared-types`). */
-const DEFAULT_MEMORY: types.MemoryPolicy = { recalled_facts: 4, when_full: { Summarise: null }, context_bytes: [] };
+export const DEFAULT_MEMORY: types.MemoryPolicy = { recalled_facts: 4, when_full: { Summarise: null }, context_bytes: [] };
 const DEFAULT_PARAMS: types.GenerationParams = {
   max_tokens: 128,
   temperature: 0,

@@ -1,4 +1,5 @@
 import { type agentTypes as types, tag } from "@ohms/client";
+import { count } from "../format.ts";
 import type { Wording } from "../words.ts";
 
 /** Where a payment stands. */
@@ -27,6 +28,20 @@ export function paymentReason({ state }: types.PaymentRecord): string | undefine
   if ("Unknown" in state) return `${state.Unknown.reason}. Whether it was paid is in the ledger's blocks; it counts as spent and is not sent again.`;
   if ("Done" in state) return `block ${state.Done.block} of the ledger`;
   return undefined;
+}
+
+/** What a memory policy means, a sentence for each part. */
+export function memoryPolicy(policy: types.MemoryPolicy): string[] {
+  const bytes = policy.context_bytes[0];
+  return [
+    policy.recalled_facts === 0 ? "It looks up no facts when you talk to it." : `For each message it looks up ${count(policy.recalled_facts, "fact")} at most.`,
+    "Summarise" in policy.when_full
+      ? "When a conversation gets long, it writes a summary of the older turns, which later prompts begin with."
+      : "When a conversation gets long, the oldest turns are left out of prompts.",
+    bytes === undefined
+      ? "A prompt takes in two bytes of memory for each token that the model can read."
+      : `A prompt takes in ${count(bytes, "byte")} of memory at most, the instructions among them.`,
+  ];
 }
 
 /** A name for a conversation that begins now: when, and its first words; at most 64 bytes. */

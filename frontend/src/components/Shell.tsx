@@ -160,7 +160,8 @@ function RouteAnnouncer() {
       document.title = heading && heading !== "OHMS" ? `${heading} · OHMS` : "OHMS";
       setWords(heading ?? "");
       if (first.current) first.current = false;
-      else document.getElementById("content")?.focus({ preventScroll: true });
+      // Who has begun to write goes on writing.
+      else if (!document.activeElement?.matches("input, textarea, select")) document.getElementById("content")?.focus({ preventScroll: true });
     }, 100);
     return () => clearTimeout(timer);
   }, [path]);

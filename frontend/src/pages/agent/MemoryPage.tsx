@@ -3,7 +3,9 @@ import { Link } from "@tanstack/react-router";
 import { type agentTypes as types, hex, optional, tag, unwrap } from "@ohms/client";
 import { type FormEvent, type ReactNode, useState } from "react";
 import { mayConfigure, maySubmit } from "../../agent/phases.ts";
-import { exportMemory, useAgentAction, useConversations, useFacts, useFoundFacts } from "../../agent/queries.ts";
+import { exportMemory, useAgentAction, useConversations, useFacts, useFoundFacts, useProfile } from "../../agent/queries.ts";
+import { DEFAULT_MEMORY } from "../../agent/profile.ts";
+import { memoryPolicy } from "../../agent/words.ts";
 import { Loaded } from "../../components/Loaded.tsx";
 import { Button, buttonClass, ConfirmButton, Empty, ErrorNotice, Facts, Field, Id, Input, Loading, More, Notice, Panel, Table, TextArea, When } from "../../components/ui.tsx";
 import { saveFile } from "../../export.ts";
@@ -22,25 +24,44 @@ export function MemoryPage() {
 }
 
 function Memory({ canister }: { canister: string }) {
-  const { key } = useAgentOfPage();
   const status = useAgentStatus(canister);
   return (
     <Loaded query={status} lines={8}>
       {({ memory, phase }) => (
         <div className="grid gap-4">
-          <p className="max-w-prose text-ink-2">
-            When you talk to it, the agent looks up facts that fit what you say, and what was said before. How much of it goes into a prompt is in{" "}
-            <Link to="/agents/$key/profile" params={{ key }} className="underline underline-offset-2">
-              its profile
-            </Link>
-            .
-          </p>
+          <Policy canister={canister} />
           <FactsPanel canister={canister} memory={memory} mayAdd={mayConfigure(tag(phase))} />
           <ConversationsPanel canister={canister} mayTalk={maySubmit(tag(phase))} />
           <Whole canister={canister} memory={memory} />
         </div>
       )}
     </Loaded>
+  );
+}
+
+/** How it uses what it remembers, by its profile. */
+function Policy({ canister }: { canister: string }) {
+  const { key } = useAgentOfPage();
+  const profile = useProfile(canister);
+  return (
+    <Panel
+      title="How it remembers"
+      actions={
+        <Link to="/agents/$key/profile" params={{ key }} className={buttonClass()}>
+          Change it in the profile
+        </Link>
+      }
+    >
+      <Loaded query={profile} lines={3}>
+        {({ memory }) => (
+          <ul className="grid max-w-prose gap-1">
+            {memoryPolicy(memory[0] ?? DEFAULT_MEMORY).map((words) => (
+              <li key={words}>{words}</li>
+            ))}
+          </ul>
+        )}
+      </Loaded>
+    </Panel>
   );
 }
 
