@@ -145,11 +145,21 @@ export function agentJourneys({ enter, at, network }) {
     assert.ok(lines[4].answer.length > 0);
   });
 
-  test("a conversation is forgotten, and then all the rest", async () => {
+  test("a conversation is summarised where it gets long, and forgotten, and then all the rest", async () => {
+    await tab("Profile");
+    await page.getByLabel("Bytes of memory in a prompt").fill("64");
+    await page.getByRole("button", { name: "Save the profile" }).click();
+    await page.getByText("Saved. It holds from the next message on.").waitFor();
+    await tab("Memory");
     await page.getByRole("link", { name: "New conversation" }).click();
-    await page.getByLabel("Message").fill("Good evening");
+    await page.getByLabel("Message").fill("Good evening, and tell me of the mill that stands at the river");
     await page.getByLabel("Message").press("Enter");
     await page.getByRole("link", { name: "Verify" }).waitFor();
+    const summary = page.getByText("A summary stands for the first 1 turn in new prompts");
+    await summary.click();
+    const written = page.getByRole("group").filter({ has: summary }).getByRole("paragraph");
+    assert.match(await written.textContent(), /\p{L}{2}.{20}/su);
+    await inspect(page, "agent-summary");
     await page.getByRole("button", { name: "Forget it" }).click();
     await inDialog("Forget it");
     const conversations = page.getByRole("region", { name: "Conversations" }).getByRole("row");
