@@ -51,7 +51,10 @@ export function conversationName(message: string, now: Date): string {
   const begin = `${day} ${two(now.getHours())}:${two(now.getMinutes())}:${two(now.getSeconds())} `;
   let words = message.trim().replace(/\s+/g, " ");
   const size = (text: string) => new TextEncoder().encode(text).length;
-  while (size(begin + words) > 64) words = Array.from(words).slice(0, -1).join("");
+  if (size(begin + words) > 64) {
+    while (size(`${begin}${words}…`) > 64) words = Array.from(words).slice(0, -1).join("");
+    words = `${words.replace(/\s+\S*$/, "")}…`;
+  }
   return (begin + words).trim();
 }
 

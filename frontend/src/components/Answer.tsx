@@ -62,6 +62,8 @@ export function LiveAnswer({ agent, canister, jobId, beginning = "" }: Part & { 
   );
 }
 
+const DOTTED = "relative pl-4 before:absolute before:left-1.5 before:content-['·']";
+
 /** How a job ended, and the way to its receipt. */
 export function Outcome({ agent, job }: { agent: string; job: agentTypes.JobRecord }) {
   const state = jobState(job.state);
@@ -70,26 +72,26 @@ export function Outcome({ agent, job }: { agent: string; job: agentTypes.JobReco
   return (
     <div className="mt-1.5 grid gap-1 text-sm text-ink-2">
       {"Failed" in job.state && <ErrorNotice error={new CanisterError({ InvalidField: { field: "The agent could not answer", reason: jobFailure(job.state.Failed.reason) } })} />}
-      <p className="flex flex-wrap items-center gap-x-2">
-        {"Done" in job.state ? (
-          <CircleCheck aria-hidden className="size-4 text-good" />
-        ) : (
-          <Badge tone={state.tone}>{state.words}</Badge>
-        )}
-        <span title={"Done" in job.state ? finishReason(job.state.Done.reason) : undefined}>{count(job.counts.generated_tokens, "token")}</span>
-        <span aria-hidden>·</span>
-        <span>{compact(job.counts.instructions)} instructions</span>
-        {took !== undefined && (
-          <>
-            <span aria-hidden>·</span>
-            <span>{duration(took)}</span>
-          </>
-        )}
-        <span aria-hidden>·</span>
-        <Link to="/agents/$key/jobs/$job" params={{ key: agent, job: String(job.job_id) }} className="underline underline-offset-2 hover:text-ink">
-          Verify
-        </Link>
-      </p>
+      {/* Dots stand between what is on one line: those before the first of a line are cut off at the edge. */}
+      <div className="-m-1 overflow-hidden p-1">
+        <p className="-ml-4 flex flex-wrap items-center">
+          <span className="flex items-center gap-2 pl-4">
+            {"Done" in job.state ? (
+              <CircleCheck aria-hidden className="size-4 text-good" />
+            ) : (
+              <Badge tone={state.tone}>{state.words}</Badge>
+            )}
+            <span title={"Done" in job.state ? finishReason(job.state.Done.reason) : undefined}>{count(job.counts.generated_tokens, "token")}</span>
+          </span>
+          <span className={DOTTED}>{compact(job.counts.instructions)} instructions</span>
+          {took !== undefined && <span className={DOTTED}>{duration(took)}</span>}
+          <span className={DOTTED}>
+            <Link to="/agents/$key/jobs/$job" params={{ key: agent, job: String(job.job_id) }} className="underline underline-offset-2 hover:text-ink">
+              Verify
+            </Link>
+          </span>
+        </p>
+      </div>
     </div>
   );
 }
