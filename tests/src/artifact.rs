@@ -155,7 +155,9 @@ impl Artifact {
         let tokenizer = tokenizer().to_bytes();
         let synthetic = SyntheticEncoder { config, body, embedding: Format::Int8, seed: 1, tokenizer };
         let mut shards: Vec<Vec<u8>> = Vec::new();
-        let manifest = synthetic.write(&mut shards).expect("a valid configuration");
+        let mut manifest = synthetic.write(&mut shards).expect("a valid configuration");
+        // Beside a decoder in one repository.
+        manifest.name.push_str("-encoder");
         Self::signed(manifest, shards, &signing_key())
     }
 
