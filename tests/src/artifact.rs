@@ -156,8 +156,8 @@ impl Artifact {
         let synthetic = SyntheticEncoder { config, body, embedding: Format::Int8, seed: 1, tokenizer };
         let mut shards: Vec<Vec<u8>> = Vec::new();
         let mut manifest = synthetic.write(&mut shards).expect("a valid configuration");
-        // Beside a decoder in one repository.
-        manifest.name.push_str("-encoder");
+        // A repository takes it after a decoder of the same name; a version of another length would change the files' size.
+        "1.1.0".clone_into(&mut manifest.version);
         Self::signed(manifest, shards, &signing_key())
     }
 

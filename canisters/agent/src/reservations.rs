@@ -19,7 +19,7 @@ use shared_types::econ::{
 };
 
 use crate::quota::{Due, Verdict};
-use crate::{slices, state};
+use crate::{cycles, slices, state};
 
 /// While a call is due, it is looked for this often.
 const WATCH: Duration = Duration::from_secs(5);
@@ -90,6 +90,10 @@ pub async fn settle_some() -> bool {
 /// Makes a job's call, unless it is under way, and has the job run, fail or go on as `econ` says.
 async fn call(job_id: JobId) {
     let Some(turn) = Turn::take(job_id) else { return };
+    // Waiting for cycles is no attempt.
+    if cycles::shortage(1).is_some() {
+        return;
+    }
     // An agent that was installed without quota has no entries.
     let Some(account) = state::read(|state| state.account()) else { return };
     let Some(due) = state::mutate(|state| state.jobs.quota_mut().begin(job_id)) else { return };
