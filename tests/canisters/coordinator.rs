@@ -318,7 +318,7 @@ fn a_cancellation_reaches_the_agents() {
 #[test]
 fn an_owner_erases_what_projects_recorded() {
     let network = Network::new();
-    let coordinator = Coordinator::install(&network, &Artifact::shared(), None, CoordinatorConfig::default());
+    let coordinator = Coordinator::install(&network, Artifact::shared(), None, CoordinatorConfig::default());
     let project = coordinator.plan(request(task("writer", "A secret tale"))).unwrap().id;
     coordinator.approve(project);
     let refused: Result<u64, CoordinatorError> = coordinator.update("erase_projects", ());
@@ -350,7 +350,7 @@ fn an_owner_erases_what_projects_recorded() {
 #[test]
 fn an_encoder_says_which_roles_are_near() {
     let network = Network::new();
-    let coordinator = Coordinator::install(&network, &Artifact::shared(), None, CoordinatorConfig::default());
+    let coordinator = Coordinator::install(&network, Artifact::shared(), None, CoordinatorConfig::default());
     let artifact = Artifact::encoder();
     coordinator.repository.publish(&artifact);
     let encoder = network.agent(coordinator.repository.id, artifact.id, AgentConfig::default());

@@ -91,18 +91,14 @@ impl Accounts {
             slot
         });
         let record = Cbor(account);
-        match Blob::try_from(&record.to_bytes()[..]) {
-            Ok(bytes) => {
-                // Only an account whose slot is empty was large.
-                if !self.large.is_empty() {
-                    self.large.remove(&slot);
-                }
-                self.slots.set(slot, &bytes);
+        if let Ok(bytes) = Blob::try_from(&record.to_bytes()[..]) {
+            if !self.large.is_empty() {
+                self.large.remove(&slot);
             }
-            Err(_) => {
-                self.slots.set(slot, &Blob::default());
-                self.large.insert(slot, record.clone());
-            }
+            self.slots.set(slot, &bytes);
+        } else {
+            self.slots.set(slot, &Blob::default());
+            self.large.insert(slot, record.clone());
         }
         *self.last.get_mut() = Some(Last { principal, slot: Some(slot), account: record.0 });
     }
