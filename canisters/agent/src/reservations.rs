@@ -95,7 +95,7 @@ async fn call(job_id: JobId) {
         return;
     }
     // An agent that was installed without quota has no entries.
-    let Some(account) = state::read(|state| state.account()) else { return };
+    let Some(account) = state::read(state::State::account) else { return };
     let Some(due) = state::mutate(|state| state.jobs.quota_mut().begin(job_id)) else { return };
     let outcome = match due {
         Due::Reserve { tokens, expires_ns } => reserve(account, job_id, tokens, expires_ns).await,
