@@ -40,12 +40,15 @@ fn run(agent: &Agent, args: SubmitJobArgs) -> anyhow::Result<JobCounts> {
     Ok(agent.wait(agent.submit_args(args)?.job_id).job.counts)
 }
 
-/// Instructions of `count` jobs of class batch, each with its own prompt.
-fn together(agent: &Agent, count: usize, max_tokens: u32) -> anyhow::Result<u64> {
+/// Instructions of `count` jobs of class batch, each with its own prompt, that begin at the same time.
+fn together(network: &Network, agent: &Agent, count: usize, max_tokens: u32) -> anyhow::Result<u64> {
+    let queue = |method: &str| -> Result<(), AgentError> { network.update(owner(), agent.id, method, ()) };
+    queue("pause_queue")?;
     let prompts = (0..count).map(|i| format!("{i} prompts share"));
     let jobs: Vec<_> = prompts
         .map(|prompt| agent.submit_args(job(&prompt, max_tokens, Priority::Batch)))
         .collect::<Result<_, _>>()?;
+    queue("resume_queue")?;
     Ok(jobs.iter().map(|record| agent.wait(record.job_id).job.counts.instructions).sum())
 }
 
@@ -82,8 +85,9 @@ impl<'a> Bench<'a> {
             let agent = self.agent(AgentConfig { batch_width: Some(width), ..config() })?;
             let (jobs, few, many) = (width as usize, 2, 10);
             // Prompts that were computed before, so that the difference is decoding alone.
-            together(&agent, jobs, few)?;
-            let (second, third) = (together(&agent, jobs, many)?, together(&agent, jobs, few)?);
+            together(self.network, &agent, jobs, few)?;
+            let (second, third) =
+                (together(self.network, &agent, jobs, many)?, together(self.network, &agent, jobs, few)?);
             let per_token = (second - third) / (jobs as u64 * u64::from(many - few));
             writeln!(self.out, "| {width} | {} |", millions(per_token))?;
         }
@@ -148,8 +152,9 @@ impl<'a> Bench<'a> {
     /// What the end of a job takes: its receipt reads all tokens.
     fn ends(&mut self) -> anyhow::Result<()> {
         let artifact = Artifact::long_context();
-        self.repository.publish(&artifact);
-        let agent = self.network.agent(self.repository.id, artifact.id, AgentConfig::default());
+        let repository = self.network.repository();
+        repository.publish(&artifact);
+        let agent = self.network.agent(repository.id, artifact.id, AgentConfig::default());
         writeln!(self.out, "\n| tokens of a job that is cancelled | instructions |\n|---|---|")?;
         for tokens in [1, 1_500] {
             let record = agent.submit_args(job("A", 2_000, Priority::Standard))?;
@@ -166,8 +171,9 @@ impl<'a> Bench<'a> {
 
     fn embeddings(&mut self) -> anyhow::Result<()> {
         let encoder = Artifact::minilm();
-        self.repository.publish(&encoder);
-        let agent = self.network.agent(self.repository.id, encoder.id, config());
+        let repository = self.network.repository();
+        repository.publish(&encoder);
+        let agent = self.network.agent(repository.id, encoder.id, config());
         let embed = |texts: Vec<String>| -> Result<Embeddings, AgentError> {
             self.network.update(owner(), agent.id, "embed", (EmbedArgs { texts },))
         };

@@ -21,7 +21,8 @@ use crate::receipts::{Issuer, Receipts};
 /// Attempts of one slice before the job fails.
 pub const MAX_ATTEMPTS: u32 = 3;
 
-/// Tokens of jobs that one message ends at most, unless a single job has more: a receipt reads all of its job's.
+/// Tokens of jobs that one message ends at most, unless a single job has more: a receipt reads all of its job's. With 11,000 instructions a
+/// token and 13 M a job (`cargo xtask bench agent`) that stays below 2 B.
 pub const ENDED_TOKENS: u64 = 65_536;
 
 /// A job and what its next slice needs.
