@@ -22,6 +22,7 @@ use shared_types::model::{
     PutShardArgs, PutShardResult, RegisterKeyArgs, Role, RoleGrant, UploadState, Validation,
     ValidationReport, key_possession_message,
 };
+use shared_types::ui::HttpGatewayRequest;
 use shared_types::{Digest, ModelId};
 
 use crate::artifact::{Artifact, signing_key};
@@ -263,6 +264,17 @@ impl Network {
 impl Default for Network {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A request as gateways send it.
+pub fn http_get(url: &str) -> HttpGatewayRequest {
+    HttpGatewayRequest {
+        method: "GET".to_owned(),
+        url: url.to_owned(),
+        headers: Vec::new(),
+        body: ByteBuf::new(),
+        certificate_version: Some(2),
     }
 }
 

@@ -3,33 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use candid::{CandidType, Principal};
+use candid::Principal;
 use ohms_tests::artifact::Artifact;
-use ohms_tests::network::{Network, stranger, uploader};
-use serde::Deserialize;
+use ohms_tests::network::{Network, http_get, stranger, uploader};
 use serde_bytes::ByteBuf;
 use shared_types::model::{
     GetShardArgs, ModelCanisterStatus, ModelError, ModelRecord, UploaderUsage, Validation, ValidationReport,
 };
-
-#[derive(CandidType)]
-struct HttpRequest {
-    method: &'static str,
-    url: &'static str,
-    headers: Vec<(String, String)>,
-    body: ByteBuf,
-}
-
-#[derive(CandidType, Deserialize)]
-struct HttpResponse {
-    status_code: u16,
-    headers: Vec<(String, String)>,
-    body: ByteBuf,
-}
+use shared_types::ui::HttpGatewayResponse;
 
 fn get(network: &Network, canister: Principal, url: &'static str) -> (u16, String, Vec<(String, String)>) {
-    let request = HttpRequest { method: "GET", url, headers: Vec::new(), body: ByteBuf::new() };
-    let response: HttpResponse = network.query(stranger(), canister, "http_request", (request,));
+    let response: HttpGatewayResponse = network.query(stranger(), canister, "http_request", (http_get(url),));
     (response.status_code, String::from_utf8(response.body.into_vec()).unwrap(), response.headers)
 }
 

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use candid::utils::ArgumentEncoder;
 use candid::{CandidType, Encode, Principal, Reserved};
 use ohms_tests::artifact::Artifact;
-use ohms_tests::network::{Network, owner, stranger, uploader};
+use ohms_tests::network::{Network, http_get, owner, stranger, uploader};
 use ohms_tests::wasm::Canister;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
@@ -81,20 +81,10 @@ fn check<E: CandidType + DeserializeOwned + Debug>(
     }
 }
 
-/// As gateways send it.
-#[derive(CandidType)]
-struct HttpRequest {
-    method: &'static str,
-    url: &'static str,
-    headers: Vec<(String, String)>,
-    body: ByteBuf,
-}
-
 fn model_cases(write: Answer, admin: Answer, pending: Answer) -> Vec<Case> {
     let model_id = Artifact::shared().id;
     let manifest = ByteBuf::from(Artifact::shared().manifest_bytes.as_slice());
     let grant = RoleGrant { principal: stranger(), role: Role::Admin };
-    let http = HttpRequest { method: "GET", url: "/health", headers: Vec::new(), body: ByteBuf::new() };
     let key = RegisterKeyArgs { public_key: ByteBuf::new(), possession: ByteBuf::new() };
     vec![
         case("begin_upload", (BeginUploadArgs { manifest },), write),
@@ -137,7 +127,7 @@ fn model_cases(write: Answer, admin: Answer, pending: Answer) -> Vec<Case> {
         case("list_index", (ListIndexArgs { name: None, after: None, limit: 1 },), Answer::Public),
         case("placement", (1u64,), Answer::Public),
         case("locate", (model_id,), Answer::Public),
-        case("http_request", (http,), Answer::Public),
+        case("http_request", (http_get("/health"),), Answer::Public),
         case("list_roles", (ListRolesArgs { after: None, limit: 1 },), Answer::Public),
         case("audit_log", (AuditLogArgs { after: None, limit: 1 },), Answer::Public),
         case("status", (), Answer::Public),

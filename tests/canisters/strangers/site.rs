@@ -1,13 +1,13 @@
 //! Strangers at the web app's host.
 
 use candid::Principal;
-use ohms_tests::network::{Network, stranger};
+use ohms_tests::network::{Network, http_get, stranger};
 use ohms_tests::wasm::Canister;
 use serde_bytes::ByteBuf;
 use shared_types::Digest;
 use shared_types::ui::{
-    BeginBatchArgs, ChunkKey, CommitBatchArgs, HttpGatewayRequest, ListFilesArgs, ListPublicationsArgs,
-    ListUiRolesArgs, MissingChunksArgs, PutChunkArgs, SiteConfig, UiError, UiRole, UiRoleGrant,
+    BeginBatchArgs, ChunkKey, CommitBatchArgs, ListFilesArgs, ListPublicationsArgs, ListUiRolesArgs,
+    MissingChunksArgs, PutChunkArgs, SiteConfig, UiError, UiRole, UiRoleGrant,
 };
 
 use super::{Answer, case, check};
@@ -18,13 +18,6 @@ fn strangers_are_refused_by_the_site() {
     let id = network.install(Canister::Ui, crate::site::init_args());
     let chunk = ChunkKey { sha256: Digest::ZERO, index: 0 };
     let batch_id = 0;
-    let request = HttpGatewayRequest {
-        method: "GET".to_owned(),
-        url: "/".to_owned(),
-        headers: Vec::new(),
-        body: ByteBuf::new(),
-        certificate_version: Some(2),
-    };
     let grant = UiRoleGrant { principal: stranger(), role: UiRole::Admin };
     let cases = |write: Answer, read: Answer| {
         vec![
@@ -40,7 +33,7 @@ fn strangers_are_refused_by_the_site() {
             case("list_files", (ListFilesArgs { batch_id: Some(batch_id), after: None, limit: 1 },), read),
             case("list_publications", (ListPublicationsArgs { after: None, limit: 1 },), Answer::Public),
             case("list_roles", (ListUiRolesArgs { after: None, limit: 1 },), Answer::Public),
-            case("http_request", (request.clone(),), Answer::Public),
+            case("http_request", (http_get("/"),), Answer::Public),
             case("status", (), Answer::Public),
         ]
     };
