@@ -163,10 +163,10 @@ impl Jobs {
         self.quota.want(job_id, tokens, now_ns);
     }
 
-    /// Cancels jobs that hold quota, for an agent that is about to be deleted: as many as one message ends.
-    pub fn cancel_held(&mut self, now_ns: u64) {
-        let held: Vec<JobId> = self.quota.held().filter(|job_id| self.get_open(*job_id).is_ok()).collect();
-        self.end_within(&held, &JobState::Cancelled, &mut ENDED_TOKENS.clone(), now_ns);
+    /// Cancels jobs that wait for quota or have it, for an agent that is about to be deleted: as many as one message ends.
+    pub fn cancel_metered(&mut self, now_ns: u64) {
+        let metered: Vec<JobId> = self.quota.jobs().filter(|job_id| self.get_open(*job_id).is_ok()).collect();
+        self.end_within(&metered, &JobState::Cancelled, &mut { ENDED_TOKENS }, now_ns);
     }
 
     /// See [`Queue::fund`].

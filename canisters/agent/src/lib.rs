@@ -35,6 +35,7 @@ pub mod slices;
 pub mod state;
 pub mod store;
 pub mod talk;
+pub mod turns;
 pub mod updates;
 pub mod wallet;
 

@@ -19,6 +19,7 @@ use shared_types::agent::AgentError;
 use shared_types::agent::wallet::{PaymentId, PaymentRecord, SpendingLimits, WalletLedger};
 
 use crate::state;
+use crate::turns::{Turn, UnderWay};
 use crate::wallet::Answer;
 
 /// While a payment is to be submitted, it is looked at this often.
@@ -26,22 +27,7 @@ const WATCH: Duration = Duration::from_secs(30);
 
 thread_local! {
     static TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
-    static IN_FLIGHT: RefCell<BTreeSet<PaymentId>> = const { RefCell::new(BTreeSet::new()) };
-}
-
-/// The right to submit a payment; given back on drop, also when the message that takes the answer traps.
-struct Turn(PaymentId);
-
-impl Turn {
-    fn take(id: PaymentId) -> Option<Self> {
-        IN_FLIGHT.with_borrow_mut(|flying| flying.insert(id)).then(|| Self(id))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        IN_FLIGHT.with_borrow_mut(|flying| flying.remove(&self.0));
-    }
+    static IN_FLIGHT: UnderWay<PaymentId> = const { RefCell::new(BTreeSet::new()) };
 }
 
 /// Has payments submitted from now on, as long as there are any.
@@ -79,7 +65,7 @@ fn look() {
 /// # Errors
 /// [`AgentError::UnknownPayment`].
 pub async fn submit(id: PaymentId) -> Result<PaymentRecord, AgentError> {
-    let Some(turn) = Turn::take(id) else { return state::read(|state| state.wallet.get(id)) };
+    let Some(turn) = Turn::take(&IN_FLIGHT, id) else { return state::read(|state| state.wallet.get(id)) };
     let Some(payment) = state::mutate(|state| state.wallet.begun(id, time()))? else {
         return state::read(|state| state.wallet.get(id));
     };

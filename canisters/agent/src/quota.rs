@@ -10,6 +10,7 @@ use canister_common::cbor::Cbor;
 use ic_stable_structures::StableBTreeMap;
 use serde::{Deserialize, Serialize};
 use shared_types::agent::{JobId, JobRecord};
+use shared_types::econ::quota::REMEMBERED_NS;
 use shared_types::econ::{ReservationId, UsageEnvelope};
 
 use crate::memory::Memory;
@@ -18,9 +19,6 @@ const SECOND: u64 = 1_000_000_000;
 
 /// How long a reservation holds, and with it how long a job has to end; `econ` lets it hold for a day.
 const RESERVATION_NS: u64 = 23 * 3_600 * SECOND;
-
-/// How long `econ` remembers a reservation after its life, at least.
-const REMEMBERED_NS: u64 = 24 * 3_600 * SECOND;
 
 /// Longest wait between two attempts of a call.
 const MAX_BACKOFF_NS: u64 = 120 * SECOND;
@@ -120,7 +118,7 @@ impl Quota {
     }
 
     /// Jobs with an entry.
-    pub fn held(&self) -> impl Iterator<Item = JobId> {
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> {
         self.entries.keys()
     }
 

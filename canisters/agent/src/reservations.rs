@@ -19,6 +19,7 @@ use shared_types::econ::{
 };
 
 use crate::quota::{Due, Verdict};
+use crate::turns::{Turn, UnderWay};
 use crate::{cycles, slices, state};
 
 /// While a call is due, it is looked for this often.
@@ -26,25 +27,10 @@ const WATCH: Duration = Duration::from_secs(5);
 
 thread_local! {
     static TIMER: Cell<Option<TimerId>> = const { Cell::new(None) };
-    static IN_FLIGHT: RefCell<BTreeSet<JobId>> = const { RefCell::new(BTreeSet::new()) };
+    static IN_FLIGHT: UnderWay<JobId> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// The right to make a job's call; given back on drop, also when the message that takes the answer traps.
-struct Turn(JobId);
-
-impl Turn {
-    fn take(job_id: JobId) -> Option<Self> {
-        IN_FLIGHT.with_borrow_mut(|flying| flying.insert(job_id)).then(|| Self(job_id))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        IN_FLIGHT.with_borrow_mut(|flying| flying.remove(&self.0));
-    }
-}
-
-/// Has calls made from now on, as long as any are due.
+/// Has the calls made that are due, and those that will be.
 pub fn schedule() {
     if !state::read(|state| state.jobs.quota().is_busy()) {
         return;
@@ -89,7 +75,7 @@ pub async fn settle_some() -> bool {
 
 /// Makes a job's call, unless it is under way, and has the job run, fail or go on as `econ` says.
 async fn call(job_id: JobId) {
-    let Some(turn) = Turn::take(job_id) else { return };
+    let Some(turn) = Turn::take(&IN_FLIGHT, job_id) else { return };
     // Waiting for cycles is no attempt.
     if cycles::shortage(1).is_some() {
         return;
@@ -145,8 +131,9 @@ async fn reserve(
     tokens: u64,
     expires_ns: u64,
 ) -> Outcome {
-    let args =
-        ReserveArgs { account, resource: Resource::Tokens(tokens), key: format!("job {job_id}"), expires_ns };
+    // The time tells it from a job of an agent that was in this canister before.
+    let key = format!("job {job_id} until {expires_ns}");
+    let args = ReserveArgs { account, resource: Resource::Tokens(tokens), key, expires_ns };
     match ask::<Result<Reservation, EconError>>(econ, "reserve", &args, 0).await {
         Ok(Ok(reservation)) => match reservation.state {
             ReservationState::Open | ReservationState::Expired => Outcome::Reserved(reservation.id),

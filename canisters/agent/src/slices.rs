@@ -38,7 +38,8 @@ struct Turn;
 
 impl Turn {
     fn take() -> Option<Self> {
-        (!SLICE_UNDER_WAY.replace(true)).then_some(Self)
+        // Lazily: a turn that is not taken must not be given back.
+        (!SLICE_UNDER_WAY.replace(true)).then(|| Self)
     }
 }
 

@@ -24,7 +24,8 @@ struct Turn;
 
 impl Turn {
     fn take() -> Option<Self> {
-        (!UNDER_WAY.replace(true)).then_some(Self)
+        // Lazily: a turn that is not taken must not be given back.
+        (!UNDER_WAY.replace(true)).then(|| Self)
     }
 }
 

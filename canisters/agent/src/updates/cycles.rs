@@ -19,7 +19,7 @@ const SETTLEMENT_ROUNDS: usize = 16;
 
 /// Ends the jobs that take from the owner's quota, and settles what they took. What `econ` does not answer to now ends there by itself.
 async fn settle_quota() {
-    state::mutate(|state| state.jobs.cancel_held(time()));
+    state::mutate(|state| state.jobs.cancel_metered(time()));
     for _ in 0..SETTLEMENT_ROUNDS {
         if !reservations::settle_some().await {
             break;
