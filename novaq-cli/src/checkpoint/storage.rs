@@ -18,6 +18,12 @@ pub(super) enum Storage {
     Q8_0,
     /// Blocks of 32: `d` f16, 16 bytes of 4-bit codes, the first 16 in the low halves; the value is d·(q − 8).
     Q4_0,
+    /// Blocks of 32: `d` and `m` f16, 4-bit codes as `Q4_0` has them; the value is d·q + m.
+    Q4_1,
+    /// Blocks of 32: `d` f16, 32 fifth bits, the low 4 bits as `Q4_0` has them; the value is d·(q − 16).
+    Q5_0,
+    /// Blocks of 32: `d` and `m` f16, then codes as `Q5_0` has them; the value is d·q + m.
+    Q5_1,
     /// Blocks of 256, in 8 groups of 32: `d` and `dmin` f16, 12 bytes of 6-bit scales s and minima m, 128 bytes of 4-bit
     /// codes; the value is d·s·q − dmin·m.
     Q4K,
@@ -34,6 +40,9 @@ impl Storage {
             Self::F16 | Self::Bf16 => (1, 2),
             Self::Q8_0 => (32, 34),
             Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
             Self::Q4K => (256, 144),
             Self::Q6K => (256, 210),
         }
@@ -47,6 +56,9 @@ impl Storage {
             Self::Bf16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
             Self::Q8_0 => bytes.as_chunks().0.iter().flat_map(q8_0).collect(),
             Self::Q4_0 => bytes.as_chunks().0.iter().flat_map(q4_0).collect(),
+            Self::Q4_1 => bytes.as_chunks().0.iter().flat_map(q4_1).collect(),
+            Self::Q5_0 => bytes.as_chunks().0.iter().flat_map(q5_0).collect(),
+            Self::Q5_1 => bytes.as_chunks().0.iter().flat_map(q5_1).collect(),
             Self::Q4K => bytes.as_chunks().0.iter().flat_map(q4_k).collect(),
             Self::Q6K => bytes.as_chunks().0.iter().flat_map(q6_k).collect(),
         }
@@ -63,13 +75,36 @@ fn q8_0(block: &[u8; 34]) -> [f32; 32] {
     std::array::from_fn(|i| d * f32::from(block[2 + i].cast_signed()))
 }
 
+/// The `i`-th of 32 codes of 4 bits in 16 bytes.
+fn nibble(codes: &[u8], i: usize) -> u8 {
+    let byte = codes[i % 16];
+    if i < 16 { byte & 0xf } else { byte >> 4 }
+}
+
+/// The `i`-th of 32 codes of 5 bits: the fifth bits in 4 bytes, then the others.
+fn five_bits(codes: &[u8], i: usize) -> u8 {
+    let fifth = (codes[i / 8] >> (i % 8)) & 1;
+    nibble(&codes[4..], i) | (fifth << 4)
+}
+
 fn q4_0(block: &[u8; 18]) -> [f32; 32] {
     let d = half_at(block, 0);
-    std::array::from_fn(|i| {
-        let byte = block[2 + i % 16];
-        let code = if i < 16 { byte & 0xf } else { byte >> 4 };
-        d * (f32::from(code) - 8.0)
-    })
+    std::array::from_fn(|i| d * (f32::from(nibble(&block[2..], i)) - 8.0))
+}
+
+fn q4_1(block: &[u8; 20]) -> [f32; 32] {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    std::array::from_fn(|i| d * f32::from(nibble(&block[4..], i)) + m)
+}
+
+fn q5_0(block: &[u8; 22]) -> [f32; 32] {
+    let d = half_at(block, 0);
+    std::array::from_fn(|i| d * (f32::from(five_bits(&block[2..], i)) - 16.0))
+}
+
+fn q5_1(block: &[u8; 24]) -> [f32; 32] {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    std::array::from_fn(|i| d * f32::from(five_bits(&block[4..], i)) + m)
 }
 
 fn q4_k(block: &[u8; 144]) -> [f32; 256] {
@@ -149,6 +184,33 @@ mod tests {
         }
 
         #[test]
+        fn blocks_of_4_bits_with_a_minimum(d in scale(), m in scale(), codes in codes(64, 15)) {
+            let mut bytes = Vec::new();
+            for block in codes.chunks(32) {
+                bytes.extend([half(d), half(m)].concat());
+                bytes.extend((0..16).map(|j| block[j] | (block[j + 16] << 4)));
+            }
+            let expected: Vec<f32> = codes.iter().map(|&q| d * f32::from(q) + m).collect();
+            prop_assert_eq!(Storage::Q4_1.decode(&bytes), expected);
+        }
+
+        #[test]
+        fn blocks_of_5_bits(d in scale(), m in scale(), codes in codes(64, 31)) {
+            let (mut centred, mut offset) = (Vec::new(), Vec::new());
+            for block in codes.chunks(32) {
+                let fifth = block.iter().rev().fold(0u32, |bits, &q| (bits << 1) | u32::from(q >> 4));
+                let mut packed = fifth.to_le_bytes().to_vec();
+                packed.extend((0..16).map(|j| (block[j] & 0xf) | ((block[j + 16] & 0xf) << 4)));
+                centred.extend([&half(d)[..], &packed].concat());
+                offset.extend([&half(d)[..], &half(m), &packed].concat());
+            }
+            let expected: Vec<f32> = codes.iter().map(|&q| d * (f32::from(q) - 16.0)).collect();
+            prop_assert_eq!(Storage::Q5_0.decode(&centred), expected);
+            let expected: Vec<f32> = codes.iter().map(|&q| d * f32::from(q) + m).collect();
+            prop_assert_eq!(Storage::Q5_1.decode(&offset), expected);
+        }
+
+        #[test]
         fn blocks_of_4_bits_with_minima(
             d in scale(),
             dmin in scale(),
@@ -209,8 +271,8 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_blocks() {
-        use Storage::{Bf16, F16, F32, Q4_0, Q4K, Q6K, Q8_0};
-        for storage in [F32, F16, Bf16, Q8_0, Q4_0, Q4K, Q6K] {
+        use Storage::{Bf16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K, Q8_0};
+        for storage in [F32, F16, Bf16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q6K] {
             let (values, bytes) = storage.block();
             assert_eq!(storage.decode(&vec![0; 3 * bytes]).len(), 3 * values, "{storage:?}");
         }

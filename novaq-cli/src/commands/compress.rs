@@ -21,7 +21,7 @@ use novaq_engine::kernel::Fold;
 
 /// Compress a checkpoint to an artifact.
 ///
-/// Checkpoints are folders in Hugging Face's layout, GGUF files (F32, F16, BF16, `Q8_0`, `Q4_0`, `Q4_K`, `Q6_K`) and
+/// Checkpoints are folders in Hugging Face's layout, GGUF files (F32, F16, BF16, `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q4_K`, `Q6_K`) and
 /// files of llama2.c: Llama, Mistral, Qwen2, Qwen3 and Gemma 3 (text).
 ///
 /// Weights become sums of codewords from codebooks of 16 entries, fitted to what the layers do on calibration text.

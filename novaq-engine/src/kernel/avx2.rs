@@ -6,14 +6,15 @@ use super::{
 };
 use crate::model::Activation;
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_and_si128, _mm_cvtsi32_si128, _mm_extract_epi16, _mm_loadu_si128,
-    _mm_max_epi16, _mm_min_epi16, _mm_minpos_epu16, _mm_packs_epi16, _mm_set1_epi8, _mm_set1_epi16,
-    _mm_srli_epi16, _mm_storeu_si128, _mm_xor_si128, _mm256_add_epi16, _mm256_add_ps, _mm256_avg_epu8,
-    _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps,
-    _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
-    _mm256_mulhrs_epi16, _mm256_set_m128i, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
-    _mm256_sub_epi16,
+    __m128i, __m256, __m256i, _mm_add_epi32, _mm_and_si128, _mm_cvtsi32_si128, _mm_cvtsi128_si32,
+    _mm_extract_epi16, _mm_loadu_si128, _mm_max_epi16, _mm_min_epi16, _mm_minpos_epu16, _mm_packs_epi16,
+    _mm_set1_epi8, _mm_set1_epi16, _mm_shuffle_epi32, _mm_srli_epi16, _mm_storeu_si128, _mm_xor_si128,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_avg_epu8, _mm256_broadcastsi128_si256,
+    _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_cvtepi16_epi32, _mm256_cvtepi32_ps,
+    _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_mul_ps, _mm256_mulhrs_epi16, _mm256_set_m128i, _mm256_set1_epi16, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16, _mm256_storeu_ps,
+    _mm256_storeu_si256, _mm256_sub_epi16,
 };
 
 #[target_feature(enable = "avx2")]
@@ -59,12 +60,41 @@ pub(super) fn dots_f32<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32
 
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i8_i16(weights: &[i8], input: &[i16]) -> i32 {
-    scalar::dot_i8_i16(weights, input)
+    let (w16, w_tail) = weights.as_chunks::<16>();
+    let (x16, x_tail) = input.as_chunks::<16>();
+    let mut sums = _mm256_setzero_si256();
+    for (w, x) in w16.iter().zip(x16) {
+        // SAFETY: the chunks are sixteen bytes and sixteen int16: vectors of 128 and 256 bits; loads need no alignment.
+        let (w, x) = unsafe { (_mm_loadu_si128(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast())) };
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepi8_epi16(w), x));
+    }
+    sum_of_lanes(sums) + scalar::dot_i8_i16(w_tail, x_tail)
 }
 
 #[target_feature(enable = "avx2")]
 pub(super) fn dot_i4_i16(codes: &[u8], scales: &[f32], input: &[i16]) -> f32 {
-    scalar::dot_i4_i16(codes, scales, input)
+    scalar::dot_of_groups(codes, scales, input, |codes, input| {
+        let at = input.as_ptr().cast::<__m256i>();
+        // SAFETY: `codes` is sixteen bytes and `input` 32 int16: a vector of 128 bits and two of 256; loads need no alignment.
+        let (byte, low_inputs, high_inputs) = unsafe {
+            (_mm_loadu_si128(codes.as_ptr().cast()), _mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)))
+        };
+        let (nibbles, zero) = (_mm_set1_epi8(15), _mm256_set1_epi16(8));
+        let low = _mm256_cvtepu8_epi16(_mm_and_si128(byte, nibbles));
+        let high = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(byte, 4), nibbles));
+        sum_of_lanes(_mm256_add_epi32(
+            _mm256_madd_epi16(_mm256_sub_epi16(low, zero), low_inputs),
+            _mm256_madd_epi16(_mm256_sub_epi16(high, zero), high_inputs),
+        ))
+    })
+}
+
+/// The sum of eight 32-bit integers, which must not overflow.
+#[target_feature(enable = "avx2")]
+fn sum_of_lanes(lanes: __m256i) -> i32 {
+    let fours = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    let pairs = _mm_add_epi32(fours, _mm_shuffle_epi32(fours, 0b01_00_11_10));
+    _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0b10_11_00_01)))
 }
 
 #[target_feature(enable = "avx2")]

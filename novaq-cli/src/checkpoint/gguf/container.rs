@@ -144,14 +144,17 @@ fn storage(kind: u32) -> Result<Storage, String> {
         0 => Storage::F32,
         1 => Storage::F16,
         2 => Storage::Q4_0,
+        3 => Storage::Q4_1,
+        6 => Storage::Q5_0,
+        7 => Storage::Q5_1,
         8 => Storage::Q8_0,
         12 => Storage::Q4K,
         14 => Storage::Q6K,
         30 => Storage::Bf16,
         _ => {
             return Err(format!(
-                "is of the ggml type {kind}; supported are F32 (0), F16 (1), Q4_0 (2), Q8_0 (8), Q4_K (12), \
-                 Q6_K (14) and BF16 (30)"
+                "is of the ggml type {kind}; supported are F32 (0), F16 (1), Q4_0 (2), Q4_1 (3), Q5_0 (6), \
+                 Q5_1 (7), Q8_0 (8), Q4_K (12), Q6_K (14) and BF16 (30)"
             ));
         }
     })
