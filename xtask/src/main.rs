@@ -80,6 +80,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Tokens per second natively, beside llama.cpp on the same shapes. Needs Python 3 with llama-cpp-python and gguf for those rows.
+    Native {
+        /// Passed on: `--python PATH`, `--threads N`, names of shapes, … (`cargo xtask bench native -- --help`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Whether a draft model would save instructions: how often it proposes what the target draws, and what verifying costs.
     Speculation {
         /// What `bench chain --json` wrote, a text, the target's artifact and those of drafts.
@@ -139,6 +145,11 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Bench { what: Bench::Embeddings { args } } => example("novaq-cli", "embeddings", &args),
         Task::Bench { what: Bench::Chain { args } } => on_the_network("chain", &args),
+        Task::Bench { what: Bench::Native { args } } => {
+            // As a whole, so that `novaq` is there and nothing is compiled with other features.
+            run(cargo::cargo().args(["build", "--workspace", "--all-targets"]))?;
+            run(Command::new(cargo::program("examples/native")).args(args))
+        }
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
         Task::Bench { what: Bench::Facts { counts } } => on_the_network("facts", &counts),
