@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use novaq_engine::artifact::{LoadedModel, Manifest};
 use novaq_engine::chat::{ChatError, Message};
+use novaq_engine::constraint;
 use novaq_engine::generate::{ContextPolicy, FinishReason, GenerationError, Request};
 use novaq_engine::model::ModelError;
 use novaq_engine::sampler::SamplingParams;
@@ -64,6 +65,15 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     #[serde(default)]
     pub keep: Option<usize>,
+
+    /// Hold the text to the JSON schema in FILE; it ends where it is complete. The model is not told: say in the prompt what is wanted.
+    #[arg(long, value_name = "FILE", value_parser = read_schema)]
+    #[serde(default)]
+    pub json_schema: Option<String>,
+}
+
+fn read_schema(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
@@ -98,6 +108,9 @@ impl Options {
         }
         self.sampling().validate()?;
         StopStrings::new(self.stop.clone())?;
+        if let Some(schema) = &self.json_schema {
+            constraint::check(schema)?;
+        }
         Ok(())
     }
 
@@ -120,12 +133,14 @@ impl Options {
         prompt: Vec<u32>,
         generated: &[u32],
     ) -> anyhow::Result<TextGeneration> {
+        let schema = self.json_schema.as_deref();
         let request = Request {
             prompt,
             max_tokens: self.max_tokens,
             sampling: self.sampling(),
             stop_tokens: Vec::new(),
             when_full: self.keep.map_or(ContextPolicy::Stop, |keep| ContextPolicy::Shift { keep }),
+            constraint: schema.map(|schema| loaded.constraint(schema)).transpose()?,
         };
         let text = TextGeneration::resume(loaded, request, &self.stop, generated);
         let too_long =

@@ -191,7 +191,7 @@ impl ReceiptFile {
             _ => None,
         };
         let stop = receipt.params.stop.clone().unwrap_or_default();
-        let mut text = TextGeneration::new(loaded, receipt.params.request(prompt), &stop)?;
+        let mut text = TextGeneration::new(loaded, receipt.params.request(loaded, prompt)?, &stop)?;
         let mut position = 0;
         loop {
             // What was cut short is compared as far as it goes.

@@ -34,7 +34,8 @@ fn receipt_file(folder: &Path, outcome: Outcome) -> (ReceiptFile, LoadedModel) {
         ..GenerationParams::default()
     };
     let prompt = loaded.tokenizer.encode_prompt(PROMPT, loaded.model.config().bos_token_id).unwrap();
-    let mut generation = TextGeneration::new(&loaded, params.request(prompt.clone()), &[]).unwrap();
+    let mut generation =
+        TextGeneration::new(&loaded, params.request(&loaded, prompt.clone()).unwrap(), &[]).unwrap();
     while generation.finished().is_none() {
         generation.advance(&loaded, &mut Budget::unlimited()).unwrap();
     }

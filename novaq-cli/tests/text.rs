@@ -79,6 +79,25 @@ fn parameters_change_what_is_drawn() {
 }
 
 #[test]
+fn a_text_is_held_to_a_schema() {
+    let folder = folder(32, None);
+    let schema = r#"{"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "minItems": 3, "maxItems": 3}"#;
+    fs::write(folder.path().join("schema.json"), schema).unwrap();
+    let arguments = ["--prompt", "Numbers: ", "--json-schema", "schema.json", "--temperature", "1.5"];
+    for seed in ["1", "2", "3"] {
+        let answer = run(folder.path(), &[&arguments[..], &["--seed", seed]].concat());
+        assert_eq!(answer["finish_reason"], "stop");
+        let numbers: Vec<u32> = serde_json::from_str(answer["text"].as_str().unwrap()).unwrap();
+        assert!(numbers.len() == 3 && numbers.iter().all(|&number| number < 100), "{numbers:?}");
+    }
+    let missing = fail(folder.path(), &["run", "model", "--prompt", "x", "--json-schema", "nowhere.json"]);
+    assert!(missing.contains("--json-schema") && missing.contains("No such file"), "{missing}");
+    fs::write(folder.path().join("schema.json"), r#"{"type": "array", "items": {"type": "date"}}"#).unwrap();
+    let refused = fail(folder.path(), &["run", "model", "--prompt", "x", "--json-schema", "schema.json"]);
+    assert!(refused.contains("`json_schema` at `/items/type`: is not one of"), "{refused}");
+}
+
+#[test]
 fn parameters_out_of_range_are_refused() {
     let folder = folder(32, None);
     let errors: Vec<String> = [

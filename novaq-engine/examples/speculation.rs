@@ -123,6 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 sampling: sampling.clone(),
                 stop_tokens: Vec::new(),
                 when_full: ContextPolicy::Stop,
+                constraint: None,
             };
             let mut generation = Generation::new(&model, request)?;
             while let Event::Token(_) | Event::Paused =

@@ -1,5 +1,8 @@
 //! Generation: a prompt goes in, tokens come out, in as many budgeted steps as it takes.
 
+use std::sync::Arc;
+
+use crate::constraint::{Constraint, Following};
 use crate::model::{Budget, CachePrecision, KvCache, LogitsFor, Model, ModelError, Pass, Progress};
 use crate::sampler::{Sampler, SamplingError, SamplingParams};
 
@@ -46,6 +49,8 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// What happens when the context window is full.
     pub when_full: ContextPolicy,
+    /// What the generated text has to follow; where that is complete, it ends.
+    pub constraint: Option<Arc<Constraint>>,
 }
 
 /// Why a generation can't begin or go on.
@@ -76,7 +81,7 @@ pub enum GenerationError {
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A token that ends the text was sampled; it is the last of the tokens.
+    /// A token that ends the text was sampled, which is the last of the tokens, or what the text has to follow is complete.
     Stop,
     /// As many tokens as asked for were generated.
     Length,
@@ -136,7 +141,8 @@ impl Generation {
         if request.max_tokens == 0 {
             return Err(GenerationError::NoTokens);
         }
-        let sampler = Sampler::new(request.sampling.clone())?;
+        let following = request.constraint.clone().map(Following::new);
+        let mut sampler = Sampler::new(request.sampling.clone())?.constrained(following);
         let context = model.config().max_position_embeddings;
         let vocab_size = model.config().vocab_size;
         request.sampling.validate_vocabulary(vocab_size)?;
@@ -148,6 +154,9 @@ impl Generation {
             }
             ContextPolicy::Shift { .. } => true,
         };
+        for &token in generated {
+            sampler.push(token);
+        }
         if request.prompt.len() >= context || !fits {
             return Err(ModelError::Context { positions: tokens.len() + 1, context }.into());
         }
@@ -232,7 +241,11 @@ impl Generation {
     fn finish_reason(&self, model: &Model) -> Option<FinishReason> {
         let generated = self.generated();
         let last = generated.last()?;
-        if model.config().eos_token_ids.contains(last) || self.request.stop_tokens.contains(last) {
+        let config = model.config();
+        if config.eos_token_ids.contains(last)
+            || self.request.stop_tokens.contains(last)
+            || self.sampler.is_complete()
+        {
             Some(FinishReason::Stop)
         } else if generated.len() >= self.request.max_tokens {
             Some(FinishReason::Length)
@@ -287,6 +300,7 @@ impl Generation {
     fn sample(&mut self, model: &Model, logits: &[f32]) -> Result<u32, GenerationError> {
         let token = self.sampler.sample(logits, &self.tokens)?;
         self.tokens.push(token);
+        self.sampler.push(token);
         self.finished = self.finish_reason(model);
         Ok(token)
     }

@@ -6,6 +6,7 @@
 pub mod artifact;
 pub mod chat;
 pub mod codec;
+pub mod constraint;
 pub mod generate;
 pub mod kernel;
 pub mod model;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, RangeInclusive};
 
+use crate::constraint::Following;
 use crate::kernel::Backend;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -142,6 +143,10 @@ pub struct Sampler {
     adjusted: Vec<f32>,
     /// A bit for each token of the vocabulary: whether it was penalized.
     penalized: Vec<u64>,
+    /// What the text has to follow.
+    constraint: Option<Following>,
+    /// Logits of the tokens that it leaves.
+    left: Vec<f32>,
 }
 
 /// The least probable of the tokens that may be drawn: those are the ones of a larger weight, and of an equal one those whose
@@ -169,8 +174,27 @@ impl Sampler {
     pub fn new(params: SamplingParams) -> Result<Self, SamplingError> {
         params.validate()?;
         let (weights, members) = (Vec::new(), Vec::new());
-        let (adjusted, penalized) = (Vec::new(), Vec::new());
-        Ok(Self { params, backend: Backend::detect(), weights, members, adjusted, penalized })
+        let (adjusted, penalized, left) = (Vec::new(), Vec::new(), Vec::new());
+        let backend = Backend::detect();
+        Ok(Self { params, backend, weights, members, adjusted, penalized, constraint: None, left })
+    }
+
+    /// The same for a text that has to follow `constraint` from its first token on.
+    #[must_use]
+    pub(crate) fn constrained(self, constraint: Option<Following>) -> Self {
+        Self { constraint, ..self }
+    }
+
+    /// Takes note of a token that follows, by which the constraint goes on.
+    pub(crate) fn push(&mut self, token: u32) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(token);
+        }
+    }
+
+    /// Whether the constraint leaves nothing that could follow a complete text.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Following::is_complete)
     }
 
     /// The parameters of this sampler.
@@ -195,12 +219,34 @@ impl Sampler {
         }
         let position = tokens.len() as u64;
         if self.params.logit_bias.is_empty() && self.params.repetition_penalty == 1.0 {
-            return Ok(self.choose(logits, max, position));
+            return self.choose_allowed(logits, max, position);
         }
         let mut adjusted = std::mem::take(&mut self.adjusted);
         let result = self.adjust(logits, tokens, &mut adjusted);
-        let chosen = result.map(|()| self.choose(&adjusted, self.backend.largest(&adjusted), position));
+        let chosen =
+            result.and_then(|()| self.choose_allowed(&adjusted, self.backend.largest(&adjusted), position));
         self.adjusted = adjusted;
+        chosen
+    }
+
+    /// [`Self::choose`] among the tokens that the constraint leaves, as if there were no others.
+    fn choose_allowed(&mut self, logits: &[f32], max: f32, position: u64) -> Result<u32, SamplingError> {
+        let Some(mut constraint) = self.constraint.take() else {
+            return Ok(self.choose(logits, max, position));
+        };
+        let allowed = constraint.allowed();
+        let mut left = std::mem::take(&mut self.left);
+        left.clear();
+        left.extend(allowed.iter().map_while(|&id| logits.get(id as usize)));
+        let chosen = if left.is_empty() {
+            let reason = "no token of the vocabulary continues the text".to_owned();
+            Err(SamplingError { field: "json_schema", reason })
+        } else {
+            let max = self.backend.largest(&left);
+            Ok(allowed[self.choose(&left, max, position) as usize])
+        };
+        self.left = left;
+        self.constraint = Some(constraint);
         chosen
     }
 
@@ -275,8 +321,12 @@ impl Sampler {
         // The most probable token has the weight 1, so one is always left.
         if min_p.to_bits() > left.0.bits {
             let floor = Floor { bits: min_p.to_bits(), id: u32::MAX };
-            let kept = (0..).zip(&self.weights).filter(|&(id, weight)| floor.keeps(id, weight.to_bits()));
-            left = (floor, kept.map(|(_, &weight)| f64::from(weight)).sum());
+            let mut mass = 0.0;
+            self.backend.for_each_at_least(&self.weights, min_p, |_, weight| {
+                mass += f64::from(weight);
+                ControlFlow::Continue(())
+            });
+            left = (floor, mass);
         }
         left
     }

@@ -1,6 +1,7 @@
 //! Text generation: tokens, the text that they make, and strings that end it.
 
 use crate::artifact::LoadedModel;
+use crate::constraint::ConstraintError;
 use crate::generate::{Batch, Event, FinishReason, Generation, GenerationError, Passed, Request};
 use crate::model::Budget;
 use crate::tokenizer::{DecodeStream, Tokenizer, TokenizerError};
@@ -20,6 +21,9 @@ pub enum TextError {
         /// What is wrong with them.
         reason: String,
     },
+    /// The text can't be held to the schema.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The tokens can't be generated.
     #[error(transparent)]
     Generation(#[from] GenerationError),

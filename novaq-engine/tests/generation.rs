@@ -27,6 +27,7 @@ fn request(prompt: &[u32], max_tokens: usize, seed: u64) -> Request {
         sampling,
         stop_tokens: Vec::new(),
         when_full: ContextPolicy::Stop,
+        constraint: None,
     }
 }
 

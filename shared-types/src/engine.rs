@@ -1,9 +1,11 @@
 //! The interface's words in the engine's: what is left out has the value that changes nothing.
 
+use novaq_engine::artifact::LoadedModel;
 use novaq_engine::chat::{Message, Role};
+use novaq_engine::constraint;
 use novaq_engine::generate::{ContextPolicy as EnginePolicy, FinishReason as EngineFinish, Request};
 use novaq_engine::sampler::{self, SamplingParams};
-use novaq_engine::text;
+use novaq_engine::text::{self, TextError};
 
 use crate::agent::{self, ChatMessage, ChatRole, ContextPolicy, FinishReason, GenerationParams, LogitBias};
 
@@ -13,6 +15,7 @@ const _: () = {
     assert!(agent::MAX_LOGIT_BIAS == sampler::MAX_LOGIT_BIAS);
     assert!(*agent::REPETITION_PENALTIES.start() == *sampler::REPETITION_PENALTIES.start());
     assert!(*agent::REPETITION_PENALTIES.end() == *sampler::REPETITION_PENALTIES.end());
+    assert!(agent::MAX_JSON_SCHEMA_BYTES == constraint::MAX_SCHEMA_BYTES);
     assert!(agent::MAX_STOP_STRINGS == text::MAX_STOP_STRINGS);
     assert!(agent::MAX_STOP_STRING_BYTES == text::MAX_STOP_STRING_BYTES);
 };
@@ -35,15 +38,20 @@ impl From<&GenerationParams> for SamplingParams {
 }
 
 impl GenerationParams {
-    /// What is asked of the engine, behind the tokens of `prompt`. The stop strings are not part of it.
-    pub fn request(&self, prompt: Vec<u32>) -> Request {
-        Request {
+    /// What is asked of the engine of `loaded`, behind the tokens of `prompt`. The stop strings are not part of it.
+    ///
+    /// # Errors
+    /// If the schema is none that the engine follows.
+    pub fn request(&self, loaded: &LoadedModel, prompt: Vec<u32>) -> Result<Request, TextError> {
+        let schema = self.json_schema.as_deref();
+        Ok(Request {
             prompt,
             max_tokens: self.max_tokens as usize,
             sampling: SamplingParams::from(self),
             stop_tokens: Vec::new(),
             when_full: self.when_full.unwrap_or_default().into(),
-        }
+            constraint: schema.map(|schema| loaded.constraint(schema)).transpose()?,
+        })
     }
 }
 

@@ -27,7 +27,7 @@ fn native(artifact: &Artifact, job: &SubmitJobArgs) -> (Vec<u32>, String, Vec<u3
     let loaded = artifact.load();
     let messages: Vec<Message> = job.messages.clone().unwrap().into_iter().map(Message::from).collect();
     let prompt = loaded.encode_messages(&messages).unwrap();
-    let request = job.params.request(prompt.clone());
+    let request = job.params.request(&loaded, prompt.clone()).unwrap();
     let stop = job.params.stop.clone().unwrap_or_default();
     let mut text = TextGeneration::new(&loaded, request, &stop).unwrap();
     while text.finished().is_none() {
@@ -39,7 +39,7 @@ fn native(artifact: &Artifact, job: &SubmitJobArgs) -> (Vec<u32>, String, Vec<u3
 #[test]
 fn a_conversation_is_answered_as_natively() {
     let network = Network::new();
-    let artifact = Artifact::with_template(TEMPLATE);
+    let artifact = Artifact::with_template(TEMPLATE, 256);
     let repository = network.repository();
     repository.publish(&artifact);
     let agent = network.agent(repository.id, artifact.id, AgentConfig::default());
@@ -93,4 +93,53 @@ fn a_conversation_is_answered_as_natively() {
     let after = job(&[(ChatRole::User, "still there?")], GenerationParams { max_tokens: 2, ..params });
     let expected = native(&artifact, &after).0;
     assert_eq!(agent.wait(agent.submit_args(after).unwrap().job_id).tokens, expected);
+}
+
+/// Whatever a model of random weights would say, the canister's answer is JSON of the schema, the native one, and draws as a query does.
+#[test]
+fn an_answer_is_held_to_a_schema() {
+    let network = Network::new();
+    let artifact = Artifact::with_template(TEMPLATE, 256);
+    let repository = network.repository();
+    repository.publish(&artifact);
+    // Small slices: the text goes on in other messages.
+    let config = AgentConfig { slice_instructions: 60_000_000, ..AgentConfig::default() };
+    let agent = network.agent(repository.id, artifact.id, config);
+    let schema = r#"{"type": "object", "required": ["name", "age", "likes"], "properties": {
+        "age": {"type": "integer", "minimum": 1, "maximum": 120},
+        "likes": {"type": "array", "items": {"enum": ["foxes", "owls", "bears"]}, "minItems": 2, "maxItems": 4},
+        "name": {"type": "string", "minLength": 1, "maxLength": 12}}}"#;
+    for seed in 0..3 {
+        let params = GenerationParams {
+            max_tokens: 120,
+            temperature: 1.2,
+            seed,
+            repetition_penalty: Some(1.3),
+            json_schema: Some(schema.to_owned()),
+            ..GenerationParams::default()
+        };
+        let job = job(&[(ChatRole::User, "Who are you?")], params);
+        let (tokens, text, _) = native(&artifact, &job);
+        let done = agent.wait(agent.submit_args(job).unwrap().job_id);
+        assert_eq!((done.tokens, &done.text), (tokens, &text));
+        assert_eq!(done.job.state, JobState::Done { reason: FinishReason::EndOfText });
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let (name, age, likes) = (&value["name"], &value["age"], &value["likes"]);
+        assert!((1..=12).contains(&name.as_str().unwrap().chars().count()), "{text}");
+        assert!((1..=120).contains(&age.as_u64().unwrap()), "{text}");
+        assert!((2..=4).contains(&likes.as_array().unwrap().len()), "{text}");
+    }
+
+    let refused = |schema: &str| {
+        let params = GenerationParams { json_schema: Some(schema.to_owned()), ..GenerationParams::default() };
+        match agent.submit_args(job(&[(ChatRole::User, "x")], params)) {
+            Err(AgentError::InvalidField(error)) if error.field == "params.json_schema" => error.reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(refused("").contains("bytes"));
+    assert!(refused(&" ".repeat(20_000)).contains("bytes"));
+    assert!(refused(r#"{"type": "string", "pattern": "a"}"#).contains("`/pattern`: is not supported here"));
+    let huge = r#"{"type": "array", "maxItems": 4096, "items": {"type": "string", "maxLength": 4096}}"#;
+    assert!(refused(huge).contains("automaton"));
 }

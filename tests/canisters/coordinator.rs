@@ -378,6 +378,45 @@ fn an_encoder_says_which_roles_are_near() {
     assert_eq!(ask().questions[0].options, by_rules.0);
 }
 
+/// Where no word names a role, a language model on chain proposes steps, of which a plan is made; without its answer there is a question.
+#[test]
+fn a_language_model_proposes_a_plan() {
+    let network = Network::new();
+    let coordinator = Coordinator::install(&network, Artifact::shared(), None, CoordinatorConfig::default());
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
+    let artifact = Artifact::with_template(template, 4_096);
+    coordinator.repository.publish(&artifact);
+    let model = network.agent(coordinator.repository.id, artifact.id, AgentConfig::default());
+    let ask = || coordinator.plan(PlanRequest::of("Something with the thing")).unwrap();
+    let by_rules = ask().analysis;
+    assert_eq!(by_rules.questions.len(), 1);
+
+    let config = CoordinatorConfig { planner: Some(model.id), ..CoordinatorConfig::default() };
+    let set: Result<(), CoordinatorError> = network.update(admin(), coordinator.id, "set_config", (config,));
+    set.unwrap();
+    assert_eq!(ask().analysis, by_rules, "the agent does not know the coordinator");
+    set_coordinator(&network, model.id, Some(coordinator.id));
+    let proposed = ask();
+    let jobs = model.status().jobs;
+    // Weights are random, so that any role may come of it; the schema alone sees to it that it is a plan.
+    assert_eq!(proposed.analysis.questions, []);
+    assert!(!proposed.analysis.clauses.is_empty());
+    let taken: BTreeSet<_> = proposed.analysis.clauses.iter().map(|clause| &clause.role).collect();
+    for score in proposed.analysis.roles.iter().filter(|score| score.taken) {
+        assert!(taken.contains(&score.role));
+        assert!(score.reasons.contains(&"proposed by the language model".to_owned()), "{score:?}");
+    }
+    assert!(proposed.plan.agents.iter().all(|agent| taken.contains(&agent.role)));
+    assert_eq!(proposed.state, ProjectState::Planned, "nothing happens before it is approved");
+
+    // The same question is not computed again, and what the rules find needs nobody.
+    assert_eq!(ask().analysis, proposed.analysis);
+    assert_eq!(coordinator.plan(PlanRequest::of("Create a writer")).unwrap().plan.agents.len(), 1);
+    assert_eq!(model.status().jobs, jobs);
+    network.pic.stop_canister(model.id, Some(admin())).expect("stopped");
+    assert_eq!(ask().analysis, by_rules);
+}
+
 /// An agent that does not answer loses its task to another one, and gets no other until its breaker closes, upgrades or not.
 #[test]
 fn a_silent_agent_is_left_out() {

@@ -166,7 +166,7 @@ fn a_prompt_that_begins_alike_is_not_computed_again() {
 #[test]
 fn a_context_that_moves_on_gives_the_native_tokens() {
     let network = Network::new();
-    let artifact = Artifact::with_template("{{ messages[0].content }}");
+    let artifact = Artifact::with_template("{{ messages[0].content }}", 256);
     let agent = agent(&network, &artifact, AgentConfig::default());
     let shift = GenerationParams { when_full: Some(ContextPolicy::Shift { keep: 8 }), ..params(600) };
     let job_id: JobId = agent.submit(PROMPT, &shift);

@@ -116,12 +116,12 @@ impl Artifact {
         Self::with([64, 256, 1], 2_048, None)
     }
 
-    /// An artifact of half a MB with a context of 256 positions and a chat template.
+    /// An artifact of half a MB with a context of so many positions and a chat template.
     ///
     /// # Panics
     /// When the engine can't make it.
-    pub fn with_template(chat_template: &str) -> Self {
-        Self::with([64, 256, 1], 256, Some(chat_template))
+    pub fn with_template(chat_template: &str, positions: usize) -> Self {
+        Self::with([64, 256, 1], positions, Some(chat_template))
     }
 
     /// An encoder of a quarter of a MB that reads texts of up to 32 tokens.
@@ -240,13 +240,14 @@ impl Artifact {
     /// # Panics
     /// When the engine refuses the request.
     pub fn generate(&self, prompt: &str, params: &GenerationParams) -> (Vec<u32>, String) {
-        let LoadedModel { model, tokenizer, .. } = self.load();
+        let loaded = self.load();
+        let LoadedModel { model, tokenizer, .. } = &loaded;
         let prompt =
             tokenizer.encode_prompt(prompt, model.config().bos_token_id).expect("an encodable prompt");
-        let mut generation = Generation::new(&model, params.request(prompt)).expect("a prompt that fits");
+        let request = params.request(&loaded, prompt).expect("a schema that can be followed");
+        let mut generation = Generation::new(model, request).expect("a prompt that fits");
         let mut budget = Budget::unlimited();
-        while !matches!(generation.advance(&model, &mut budget).expect("finite logits"), Event::Finished(_)) {
-        }
+        while !matches!(generation.advance(model, &mut budget).expect("finite logits"), Event::Finished(_)) {}
         let tokens = generation.generated().to_vec();
         let text = tokenizer.decode(&tokens, true).expect("decodable tokens");
         (tokens, text)

@@ -99,10 +99,10 @@ enum Bench {
         /// Numbers of facts, rising.
         counts: Vec<String>,
     },
-    /// Labelled instructions by the coordinator's rules, and by the meaning that an encoder finds.
+    /// Labelled instructions by the coordinator's rules, by the meaning that an encoder finds, and by what a language model proposes.
     Meaning {
-        /// Folder of an encoder's artifact.
-        artifact: String,
+        /// Folders of artifacts of encoders and of models that converse.
+        artifacts: Vec<String>,
     },
     /// Instructions of reserving and settling quota, by the number of accounts.
     Econ,
@@ -153,7 +153,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { what: Bench::Speculation { args } } => example("novaq-engine", "speculation", &args),
         Task::Bench { what: Bench::Agent } => on_the_network("agent", &[]),
         Task::Bench { what: Bench::Facts { counts } } => on_the_network("facts", &counts),
-        Task::Bench { what: Bench::Meaning { artifact } } => example("ohms-tests", "meaning", &[artifact]),
+        Task::Bench { what: Bench::Meaning { artifacts } } => example("ohms-tests", "meaning", &artifacts),
         Task::Bench { what: Bench::Econ } => on_the_network("econ", &[]),
         Task::Bench { what: Bench::Coordinator } => on_the_network("coordinator", &[]),
         Task::Bench { what: Bench::LocalNet } => {

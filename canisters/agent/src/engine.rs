@@ -632,7 +632,8 @@ impl Member {
         }
         let generated = jobs.tokens(job_id);
         let stop = record.params.stop.clone().unwrap_or_default();
-        let text = TextGeneration::resume(loaded, record.params.request(prompt), &stop, &generated);
+        let request = record.params.request(loaded, prompt).map_err(|error| failure(&error))?;
+        let text = TextGeneration::resume(loaded, request, &stop, &generated);
         let mut text = text.map_err(|error| failure(&error))?;
         // Without memory for the copy it is computed.
         let alike = kept.most_like(caller, &text);

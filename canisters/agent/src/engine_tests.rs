@@ -170,7 +170,8 @@ fn reference(
     let loaded = Loader::load(manifest, &Shards(artifact.shards.clone())).unwrap();
     let prompt = loaded.tokenizer.encode_prompt(prompt, loaded.model.config().bos_token_id).unwrap();
     let stop = params.stop.clone().unwrap_or_default();
-    let mut generation = TextGeneration::new(&loaded, params.request(prompt), &stop).unwrap();
+    let mut generation =
+        TextGeneration::new(&loaded, params.request(&loaded, prompt).unwrap(), &stop).unwrap();
     while generation.finished().is_none() {
         generation.advance(&loaded, &mut Budget::unlimited()).unwrap();
     }

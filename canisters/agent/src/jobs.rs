@@ -3,6 +3,7 @@
 use candid::Principal;
 use canister_common::cbor::Cbor;
 use ic_stable_structures::{StableBTreeMap, StableCell};
+use novaq_engine::constraint::{self, ConstraintError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shared_types::agent::{
@@ -213,6 +214,10 @@ impl Jobs {
         now_ns: u64,
     ) -> Result<JobRecord, AgentError> {
         args.validate().map_err(AgentError::InvalidField)?;
+        if let Some(schema) = &args.params.json_schema {
+            let invalid = |error: ConstraintError| FieldError::new("params.json_schema", error.to_string());
+            constraint::check(schema).map_err(|error| AgentError::InvalidField(invalid(error)))?;
+        }
         if let Some(key) = &args.key
             && let Some(job_id) = self.job_of_key(caller, key)
         {

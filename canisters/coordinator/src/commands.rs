@@ -14,6 +14,7 @@ use crate::decide::Next;
 use crate::graph::{self, Flatten, too_many};
 use crate::meaning::Nearness;
 use crate::planner::{ChosenModel, Planner};
+use crate::proposal::Proposal;
 use crate::retry;
 use crate::workspace::{ProjectEntry, Workspace};
 
@@ -27,6 +28,8 @@ pub struct Known<'a> {
     pub model_of: &'a dyn Fn(&RoleTemplate, Option<ModelId>) -> ChosenModel,
     /// Roles that the instruction is near to.
     pub near: &'a [Nearness],
+    /// What a language model proposes.
+    pub proposal: Option<&'a Proposal>,
 }
 
 /// A project of the workspace.
@@ -358,7 +361,8 @@ mod tests {
         request: PlanRequest,
     ) -> Result<ProjectId, CoordinatorError> {
         let args = CreatePlanArgs { key: key.map(str::to_owned), request };
-        let (id, events) = create_plan(workspace, config, Known { model_of: &model, near: &[] }, args)?;
+        let (id, events) =
+            create_plan(workspace, config, Known { model_of: &model, near: &[], proposal: None }, args)?;
         for event in events {
             record(workspace, event);
         }

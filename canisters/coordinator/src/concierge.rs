@@ -308,7 +308,7 @@ mod tests {
             let outcome = converse(
                 workspace,
                 &config,
-                Known { model_of: &model, near: &[] },
+                Known { model_of: &model, near: &[], proposal: None },
                 &|_| None,
                 conversation,
                 said,

@@ -92,9 +92,13 @@ impl World {
         let args = CreatePlanArgs { key: None, request };
         let model =
             |_: &RoleTemplate, _: Option<ModelId>| ChosenModel { model_id: ModelId::ZERO, chats: false };
-        let (id, events) =
-            commands::create_plan(&self.workspace, &self.config, Known { model_of: &model, near: &[] }, args)
-                .expect("a plan");
+        let (id, events) = commands::create_plan(
+            &self.workspace,
+            &self.config,
+            Known { model_of: &model, near: &[], proposal: None },
+            args,
+        )
+        .expect("a plan");
         for event in events {
             self.record(event);
         }

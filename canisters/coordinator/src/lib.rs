@@ -24,6 +24,7 @@ pub mod messages;
 pub mod planner;
 pub mod platform;
 pub mod prompt;
+pub mod proposal;
 pub mod queries;
 pub mod registry;
 pub mod retry;

@@ -25,7 +25,7 @@ const NEAREST: usize = 3;
 /// Vectors of roles that are kept in the heap; with more they are all forgotten.
 const MAX_VECTORS: usize = 1_024;
 
-/// Instructions whose meaning is asked for at the same time: others are left to the rules.
+/// Instructions for which a model is asked at the same time: others are left to the rules.
 const MAX_ASKING: u32 = 4;
 
 /// Answers of the encoder that one instruction waits for: it embeds as many texts as fit its message.
@@ -36,10 +36,10 @@ thread_local! {
 }
 
 /// The right to ask; given back on drop, also when the message that takes the answer traps.
-struct Asking;
+pub(crate) struct Asking;
 
 impl Asking {
-    fn begin() -> Option<Self> {
+    pub(crate) fn begin() -> Option<Self> {
         let asking = ASKING.get();
         (asking < MAX_ASKING).then(|| {
             ASKING.set(asking + 1);

@@ -39,6 +39,9 @@ impl Planner<'_> {
     pub fn plan(&self, request: &PlanRequest) -> Result<(Analysis, Plan), CoordinatorError> {
         request.validate().map_err(CoordinatorError::InvalidField)?;
         let mut analysis = analysis::analyse(&request.instruction, self.own, self.config.max_agents);
+        if let Some(proposal) = self.known.proposal {
+            proposal.take(&mut analysis, self.own, self.config.max_agents);
+        }
         let tasks = match &request.work {
             Some(work) => {
                 analysis.questions.clear();
@@ -271,7 +274,7 @@ mod tests {
             project: 7,
             own: &own,
             agents: &agents,
-            known: Known { model_of: &model, near: &[] },
+            known: Known { model_of: &model, near: &[], proposal: None },
             config: &config,
         }
         .plan(request)

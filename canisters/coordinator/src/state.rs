@@ -10,6 +10,7 @@ use shared_types::model::ModelRecord;
 
 use crate::meaning::Vectors;
 use crate::memory::{Memories, Memory};
+use crate::proposal::Asked;
 use crate::store::Store;
 
 /// What the canister was installed with; absent only before `init` has run.
@@ -25,6 +26,8 @@ pub struct State {
     pub catalogue: (Vec<ModelRecord>, u64),
     /// Vectors of roles.
     pub vectors: Vectors,
+    /// When the planner's model was asked.
+    pub asked: Asked,
 }
 
 impl State {
@@ -34,6 +37,7 @@ impl State {
             store: Store::open(memories.store),
             catalogue: (Vec::new(), 0),
             vectors: Vectors::default(),
+            asked: Asked::default(),
         }
     }
 

@@ -6,11 +6,12 @@ use crate::codec::{
     AqMatrix, Codebooks, CodecError, DenseMatrix, Fp8Matrix, Int4Matrix, Int8Matrix, LowRankMatrix, Matrix,
     finite, read_f16,
 };
+use crate::constraint::{Constraint, ConstraintError, TokenBytes};
 use crate::kernel::Packing;
 use crate::model::{DecoderLayer, Encoder, Model, ModelError, TensorSource};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Where the payloads of shards are read from.
 pub trait ShardSource {
@@ -57,6 +58,20 @@ pub struct LoadedModel {
     pub tokenizer: Tokenizer,
     /// The chat template as the manifest has it.
     pub chat_template: Option<String>,
+    /// What its tokens add to a text, once that is needed.
+    token_bytes: OnceLock<Arc<TokenBytes>>,
+}
+
+impl LoadedModel {
+    /// What makes the model's texts follow a JSON schema. The first call goes through the vocabulary.
+    ///
+    /// # Errors
+    /// If the schema is none, uses what is not supported, or allows too much.
+    pub fn constraint(&self, schema: &str) -> Result<Arc<Constraint>, ConstraintError> {
+        let tokens = self.token_bytes.get_or_init(|| Arc::new(TokenBytes::of(&self.tokenizer)));
+        let ends = self.model.config().eos_token_ids.clone();
+        Ok(Arc::new(Constraint::new(schema, Arc::clone(tokens), ends)?))
+    }
 }
 
 /// An encoder and its tokenizer.
@@ -293,7 +308,7 @@ impl Loader {
             Model::load(config, &mut self.tensors)?
         };
         let chat_template = self.manifest.chat_template.clone();
-        Ok(LoadedModel { model, tokenizer, chat_template })
+        Ok(LoadedModel { model, tokenizer, chat_template, token_bytes: OnceLock::new() })
     }
 
     /// Puts an encoder together once [`Self::step`] has returned `None`.

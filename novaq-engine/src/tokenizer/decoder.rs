@@ -203,6 +203,29 @@ impl DecodeStream {
         Ok(text)
     }
 
+    /// The bytes that `token` adds to a text that has begun; `None` if they depend on other tokens.
+    pub(super) fn bytes_inside(mut self, decoder: Option<&Decoder>, token: &str) -> Option<Vec<u8>> {
+        if let [Step::Bytes(_)] = self.steps[..] {
+            return Some(level_bytes(token));
+        }
+        for step in &mut self.steps {
+            match step {
+                Step::Strip(left) => *left = 0,
+                Step::Metaspace(first) | Step::WordPiece(first) | Step::Join(first) => *first = false,
+                Step::Each | Step::Fuse | Step::Bytes(_) | Step::Run(_) | Step::Whole(_) => {}
+            }
+        }
+        let mut bytes = self.push_token(decoder, token).ok()?.into_bytes();
+        for step in &mut self.steps {
+            match step {
+                Step::Bytes(held) | Step::Run(held) => bytes.append(held),
+                Step::Whole(held) if !held.is_empty() => return None,
+                _ => {}
+            }
+        }
+        Some(bytes)
+    }
+
     /// Ends the stream; returns the text that was held back.
     pub(super) fn finish_tokens(mut self, decoder: Option<&Decoder>) -> Result<String, TokenizerError> {
         let mut decoders = Vec::new();

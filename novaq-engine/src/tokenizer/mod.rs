@@ -243,6 +243,16 @@ impl Tokenizer {
         Ok(text)
     }
 
+    /// The bytes that a token adds to a text in its middle, which need not be whole characters; `None` for special tokens, ids that
+    /// are no token, and where that depends on the tokens around it.
+    pub(crate) fn bytes_inside_a_text(&self, id: u32) -> Option<Vec<u8>> {
+        if self.added.get(id).is_some_and(|token| token.special) {
+            return None;
+        }
+        let token = self.added.written(id).or_else(|| self.model.vocab().token(id))?;
+        self.decode_stream(true).bytes_inside(self.components.decoder.as_ref(), token)
+    }
+
     /// Starts decoding token by token.
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
         DecodeStream::new(self.components.decoder.as_ref(), skip_special)

@@ -56,6 +56,9 @@ pub const MAX_STOP_STRINGS: usize = 16;
 /// Longest stop string in bytes.
 pub const MAX_STOP_STRING_BYTES: usize = 256;
 
+/// Longest JSON schema in bytes.
+pub const MAX_JSON_SCHEMA_BYTES: usize = 16 * 1024;
+
 /// Most jobs that wait or run at the same time.
 pub const MAX_OPEN_JOBS: u64 = 64;
 
@@ -250,6 +253,10 @@ pub struct GenerationParams {
     /// What happens when the context window is full; absent: [`ContextPolicy::Stop`]. The prompt must fit in any case.
     #[serde(default)]
     pub when_full: Option<ContextPolicy>,
+    /// The text is JSON of this schema, and ends where that is complete (which `max_tokens` may forestall). Objects have all their
+    /// properties, in the order of `required`; at most [`MAX_JSON_SCHEMA_BYTES`]. The model is not told: say in the prompt what is wanted.
+    #[serde(default)]
+    pub json_schema: Option<String>,
 }
 
 /// A change to the logit of one token.
@@ -275,6 +282,7 @@ impl Default for GenerationParams {
             logit_bias: None,
             stop: None,
             when_full: None,
+            json_schema: None,
         }
     }
 }
@@ -297,6 +305,7 @@ impl GenerationParams {
             ref logit_bias,
             ref stop,
             when_full: _,
+            ref json_schema,
         } = *self;
         if !(1..=MAX_TOKENS).contains(&max_tokens) {
             return Err(FieldError::new(
@@ -342,6 +351,9 @@ impl GenerationParams {
             for text in stop {
                 FieldError::check_text("params.stop", text, MAX_STOP_STRING_BYTES)?;
             }
+        }
+        if let Some(schema) = json_schema {
+            FieldError::check_text("params.json_schema", schema, MAX_JSON_SCHEMA_BYTES)?;
         }
         Ok(())
     }
@@ -1111,6 +1123,7 @@ mod tests {
             repetition_window in prop::option::of(0..3u32),
             biases in prop::option::of(prop::collection::vec((0..40u32, -1_100.0..1_100.0f32), 0..8)),
             stop in prop::option::of(prop::collection::vec("[a-z]{0,2}", 0..18)),
+            schema_bytes in prop::option::of(0..2 * MAX_JSON_SCHEMA_BYTES),
         ) {
             let logit_bias: Option<Vec<LogitBias>> = biases
                 .map(|biases| biases.into_iter().map(|(token, bias)| LogitBias { token, bias }).collect());
@@ -1129,6 +1142,7 @@ mod tests {
                 logit_bias: logit_bias.clone(),
                 stop: stop.clone(),
                 when_full: None,
+                json_schema: schema_bytes.map(|bytes| "x".repeat(bytes)),
             };
             let ok = [
                 ("params.max_tokens", max_tokens > 0 && max_tokens <= MAX_TOKENS),
@@ -1143,6 +1157,7 @@ mod tests {
                     logit_bias.is_none_or(|b| distinct(&b) && b.iter().all(|b| b.bias.abs() <= 1_000.0)),
                 ),
                 ("params.stop", stop.is_none_or(|s| s.len() <= 16 && s.iter().all(|s| !s.is_empty()))),
+                ("params.json_schema", schema_bytes.is_none_or(|bytes| (1..=16_384).contains(&bytes))),
             ];
             match params.validate() {
                 Ok(()) => prop_assert!(ok.iter().all(|(_, ok)| *ok)),

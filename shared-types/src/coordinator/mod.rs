@@ -83,6 +83,10 @@ pub struct CoordinatorConfig {
     /// An agent with an encoder's model that this canister is the coordinator of: it says which roles an instruction is near to where
     /// no word names one. Absent: the rules alone say what is found.
     pub encoder: Option<Principal>,
+    /// An agent with a model that converses and that this canister is the coordinator of: what it proposes where no word names a role becomes
+    /// the plan, which its owner approves or not. For models that were measured to be good enough; its jobs are the agent's owner's cost,
+    /// and few. Absent: a question is asked instead.
+    pub planner: Option<Principal>,
     /// Most agents of one plan.
     pub max_agents: u32,
     /// Most tasks of one project.
@@ -137,6 +141,7 @@ impl Default for CoordinatorConfig {
     fn default() -> Self {
         Self {
             encoder: None,
+            planner: None,
             max_agents: 100,
             max_tasks: 256,
             max_depth: 4,

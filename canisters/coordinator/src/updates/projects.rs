@@ -16,6 +16,7 @@ use crate::commands::{self, Known};
 use crate::guards::signed_caller;
 use crate::meaning::{self, Nearness};
 use crate::planner::ChosenModel;
+use crate::proposal::{self, Proposal};
 use crate::{concierge, driver, planner, platform, state};
 
 /// When somebody who was refused for want of room may try again.
@@ -43,6 +44,21 @@ fn model_of(
     move |role, wanted| planner::choose_model(catalogue, role, wanted, default)
 }
 
+/// What models on chain say about an instruction that no rule finds a role in.
+#[derive(Default)]
+struct Hints {
+    near: Vec<Nearness>,
+    proposal: Option<Proposal>,
+}
+
+impl Hints {
+    async fn of(owner: Principal, instruction: &str) -> Self {
+        let proposal = proposal::of(owner, instruction).await;
+        let near = if proposal.is_none() { meaning::of(owner, instruction).await } else { Vec::new() };
+        Self { near, proposal }
+    }
+}
+
 /// Makes a plan of an instruction.
 ///
 /// # Errors
@@ -51,8 +67,8 @@ pub async fn create_plan(args: CreatePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    let near = meaning::of(owner, &args.request.instruction).await;
-    let id = with_models(owner, &near, |workspace, config, known, _| {
+    let hints = Hints::of(owner, &args.request.instruction).await;
+    let id = with_models(owner, &hints, |workspace, config, known, _| {
         commands::create_plan(workspace, config, known, args)
     })?;
     project(owner, id)
@@ -66,9 +82,9 @@ pub async fn revise_plan(args: RevisePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    let near = meaning::of(owner, &args.request.instruction).await;
+    let hints = Hints::of(owner, &args.request.instruction).await;
     let id = args.project;
-    with_models(owner, &near, |workspace, config, known, _| {
+    with_models(owner, &hints, |workspace, config, known, _| {
         commands::revise_plan(workspace, config, known, args).map(|event| ((), vec![event]))
     })?;
     project(owner, id)
@@ -77,7 +93,7 @@ pub async fn revise_plan(args: RevisePlanArgs) -> Result<Project, CoordinatorErr
 /// Has a command that needs models decide, and records what it comes to.
 fn with_models<R>(
     owner: Principal,
-    near: &[Nearness],
+    hints: &Hints,
     decide: impl FnOnce(
         &crate::workspace::Workspace,
         &shared_types::coordinator::CoordinatorConfig,
@@ -93,7 +109,14 @@ fn with_models<R>(
         let store = &state.store;
         let text_of = |event| store.artifact(owner, event);
         let (result, events) = store.read(owner, |workspace| {
-            decide(workspace, &config, Known { model_of: &model_of(&catalogue, default), near }, &text_of)
+            let Hints { near, proposal } = hints;
+            let model_of = model_of(&catalogue, default);
+            decide(
+                workspace,
+                &config,
+                Known { model_of: &model_of, near, proposal: proposal.as_ref() },
+                &text_of,
+            )
         })?;
         for event in events {
             state.store.record(owner, event, time());
@@ -161,11 +184,11 @@ pub async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorEr
         .map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
     // What comes first is a wish; later turns answer, and are short.
-    let near = match args.conversation {
-        None => meaning::of(owner, &args.text).await,
-        Some(_) => Vec::new(),
+    let hints = match args.conversation {
+        None => Hints::of(owner, &args.text).await,
+        Some(_) => Hints::default(),
     };
-    with_models(owner, &near, |workspace, config, known, text_of| {
+    with_models(owner, &hints, |workspace, config, known, text_of| {
         let outcome = concierge::converse(workspace, config, known, text_of, args.conversation, &args.text)?;
         let conversation = args.conversation.unwrap_or(workspace.last_conversation + 1);
         let reply = ConverseReply {
