@@ -16,7 +16,7 @@ use shared_types::coordinator::{
     AttemptFailure, AttemptStage, BreakerState, ConverseArgs, ConverseReply, CoordinatorConfig,
     CoordinatorError, CreatePlanArgs, DeadLetterPage, DeadLettersArgs, EventKind, Message, MessageKind,
     MessagePage, MessagesArgs, NoQuorum, Party, PlanRequest, Project, ProjectId, ProjectState,
-    SendMessageArgs, Stage, TaskKey, TaskSpec, TaskState, VoteOutcome, VoteRule, Work,
+    RevisePlanArgs, SendMessageArgs, Stage, TaskKey, TaskSpec, TaskState, VoteOutcome, VoteRule, Work,
 };
 use shared_types::econ::usage::{UsageArgs, UsagePage};
 use shared_types::econ::{EconConfig, ServiceGrant, ServiceRole};
@@ -382,10 +382,9 @@ fn an_encoder_says_which_roles_are_near() {
 #[test]
 fn a_language_model_proposes_a_plan() {
     let network = Network::new();
-    let coordinator = Coordinator::install(&network, Artifact::shared(), None, CoordinatorConfig::default());
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
     let artifact = Artifact::with_template(template, 4_096);
-    coordinator.repository.publish(&artifact);
+    let coordinator = Coordinator::install(&network, &artifact, None, CoordinatorConfig::default());
     let model = network.agent(coordinator.repository.id, artifact.id, AgentConfig::default());
     let ask = || coordinator.plan(PlanRequest::of("Something with the thing")).unwrap();
     let by_rules = ask().analysis;
@@ -396,7 +395,19 @@ fn a_language_model_proposes_a_plan() {
     set.unwrap();
     assert_eq!(ask().analysis, by_rules, "the agent does not know the coordinator");
     set_coordinator(&network, model.id, Some(coordinator.id));
-    let proposed = ask();
+    let unclear = ask();
+    assert_eq!(
+        (&unclear.analysis, &unclear.state),
+        (&by_rules, &ProjectState::Unclear),
+        "the answer comes later"
+    );
+    let planned = |id| {
+        network.wait_for("a proposal", || {
+            let project = coordinator.project(id);
+            (project.state != ProjectState::Unclear).then_some(project)
+        })
+    };
+    let proposed = planned(unclear.id);
     let jobs = model.status().jobs;
     // Weights are random, so that any role may come of it; the schema alone sees to it that it is a plan.
     assert_eq!(proposed.analysis.questions, []);
@@ -409,10 +420,25 @@ fn a_language_model_proposes_a_plan() {
     assert!(proposed.plan.agents.iter().all(|agent| taken.contains(&agent.role)));
     assert_eq!(proposed.state, ProjectState::Planned, "nothing happens before it is approved");
 
-    // The same question is not computed again, and what the rules find needs nobody.
-    assert_eq!(ask().analysis, proposed.analysis);
+    // The same question is not computed again, a conversation takes the plan up, and what the rules find needs nobody.
+    let say = |conversation, text: &str| -> ConverseReply {
+        coordinator.update("converse", (ConverseArgs { conversation, text: text.to_owned() },)).unwrap()
+    };
+    let said = say(None, "Something with the thing");
+    assert_eq!(said.stage, Stage::Clarifying);
+    assert_eq!(planned(said.project.unwrap()).analysis, proposed.analysis);
+    let answer = say(Some(said.conversation), "How far is it?");
+    assert_eq!(answer.stage, Stage::Planned);
     assert_eq!(coordinator.plan(PlanRequest::of("Create a writer")).unwrap().plan.agents.len(), 1);
     assert_eq!(model.status().jobs, jobs);
+    // Another answer in the meantime is the one that counts.
+    let project = ask().id;
+    let args = RevisePlanArgs { project, request: PlanRequest::of("Create a tester") };
+    let revised: Result<Project, CoordinatorError> = coordinator.update("revise_plan", (args,));
+    let revised = revised.unwrap();
+    let later = ask().id;
+    planned(later);
+    assert_eq!(coordinator.project(project), revised);
     network.pic.stop_canister(model.id, Some(admin())).expect("stopped");
     assert_eq!(ask().analysis, by_rules);
 }

@@ -189,10 +189,14 @@ pub fn converse(
             Some(found)
         }
     };
-    let stage = before.map_or(Stage::Wish, |it| it.stage);
     let wish = before.and_then(|it| it.last.wish.clone());
     let project = before.and_then(|it| it.last.project);
     let entry = project.and_then(|project| workspace.projects.get(&project));
+    let stage = match (before.map_or(Stage::Wish, |it| it.stage), entry) {
+        // A proposal has answered in the meantime.
+        (Stage::Clarifying, Some(entry)) if entry.record.state == ProjectState::Planned => Stage::Planned,
+        (stage, _) => stage,
+    };
     let say = |answer: String, stage, wish, project, events| Outcome {
         turn: Turn { said: said.to_owned(), answer, stage, wish, project },
         events,

@@ -6,32 +6,38 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use candid::Principal;
 use ic_cdk::api::time;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use shared_types::agent::{ChatMessage, ChatRole, GenerationParams, JobState, SubmitJobArgs};
-use shared_types::coordinator::{Analysis, Clause, Intent, QuestionTopic, RoleScore, RoleTemplate};
+use shared_types::agent::{ChatMessage, ChatRole, GenerationParams, JobId, JobState, SubmitJobArgs};
+use shared_types::coordinator::{
+    Analysis, Clause, Intent, PlanRequest, ProjectId, ProjectState, QuestionTopic, RevisePlanArgs, RoleScore,
+    RoleTemplate,
+};
 
 use crate::meaning::Asking;
-use crate::{analysis, platform, roles, state};
+use crate::updates::projects::with_models;
+use crate::{commands, platform, roles, state};
 
 /// Steps of a proposal at most.
-const MAX_STEPS: usize = 6;
+const MAX_STEPS: usize = 4;
 
 /// Agents of a step at most.
 const MAX_AGENTS: u32 = 9;
 
 /// Characters of what a step is to do, at most.
-const MAX_TASK: usize = 120;
+const MAX_TASK: usize = 80;
 
-/// Tokens of an answer at most: as many as its longest steps take.
-const MAX_TOKENS: u32 = 400;
+/// Tokens of an answer at most: the longest one of the schema, in tokens of one character.
+const MAX_TOKENS: u32 = 600;
 
-/// Looks at the job that is to answer: each is a call, which takes a round or two.
-const MAX_LOOKS: u32 = 120;
+/// Looks at the job that is to answer, and the time between two: together more than a model takes that is being loaded.
+const MAX_LOOKS: u32 = 300;
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Questions to the model in [`WINDOW_NS`], of all owners together: they are not paid for, so they are few.
 const MAX_ASKED: usize = 60;
@@ -169,43 +175,96 @@ pub fn params(schema: String) -> GenerationParams {
     GenerationParams { max_tokens: MAX_TOKENS, json_schema: Some(schema), ..GenerationParams::default() }
 }
 
-/// What the model proposes for an instruction that no rule finds a role in; `None` without a model, an answer, or where it was asked too
-/// often. Nothing is lost with these calls: the same instruction has the same job, which ends by itself.
-pub async fn of(owner: Principal, instruction: &str) -> Option<Proposal> {
-    let (agent, messages, schema) = state::read(|state| {
-        let config = &state.settings().config;
-        let agent = config.planner?;
+/// A job that is to propose steps for a project. It is kept in the heap alone: with it a proposal is lost, no more.
+struct Question {
+    owner: Principal,
+    project: ProjectId,
+    /// What was asked; another request since makes the answer void.
+    request: PlanRequest,
+    agent: Principal,
+    job: JobId,
+    looks: u32,
+    _asking: Asking,
+}
+
+/// Has the model propose steps for a project that waits for an answer, if there is a model and it was not asked too often; the answer
+/// comes later, and revises the project. The same instruction has the same job, which ends by itself.
+pub fn ask(owner: Principal, project: ProjectId) {
+    let Some((agent, request, args)) = state::read(|state| {
+        let agent = state.settings().config.planner?;
         state.store.read(owner, |workspace| {
-            let found = analysis::analyse(instruction, &workspace.roles, config.max_agents);
+            let record = &workspace.projects.get(&project)?.record;
+            let asks = record.analysis.questions.iter().any(|question| question.topic == QuestionTopic::Role);
+            let unclear = asks && record.state == ProjectState::Unclear;
             let roles = roles::of(&workspace.roles);
-            let messages = messages(instruction, roles.iter().copied());
-            found.clauses.is_empty().then(|| (agent, messages, schema(roles.iter().copied())))
+            unclear.then(|| {
+                (agent, record.request.clone(), job_args(owner, &record.request.instruction, &roles))
+            })
         })
-    })?;
-    let _asking = Asking::begin()?;
+    }) else {
+        return;
+    };
+    let Some(asking) = Asking::begin() else { return };
     if !state::mutate(|state| state.asked.admit(time())) {
-        return None;
+        return;
     }
+    ic_cdk_timers::set_timer(Duration::ZERO, async move {
+        if let Ok(Ok(job)) = platform::submit_job(agent, args).await {
+            let job = job.job_id;
+            look_later(Question { owner, project, request, agent, job, looks: 0, _asking: asking });
+        }
+    });
+}
+
+fn job_args(owner: Principal, instruction: &str, roles: &[&RoleTemplate]) -> SubmitJobArgs {
+    let schema = schema(roles.iter().copied());
     let question =
         Sha256::new().chain_update(owner).chain_update(&schema).chain_update([0]).chain_update(instruction);
-    let args = SubmitJobArgs {
-        messages: Some(messages),
+    SubmitJobArgs {
+        messages: Some(messages(instruction, roles.iter().copied())),
         params: params(schema),
         key: Some(format!("{:x}", question.finalize())),
         ..SubmitJobArgs::default()
-    };
-    let job = platform::submit_job(agent, args).await.ok()?.ok()?.job_id;
-    for _ in 0..MAX_LOOKS {
-        let progress = platform::job_progress(agent, job).await.ok()?.ok()?;
-        match progress.job.state {
-            JobState::Done { .. } => return Proposal::read(&progress.text),
-            JobState::Failed { .. } | JobState::Cancelled => return None,
-            _ => {}
-        }
     }
-    // Nobody waits for the answer any more; a job that can't be cancelled ends by itself.
-    let _ = platform::cancel_job(agent, job).await;
-    None
+}
+
+fn look_later(question: Question) {
+    ic_cdk_timers::set_timer(LOOK, async move {
+        let Question { agent, job, looks, .. } = question;
+        match platform::job_progress(agent, job).await {
+            Ok(Ok(progress)) => match progress.job.state {
+                JobState::Done { .. } => {
+                    if let Some(proposal) = Proposal::read(&progress.text) {
+                        revise(&question, &proposal);
+                    }
+                    return;
+                }
+                JobState::Failed { .. } | JobState::Cancelled => return,
+                _ => {}
+            },
+            Ok(Err(_)) => return,
+            Err(_) => {}
+        }
+        if looks < MAX_LOOKS {
+            look_later(Question { looks: looks + 1, ..question });
+        } else {
+            // Nobody waits for the answer any more; a job that can't be cancelled ends by itself.
+            let _ = platform::cancel_job(agent, job).await;
+        }
+    });
+}
+
+/// Makes a plan of the proposal where the question still waits for an answer.
+fn revise(question: &Question, proposal: &Proposal) {
+    let Question { owner, project, request, .. } = question;
+    // What was refused leaves the question as it is.
+    let _ = with_models(*owner, &[], Some(proposal), |workspace, config, known, _| {
+        let record = &commands::project(workspace, *project)?.record;
+        let waits = record.state == ProjectState::Unclear && record.request == *request;
+        let args = RevisePlanArgs { project: *project, request: request.clone() };
+        let event = waits.then(|| commands::revise_plan(workspace, config, known, args)).transpose()?;
+        Ok(((), event.into_iter().collect()))
+    });
 }
 
 #[cfg(test)]
@@ -215,6 +274,8 @@ mod tests {
     fn step(role: &str, agents: u32, task: &str) -> Step {
         Step { role: role.to_owned(), agents, task: task.to_owned() }
     }
+
+    use crate::analysis;
 
     #[test]
     fn a_proposal_stands_in_the_place_of_a_question() {

@@ -44,21 +44,6 @@ fn model_of(
     move |role, wanted| planner::choose_model(catalogue, role, wanted, default)
 }
 
-/// What models on chain say about an instruction that no rule finds a role in.
-#[derive(Default)]
-struct Hints {
-    near: Vec<Nearness>,
-    proposal: Option<Proposal>,
-}
-
-impl Hints {
-    async fn of(owner: Principal, instruction: &str) -> Self {
-        let proposal = proposal::of(owner, instruction).await;
-        let near = if proposal.is_none() { meaning::of(owner, instruction).await } else { Vec::new() };
-        Self { near, proposal }
-    }
-}
-
 /// Makes a plan of an instruction.
 ///
 /// # Errors
@@ -67,10 +52,11 @@ pub async fn create_plan(args: CreatePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    let hints = Hints::of(owner, &args.request.instruction).await;
-    let id = with_models(owner, &hints, |workspace, config, known, _| {
+    let near = meaning::of(owner, &args.request.instruction).await;
+    let id = with_models(owner, &near, None, |workspace, config, known, _| {
         commands::create_plan(workspace, config, known, args)
     })?;
+    proposal::ask(owner, id);
     project(owner, id)
 }
 
@@ -82,18 +68,20 @@ pub async fn revise_plan(args: RevisePlanArgs) -> Result<Project, CoordinatorErr
     let owner = signed_caller()?;
     args.request.validate().map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
-    let hints = Hints::of(owner, &args.request.instruction).await;
+    let near = meaning::of(owner, &args.request.instruction).await;
     let id = args.project;
-    with_models(owner, &hints, |workspace, config, known, _| {
+    with_models(owner, &near, None, |workspace, config, known, _| {
         commands::revise_plan(workspace, config, known, args).map(|event| ((), vec![event]))
     })?;
+    proposal::ask(owner, id);
     project(owner, id)
 }
 
-/// Has a command that needs models decide, and records what it comes to.
-fn with_models<R>(
+/// Has a command that needs models decide, with what others on chain say about the instruction, and records what it comes to.
+pub(crate) fn with_models<R>(
     owner: Principal,
-    hints: &Hints,
+    near: &[Nearness],
+    proposal: Option<&Proposal>,
     decide: impl FnOnce(
         &crate::workspace::Workspace,
         &shared_types::coordinator::CoordinatorConfig,
@@ -109,14 +97,8 @@ fn with_models<R>(
         let store = &state.store;
         let text_of = |event| store.artifact(owner, event);
         let (result, events) = store.read(owner, |workspace| {
-            let Hints { near, proposal } = hints;
             let model_of = model_of(&catalogue, default);
-            decide(
-                workspace,
-                &config,
-                Known { model_of: &model_of, near, proposal: proposal.as_ref() },
-                &text_of,
-            )
+            decide(workspace, &config, Known { model_of: &model_of, near, proposal }, &text_of)
         })?;
         for event in events {
             state.store.record(owner, event, time());
@@ -184,11 +166,11 @@ pub async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorEr
         .map_err(CoordinatorError::InvalidField)?;
     refresh_catalogue().await;
     // What comes first is a wish; later turns answer, and are short.
-    let hints = match args.conversation {
-        None => Hints::of(owner, &args.text).await,
-        Some(_) => Hints::default(),
+    let near = match args.conversation {
+        None => meaning::of(owner, &args.text).await,
+        Some(_) => Vec::new(),
     };
-    with_models(owner, &hints, |workspace, config, known, text_of| {
+    let reply = with_models(owner, &near, None, |workspace, config, known, text_of| {
         let outcome = concierge::converse(workspace, config, known, text_of, args.conversation, &args.text)?;
         let conversation = args.conversation.unwrap_or(workspace.last_conversation + 1);
         let reply = ConverseReply {
@@ -201,5 +183,9 @@ pub async fn converse(args: ConverseArgs) -> Result<ConverseReply, CoordinatorEr
         let mut events = outcome.events;
         events.push((None, EventKind::Conversed { conversation, turn: outcome.turn }));
         Ok((reply, events))
-    })
+    })?;
+    if let Some(project) = reply.project {
+        proposal::ask(owner, project);
+    }
+    Ok(reply)
 }

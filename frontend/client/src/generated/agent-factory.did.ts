@@ -765,6 +765,11 @@ export interface GenerationParams {
    */
   'stop' : [] | [Array<string>],
   /**
+   * The text is JSON of this schema, and ends where that is complete (which `max_tokens` may forestall). Objects have all their
+   * properties, in the order of `required`; at most [`MAX_JSON_SCHEMA_BYTES`]. The model is not told: say in the prompt what is wanted.
+   */
+  'json_schema' : [] | [string],
+  /**
    * The penalty looks at this many tokens at the end of the text only, prompt included; from 1.
    */
   'repetition_window' : [] | [number],
@@ -1381,6 +1386,7 @@ export const GenerationParams = IDL.Record({
   'temperature' : IDL.Float32,
   'seed' : IDL.Nat64,
   'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+  'json_schema' : IDL.Opt(IDL.Text),
   'repetition_window' : IDL.Opt(IDL.Nat32),
   'max_tokens' : IDL.Nat32,
   'when_full' : IDL.Opt(ContextPolicy),
@@ -1688,6 +1694,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'temperature' : IDL.Float32,
     'seed' : IDL.Nat64,
     'stop' : IDL.Opt(IDL.Vec(IDL.Text)),
+    'json_schema' : IDL.Opt(IDL.Text),
     'repetition_window' : IDL.Opt(IDL.Nat32),
     'max_tokens' : IDL.Nat32,
     'when_full' : IDL.Opt(ContextPolicy),

@@ -529,6 +529,12 @@ export interface CoordinatorConfig {
    */
   'max_active_workspaces' : bigint,
   /**
+   * An agent with a model that converses and that this canister is the coordinator of: what it proposes where no word names a role becomes
+   * the plan, which its owner approves or not. For models that were measured to be good enough; its jobs are the agent's owner's cost,
+   * and few. Absent: a question is asked instead.
+   */
+  'planner' : [] | [Principal],
+  /**
    * Most attempts of one task.
    */
   'max_attempts' : number,
@@ -2723,6 +2729,7 @@ export const CoordinatorConfig = IDL.Record({
   'backoff_ns' : IDL.Nat64,
   'max_projects' : IDL.Nat32,
   'max_active_workspaces' : IDL.Nat64,
+  'planner' : IDL.Opt(IDL.Principal),
   'max_attempts' : IDL.Nat32,
   'max_tokens' : IDL.Nat64,
   'encoder' : IDL.Opt(IDL.Principal),
@@ -3427,6 +3434,7 @@ export const idlFactory: IDL.InterfaceFactory = ({ IDL }) => {
     'backoff_ns' : IDL.Nat64,
     'max_projects' : IDL.Nat32,
     'max_active_workspaces' : IDL.Nat64,
+    'planner' : IDL.Opt(IDL.Principal),
     'max_attempts' : IDL.Nat32,
     'max_tokens' : IDL.Nat64,
     'encoder' : IDL.Opt(IDL.Principal),
@@ -4093,6 +4101,7 @@ export const init: (args: { IDL: typeof IDL }) => IDL.Type[] = ({ IDL }) => {
     'backoff_ns' : IDL.Nat64,
     'max_projects' : IDL.Nat32,
     'max_active_workspaces' : IDL.Nat64,
+    'planner' : IDL.Opt(IDL.Principal),
     'max_attempts' : IDL.Nat32,
     'max_tokens' : IDL.Nat64,
     'encoder' : IDL.Opt(IDL.Principal),
