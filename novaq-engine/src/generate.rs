@@ -170,7 +170,16 @@ impl Generation {
         let mut generation = Self { request, sampler, tokens, cache, dropped: 0, alone, finished: None };
         generation.dropped = generation.dropped_by_now(model);
         generation.finished = generation.finish_reason(model);
+        generation.forget_constraint_at_the_end();
         Ok(generation)
+    }
+
+    /// A finished text is kept for its cache; the automaton would only take memory.
+    fn forget_constraint_at_the_end(&mut self) {
+        if self.finished.is_some() {
+            self.request.constraint = None;
+            self.sampler.forget_constraint();
+        }
     }
 
     /// Tokens generated so far.
@@ -302,6 +311,7 @@ impl Generation {
         self.tokens.push(token);
         self.sampler.push(token);
         self.finished = self.finish_reason(model);
+        self.forget_constraint_at_the_end();
         Ok(token)
     }
 }

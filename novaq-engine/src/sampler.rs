@@ -192,6 +192,11 @@ impl Sampler {
         }
     }
 
+    /// Draws from all tokens from now on.
+    pub(crate) fn forget_constraint(&mut self) {
+        self.constraint = None;
+    }
+
     /// Whether the constraint leaves nothing that could follow a complete text.
     pub(crate) fn is_complete(&self) -> bool {
         self.constraint.as_ref().is_some_and(Following::is_complete)

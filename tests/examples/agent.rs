@@ -136,6 +136,30 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// What holding a text to a schema takes: where few tokens may follow, and inside of a text, where nearly all of them may.
+    fn schemas(&mut self) -> anyhow::Result<()> {
+        let agent = self.agent(config())?;
+        writeln!(
+            self.out,
+            "\n| held to | instructions of the job with 2 tokens | per token |\n|---|---|---|"
+        )?;
+        let digits = r#"{"type": "integer"}"#;
+        let text = r#"{"type": "string", "minLength": 64}"#;
+        for (name, schema) in [("nothing", None), ("a number", Some(digits)), ("a text", Some(text))] {
+            let counts = |max_tokens: u32| {
+                let mut args = job("A tale of", max_tokens, Priority::Standard);
+                args.params.json_schema = schema.map(str::to_owned);
+                run(&agent, args)
+            };
+            counts(2)?;
+            let (few, many) = (counts(2)?, counts(10)?);
+            let tokens = u64::from(many.generated_tokens - few.generated_tokens).max(1);
+            let per_token = (many.instructions - few.instructions) / tokens;
+            writeln!(self.out, "| {name} | {} | {} |", millions(few.instructions), millions(per_token))?;
+        }
+        Ok(())
+    }
+
     fn caches(&mut self) -> anyhow::Result<()> {
         writeln!(self.out, "\n| tokens allowed | tokens used | bytes of the cache |\n|---|---|---|")?;
         for allowed in [50u32, 2_048] {
@@ -202,6 +226,7 @@ fn main() -> anyhow::Result<()> {
     bench.shared_passes()?;
     bench.heap_budgets()?;
     bench.beginnings()?;
+    bench.schemas()?;
     bench.caches()?;
     bench.ends()?;
     bench.embeddings()

@@ -1,8 +1,8 @@
 //! What a language model on chain proposes for an instruction that no rule finds a role in.
 //!
-//! Its agent is asked with a JSON schema, so that whatever the model says is a list of known roles, numbers and short texts; whether that is
-//! what was meant is for the owner to say, who sees it as a plan before anything happens. Only admins who have measured a model
-//! (`cargo xtask bench meaning`) should name its agent.
+//! Its agent is asked with a JSON schema, so that whatever the model says is a list of known roles, numbers and short texts. The project waits with
+//! its question meanwhile, and becomes a plan when the answer is there, if nobody has answered before; whether that is what was meant is for the owner
+//! to say, who sees it as a plan before anything happens. Only admins who have measured a model (`cargo xtask bench meaning`) should name its agent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;

@@ -35,6 +35,7 @@ test("a profile goes through the form unchanged", () => {
         repetition_window: [32],
         logit_bias: [[{ token: 3, bias: 1 }]],
         when_full: [{ Shift: { keep: 8 } }],
+        json_schema: ['{"type": "null"}'],
       },
     ],
     memory: [{ recalled_facts: 0, when_full: { LeaveOut: null }, context_bytes: [512] }],

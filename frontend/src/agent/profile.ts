@@ -38,6 +38,7 @@ const DEFAULT_PARAMS: types.GenerationParams = {
   repetition_window: [],
   logit_bias: [],
   when_full: [],
+  json_schema: [],
 };
 
 /** 32-bit floats with the digits that they were written with: 0.95 instead of 0.949999988. */
@@ -100,6 +101,7 @@ export function profileOf(fields: ProfileFields, before: types.AgentProfile): ty
             stop: stop.length > 0 ? [stop] : [],
             when_full: fields.keep.trim() === "" ? [] : [{ Shift: { keep: Number(fields.keep) } }],
             logit_bias: before.params[0]?.logit_bias ?? [],
+            json_schema: before.params[0]?.json_schema ?? [],
           },
         ]
       : [],

@@ -84,6 +84,7 @@ function Texts({ canister }: { canister: string }) {
             repetition_penalty: [],
             repetition_window: [],
             logit_bias: [],
+            json_schema: [],
             when_full: [],
           },
         }),

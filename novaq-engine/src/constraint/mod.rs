@@ -19,9 +19,9 @@ use regex_automata::{Anchored, MatchKind};
 pub use schema::MAX_SCHEMA_BYTES;
 pub use tokens::TokenBytes;
 
-/// Bytes that a schema's automata may take: enough for some thousand characters of texts with a bound.
-const MAX_NFA_BYTES: usize = 2 << 20;
-const MAX_DFA_BYTES: usize = 4 << 20;
+/// Bytes that a schema's automata may take: enough for some hundred characters of texts with a bound.
+const MAX_NFA_BYTES: usize = 1 << 20;
+const MAX_DFA_BYTES: usize = 2 << 20;
 
 /// Why a text can't be held to a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -109,6 +109,8 @@ function CoordinatorHealth() {
             ["Agents of a plan", `at most ${it.settings.config.max_agents}`],
             ["Tasks of a project", `at most ${it.settings.config.max_tasks}`],
             ["Projects of a person at work", `at most ${it.settings.config.max_open_projects}`],
+            ["Asked which roles are near", it.settings.config.encoder[0]?.toText() ?? "nobody"],
+            ["Asked for a plan", it.settings.config.planner[0]?.toText() ?? "nobody"],
           ]}
         />
       )}
