@@ -72,11 +72,6 @@ impl Constraint {
         let automaton = Automaton::new(schema)?;
         Ok(Self { schema: schema.to_owned(), automaton, tokens, ends })
     }
-
-    /// The schema as it was given.
-    pub fn schema(&self) -> &str {
-        &self.schema
-    }
 }
 
 /// Checks a schema without a vocabulary.
