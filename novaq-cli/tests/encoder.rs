@@ -265,7 +265,8 @@ fn sizes_are_known_before() {
             assert!(bytes <= smallest.parse::<u64>().unwrap());
         }
     }
-    assert_eq!(dry_run(&["--bpw", "1.8"])["exact"], false);
+    assert_eq!(dry_run(&["--bpw", "1.8"])["exact"], true);
+    assert_eq!(dry_run(&["--ratio", "4"])["exact"], false);
 }
 
 /// What `novaq compress` says about a copy of the random encoder that `change` has damaged.

@@ -45,7 +45,7 @@ pub struct Args {
     ///
     /// Row scales (16 bits a row) and codebooks come on top and are counted in what is reported. Each matrix gets 2 to 8
     /// codebooks over vectors of 8 weights, half a bit each; they go where noise was measured to change the
-    /// predictions most for its bits. `--codec 4x16@8` gives all matrices the same.
+    /// predictions most for its bits, and in encoders alike to all. `--codec 4x16@8` gives all matrices the same.
     #[arg(long, value_name = "BITS", group = "budget", value_parser = bits_per_weight)]
     bpw: Option<f64>,
 

@@ -190,7 +190,7 @@ impl Planning<'_> {
     pub(super) fn follows_from_headers(&self, plan: &Plan) -> bool {
         match self.options.budget {
             Budget::Codec(_) => true,
-            Budget::Bits(_) => plan.is_at_an_end(),
+            Budget::Bits(_) => !self.layout.tells_by_noise() || plan.is_at_an_end(),
             Budget::Bytes(_) | Budget::Ratio(_) => plan.is_low_rank(),
         }
     }
@@ -208,6 +208,7 @@ impl Planning<'_> {
             }
             Budget::Bits(bits) => {
                 let embedding = options.embedding_codec();
+                let sensitivity = layout.tells_by_noise().then_some(sensitivity);
                 return Ok(Plan::within_bits(layout, bits, sensitivity, embedding, named.clone()));
             }
             Budget::Bytes(bytes) => bytes,

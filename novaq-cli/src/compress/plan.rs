@@ -288,6 +288,11 @@ pub trait Layout {
     /// Shape of a layer's matrix by its name without the prefix.
     fn layer_matrix_shape(&self, name: &str) -> [usize; 2];
 
+    /// Whether noise in one linear input after the other says where few bits hurt. In encoders, whose layers each add to what the
+    /// ones before have left of a text's meaning, errors of many layers at 1 bit come to more than the sum of their own: all-MiniLM-L6-v2 at 2 bits
+    /// has a mean cosine of 0.90 with bits given out so, and of 0.93 with the same everywhere.
+    fn tells_by_noise(&self) -> bool;
+
     /// All tensors, in the order of the forward pass.
     fn parts(&self) -> Vec<Part>;
 
@@ -325,6 +330,10 @@ impl Layout for Checkpoint {
 
     fn layer_matrix_shape(&self, name: &str) -> [usize; 2] {
         self.layer_matrix_shape(name)
+    }
+
+    fn tells_by_noise(&self) -> bool {
+        true
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -386,6 +395,10 @@ impl Layout for EncoderCheckpoint {
 
     fn layer_matrix_shape(&self, name: &str) -> [usize; 2] {
         self.layer_matrix_shape(name)
+    }
+
+    fn tells_by_noise(&self) -> bool {
+        false
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -464,12 +477,12 @@ impl Plan {
     }
 
     /// Codecs over vectors of 8 weights with at most `bits` of codes per weight of the layers on average. Codebooks
-    /// go one by one to the linear input where one more lowers the expected loss most for its bits. Matrices in
-    /// `named` are left out of the count.
+    /// go one by one to the linear input where one more lowers the expected loss most for its bits; without a `sensitivity` every weight
+    /// counts the same. Matrices in `named` are left out of the count.
     pub fn within_bits(
         layout: &dyn Layout,
         bits: f64,
-        sensitivity: &Sensitivity,
+        sensitivity: Option<&Sensitivity>,
         embedding: MatrixCodec,
         named: Named,
     ) -> Self {
@@ -481,8 +494,8 @@ impl Plan {
         loop {
             let gain = |layer: usize, input: usize| {
                 let books = books[layer][input];
-                sensitivity.layers[layer][input] * (GAUSSIAN_ERROR[books - 1] - GAUSSIAN_ERROR[books])
-                    / weights[layer][input] as f64
+                let of_input = sensitivity.map_or(weights[layer][input] as f64, |it| it.layers[layer][input]);
+                of_input * (GAUSSIAN_ERROR[books - 1] - GAUSSIAN_ERROR[books]) / weights[layer][input] as f64
             };
             let open = (0..weights.len()).flat_map(|layer| (0..4).map(move |input| (layer, input)));
             let best = open
