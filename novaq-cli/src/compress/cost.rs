@@ -20,7 +20,7 @@ use super::sensitivity::{MOST_SEQUENCES, SHAPING_POSITIONS, measured};
 use crate::checkpoint::{Checkpoint, EncoderCheckpoint};
 use crate::evaluate::text::SEQUENCE_TOKENS;
 use crate::layered::Share;
-use crate::quantize::additive::{Effort, FIT_ROWS, GAUSSIAN_VECTORS, normal, quantize};
+use crate::quantize::additive::{Effort, GAUSSIAN_VECTORS, Work, normal, quantize};
 use crate::quantize::beam::Codebooks;
 use crate::quantize::hessian::BlockFactors;
 use crate::refine::{BLOCK_STEPS, Refine, SEQUENCES_PER_STEP, TEXTS_PER_STEP};
@@ -122,8 +122,10 @@ impl Cost {
                 layers += weights as f64;
             }
             if let MatrixCodec::Aq(codec) = plan.codec(part) {
-                coded += weights as f64 * codec.bits() / SAMPLE.bits();
-                coded_products += (weights * columns as u64) as f64 * hessian_products(rows);
+                let work = work([rows, columns], codec);
+                coded +=
+                    weights as f64 * codec.bits() / SAMPLE.bits() * work.searches / sample_work().searches;
+                coded_products += (weights * columns as u64) as f64 * work.products;
             }
         }
         let inputs = layout.layer_matrices().map(|names| layout.layer_matrix_shape(names[0])[1] as u64);
@@ -218,7 +220,7 @@ impl Shape {
         let codecs: BTreeSet<Additive> = coded().map(|(codec, ..)| codec).collect();
         let starts = codecs.iter().map(|&codec| {
             let searches = (GAUSSIAN_VECTORS * codec.dim * START_ROUNDS) as f64;
-            effort(codec) * searches / Effort::default().searches() as f64
+            effort(codec) * searches / sample_work().searches
         });
         let inputs =
             Checkpoint::LAYER_MATRICES.map(|names| checkpoint.layer_matrix_shape(names[0])[1] as u64);
@@ -229,10 +231,14 @@ impl Shape {
             weights: matrices().map(|(part, _)| part.weights()).sum::<u64>() as f64,
             layer_weights: layer_weights as f64,
             one_layer: layer_weights / layers,
-            coded: coded().map(|(codec, weights, _)| weights * effort(codec)).sum::<f64>()
+            coded: coded()
+                .map(|(codec, weights, shape)| {
+                    weights * effort(codec) * work(shape, codec).searches / sample_work().searches
+                })
+                .sum::<f64>()
                 + starts.sum::<f64>(),
             coded_products: coded()
-                .map(|(_, weights, [rows, columns])| weights * columns as f64 * hessian_products(rows))
+                .map(|(codec, weights, shape)| weights * shape[1] as f64 * work(shape, codec).products)
                 .sum(),
             decomposed: matrices()
                 .filter(|(part, _)| matches!(plan.codec(part), MatrixCodec::LowRank { .. }))
@@ -378,15 +384,14 @@ impl Shape {
     }
 }
 
-/// How often all weights of a matrix of `rows` are multiplied with a Hessian.
-fn hessian_products(rows: usize) -> f64 {
-    let Effort { feedback_rounds, revisit_rounds, fit_steps, .. } = Effort::default();
-    // Codebooks are fitted to some of the rows; beside them row scales are.
-    let fit = (fit_steps + 1) as f64 * (FIT_ROWS as f64 / rows as f64).min(1.0) + 1.0;
-    let feedback = feedback_rounds as f64 * (0.5 + fit);
-    let revisits = revisit_rounds as f64 * (2.0 + fit);
-    // The last revisit, row scales, and the error that is reported.
-    feedback + revisits + 5.0
+/// What a matrix in `codec` takes.
+fn work(shape: [usize; 2], codec: Additive) -> Work {
+    Effort::default().work(shape, codec.dim)
+}
+
+/// The same of the sample that speeds are measured on.
+fn sample_work() -> Work {
+    work([SAMPLE_ROWS, SAMPLE_COLUMNS], SAMPLE)
 }
 
 /// What this machine takes, in seconds, with all cores at work.
@@ -425,7 +430,7 @@ impl Speed {
         let began = Instant::now();
         quantize(same.view(), identity.view(), &[1.0; SAMPLE_ROWS], &start, Effort::default())?;
         let all = began.elapsed().as_secs_f64() / weights.len() as f64;
-        let of_products = hessian_products(SAMPLE_ROWS) * SAMPLE_COLUMNS as f64 * hessian_product;
+        let of_products = sample_work().products * SAMPLE_COLUMNS as f64 * hessian_product;
         let weight = (all - of_products).max(all / 4.0);
 
         let positions = 512;

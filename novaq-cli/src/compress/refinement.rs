@@ -178,6 +178,7 @@ pub(super) fn refined(job: &Job, course: &Course, tensors: Tensors) -> anyhow::R
         saved.as_deref(),
         |state| job.write(STATE, state),
         |step| {
+            tracing::debug!(steps = step.steps, distance = step.distance, "refined");
             bar.set_position(step.steps as u64);
             bar.set_message(format!("{of} {:.4}", step.distance));
             if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 use ndarray::{Array2, s};
 use novaq_engine::codec::Matrix;
 use novaq_engine::model::CachePrecision;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::matrices::{DAMPING, stacked};
@@ -78,7 +79,7 @@ impl Sensitivity {
         for index in 0..layers {
             bar.set_message(format!("measuring layer {index}"));
             let captured = shaping.capture_and_advance(&*original.part(index)?)?;
-            let mut of_layer = [0.0; 4];
+            let (mut measured, mut changed) = (Vec::new(), Vec::new());
             for (input, (names, captured)) in Checkpoint::LAYER_MATRICES.iter().zip(captured).enumerate() {
                 let free: Vec<&str> = names
                     .iter()
@@ -95,9 +96,18 @@ impl Sensitivity {
                 let mut streams = before.clone();
                 streams
                     .advance(&layer(checkpoint, index, &replaced, Vectors::Exact)?, CachePrecision::F32)?;
-                let streams = through(&mut original, index + 1, streams)?;
-                of_layer[input] = divergence(original.last(), &reference, original.last(), &streams)?;
+                measured.push(input);
+                changed.push(streams);
             }
+            // Together, because few sequences keep few cores busy.
+            let changed = through(&mut original, index + 1, Streams::joined(changed))?.split(texts.len());
+            let last = original.last();
+            let losses: Vec<f64> = changed
+                .par_iter()
+                .map(|streams| divergence(last, &reference, last, streams))
+                .collect::<Result<_, _>>()?;
+            let mut of_layer = [0.0; 4];
+            measured.into_iter().zip(losses).for_each(|(input, loss)| of_layer[input] = loss);
             before.advance(&*original.part(index)?, CachePrecision::F32)?;
             sensitivities.push(of_layer);
         }

@@ -46,6 +46,16 @@ impl Streams {
         self.0.first().map(Vec::as_slice)
     }
 
+    /// The streams of `parts`, one part after the other.
+    pub fn joined(parts: Vec<Self>) -> Self {
+        Self(parts.into_iter().flat_map(|part| part.0).collect())
+    }
+
+    /// Parts of `count` streams each, and of what is left in the last.
+    pub fn split(self, count: usize) -> Vec<Self> {
+        self.0.chunks(count.max(1)).map(|part| Self(part.to_vec())).collect()
+    }
+
     /// Stream after stream.
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.0.iter().map(Vec::as_slice)

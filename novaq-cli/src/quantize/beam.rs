@@ -167,8 +167,14 @@ impl BeamSearch {
             }
         }
 
-        if revise && (0..books).all(|book| self.better(tables, codes, book).is_none()) {
-            return false;
+        if revise {
+            let mut improvable = false;
+            for book in 0..books {
+                improvable |= self.better(tables, codes, book).is_some();
+            }
+            if !improvable {
+                return false;
+            }
         }
         self.beam.clear();
         self.beam.push(Hypothesis { cost: 0.0, codes: [0; MAX_BOOKS] });
@@ -204,12 +210,17 @@ impl BeamSearch {
         self.next.clear();
         let bound = if last { smallest(&self.costs) } else { self.bound() };
         let most = if last { 1 } else { self.width + self.width / 4 };
-        for (index, &cost) in self.costs.iter().enumerate() {
-            if cost <= bound && self.next.len() < most {
-                let mut hypothesis = self.beam[index / ENTRIES];
-                hypothesis.cost = cost;
-                hypothesis.codes[book] = (index % ENTRIES) as u8;
-                self.next.push(hypothesis);
+        for (parent, lane) in self.beam.iter().zip(self.costs.chunks_exact(ENTRIES)) {
+            if at_most(lane, bound) == 0 {
+                continue;
+            }
+            for (entry, &cost) in lane.iter().enumerate() {
+                if cost <= bound && self.next.len() < most {
+                    let mut hypothesis = *parent;
+                    hypothesis.cost = cost;
+                    hypothesis.codes[book] = entry as u8;
+                    self.next.push(hypothesis);
+                }
             }
         }
         // Costs that are not numbers pass no bound: any choice is as good then.
@@ -223,7 +234,6 @@ impl BeamSearch {
     /// candidates with a bound costs far less than sorting them.
     #[inline(always)]
     fn bound(&self) -> f32 {
-        let count = |bound: f32| self.costs.iter().map(|&c| u32::from(c <= bound)).sum::<u32>() as usize;
         if self.costs.len() <= self.width {
             return f32::INFINITY;
         }
@@ -237,7 +247,7 @@ impl BeamSearch {
         };
         for _ in 0..16 {
             let middle = 0.5 * (low + high);
-            let passing = count(middle);
+            let passing = at_most(&self.costs, middle);
             if passing >= self.width {
                 high = middle;
                 if passing <= self.width + self.width / 4 {
@@ -323,6 +333,18 @@ fn smallest(costs: &[f32]) -> f32 {
         }
     }
     lanes.iter().copied().fold(f32::INFINITY, f32::min)
+}
+
+/// How many costs do not exceed `bound`, counted in sixteen lanes that wrap: checked sums would go value by value.
+#[inline(always)]
+fn at_most(costs: &[f32], bound: f32) -> usize {
+    let mut lanes = [0u32; ENTRIES];
+    for chunk in costs.chunks_exact(ENTRIES) {
+        for (lane, &cost) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.wrapping_add(u32::from(cost <= bound));
+        }
+    }
+    lanes.iter().fold(0, |sum, &lane| sum + lane as usize)
 }
 
 #[cfg(test)]
