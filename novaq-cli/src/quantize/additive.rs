@@ -109,7 +109,7 @@ pub fn quantize(
         codes: vec![0; w.nrows() * groups * start.books],
         scales: scales.collect(),
     };
-    let sample = Sample::new(w, weights, FIT_VECTORS / groups);
+    let sample = Sample::new(w, weights, (FIT_VECTORS / groups.max(1)).max(1));
     sample.change(&mut coded, |w, coded| {
         let fit = |coded: &mut Coded| {
             fit_codebooks(w, coded, h, &sample.weights, effort.fit_steps);
