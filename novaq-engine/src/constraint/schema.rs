@@ -238,7 +238,11 @@ impl Reader<'_> {
 fn integer(place: &Place) -> Result<Hir, ConstraintError> {
     place.only(&["type", "minimum", "maximum"])?;
     match (place.bound("minimum")?, place.bound("maximum")?) {
-        (None, None) => Ok(Hir::concat(vec![optional(literal("-")), whole(false)])),
+        // Many readers of JSON take `-0` for a float.
+        (None, None) => {
+            let negative = Hir::concat(vec![literal("-"), whole(true)]);
+            Ok(Hir::alternation(vec![negative, whole(false)]))
+        }
         (Some(0), None) => Ok(whole(false)),
         (Some(1), None) => Ok(whole(true)),
         (Some(min), Some(max))
