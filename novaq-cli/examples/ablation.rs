@@ -86,9 +86,9 @@ fn main() -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&model)?;
     let mut original = Layered::original(&checkpoint)?.keeping(u64::MAX);
     let count = TOKENS / text::SEQUENCE_TOKENS;
-    let held_out = text::sample(&mut original, count, 1 ^ HELD_OUT, count, |_| {})?;
+    let held_out = text::sample(&mut original, &text::seeds(1 ^ HELD_OUT, count), count, |_| {})?;
     let count = default_calibration_tokens(&checkpoint).div_ceil(text::SEQUENCE_TOKENS);
-    let sequences = text::sample(&mut original, count, 0, count, |_| {})?;
+    let sequences = text::sample(&mut original, &text::seeds(0, count), count, |_| {})?;
 
     let tokens = checkpoint.matrix("model.embed_tokens.weight")?;
     let start = gaussian_codebooks(8, 8, 10, 0);

@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
         text::windows(checkpoint.config(), &tokenizer, &text, TOKENS)?
     } else {
         let count = TOKENS / text::SEQUENCE_TOKENS;
-        text::sample(&mut original, count, 1 ^ HELD_OUT, count, |_| {})?
+        text::sample(&mut original, &text::seeds(1 ^ HELD_OUT, count), count, |_| {})?
     };
     println!(
         "| codes | bits per weight, scales and codebooks too | KL | perplexity ratio | same top token |"
@@ -79,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     }
     let embedding = embedding.context("no artifact was made")?;
     let count = default_calibration_tokens(&checkpoint).div_ceil(text::SEQUENCE_TOKENS);
-    let sequences = text::sample(&mut original, count, 0, count, |_| {})?;
+    let sequences = text::sample(&mut original, &text::seeds(0, count), count, |_| {})?;
     for (name, rounding) in [("GPTQ", Rounding::Gptq), ("round to nearest", Rounding::Nearest)] {
         for bits in [2, 3] {
             let compressed = baseline::on_grids(rounding, &checkpoint, &sequences, &embedding, bits, 64)?;

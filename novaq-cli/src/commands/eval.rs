@@ -85,7 +85,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let count = args.max_tokens.div_ceil(text::SEQUENCE_TOKENS).max(1);
         let bar = output::progress(count as u64, "Sampling", "sequences");
         let sequences =
-            text::sample(&mut original, count, args.seed ^ HELD_OUT, count, |done| bar.inc(done))?;
+            text::sample(&mut original, &text::seeds(args.seed ^ HELD_OUT, count), count, |done| {
+                bar.inc(done)
+            })?;
         bar.finish_and_clear();
         sequences
     };

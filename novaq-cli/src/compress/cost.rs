@@ -309,7 +309,7 @@ impl Shape {
         let passes = |rows: u64| floats(rows * 3 * (self.inputs.iter().sum::<u64>() + hidden));
         let held_out = (HELD_OUT_SEQUENCES.max(HEAD_SEQUENCES) * length) as u64;
 
-        let written = if task.sampled { task.tokens.div_ceil(length) } else { 0 }.max(HELD_OUT_SEQUENCES);
+        let written = if task.sampled { task.tokens.div_ceil(length) } else { 0 } + HELD_OUT_SEQUENCES;
         let all_layers = self.one_layer * self.layers;
         let share = Share::of(task.memory, config, all_layers, length, written);
         let cache = (KvCache::bytes_per_position(config, CachePrecision::F32) * length) as u64;

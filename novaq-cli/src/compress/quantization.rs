@@ -78,14 +78,15 @@ impl Run<'_> {
         let length = text::SEQUENCE_TOKENS.min(config.max_position_embeddings);
         let count = tokens.div_ceil(length);
         let sampled = if text.is_some() { 0 } else { count };
-        let share = self.share(sampled.max(HELD_OUT_SEQUENCES));
+        let mut seeds = text::seeds(seed, sampled);
+        seeds.extend(text::seeds(seed ^ HELD_OUT, HELD_OUT_SEQUENCES));
+        let share = self.share(seeds.len());
         let mut model = Layered::original(self.checkpoint)?.keeping(share.layers);
-        let bar = progress((sampled + HELD_OUT_SEQUENCES) as u64, "Sampling", "sequences");
-        let mut sample =
-            |count, seed| text::sample(&mut model, count, seed, share.sequences, |done| bar.inc(done));
-        let calibration = text.map_or_else(|| sample(count, seed), Ok)?;
-        let held_out = sample(HELD_OUT_SEQUENCES, seed ^ HELD_OUT)?;
+        let bar = progress(seeds.len() as u64, "Sampling", "sequences");
+        let mut written = text::sample(&mut model, &seeds, share.sequences, |done| bar.inc(done))?;
         bar.finish_and_clear();
+        let held_out = written.split_off(sampled);
+        let calibration = text.unwrap_or(written);
         let sequences = Sequences { calibration, held_out };
         let json = serde_json::to_vec(&sequences)?;
         self.job.write(SEQUENCES, &json)?;

@@ -89,8 +89,8 @@ impl Run<'_> {
             let share = self.share(count);
             let mut model = Layered::original(self.checkpoint)?.keeping(share.layers);
             let bar = progress(count as u64, "Sampling", "sequences");
-            let seed = self.options.seed ^ REFINEMENT;
-            let sequences = text::sample(&mut model, count, seed, share.sequences, |done| bar.inc(done))?;
+            let seeds = text::seeds(self.options.seed ^ REFINEMENT, count);
+            let sequences = text::sample(&mut model, &seeds, share.sequences, |done| bar.inc(done))?;
             bar.finish_and_clear();
             sequences
         };

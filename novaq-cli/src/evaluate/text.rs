@@ -1,7 +1,5 @@
 //! Token sequences to calibrate and to measure on: a text's, or what a model writes itself.
 
-use std::ops::Range;
-
 use novaq_engine::model::{Budget, CachePrecision, Config, KvCache, LogitsFor, Model, ModelError, Pass};
 use novaq_engine::sampler::{Sampler, SamplingError, SamplingParams};
 use novaq_engine::tokenizer::{Tokenizer, TokenizerError};
@@ -65,9 +63,14 @@ pub fn windows(
     Ok((0..kept).map(|i| [&[first], windows[i * windows.len() / kept]].concat()).collect())
 }
 
-/// Lets `model` write `count` sequences at temperature 1, each until it ends or is `SEQUENCE_TOKENS` long.
+/// The seeds of the `count` sequences of the text that `seed` stands for.
+pub fn seeds(seed: u64, count: usize) -> Vec<u64> {
+    (0..count as u64).map(|index| mix(seed, index)).collect()
+}
+
+/// Lets `model` write a sequence for each of `seeds` at temperature 1, until it ends or is `SEQUENCE_TOKENS` long.
 ///
-/// The same `seed` gives the same text. `together` sequences are written at the same time, so that they share each
+/// The same seed gives the same sequence. `together` of them are written at the same time, so that they share each
 /// reading of the weights; their caches take memory, and nothing else depends on their number. `done` is told the number
 /// of sequences that are finished.
 ///
@@ -75,16 +78,13 @@ pub fn windows(
 /// If the model's logits are not numbers, or a part of it can't be loaded.
 pub fn sample(
     model: &mut Layered,
-    count: usize,
-    seed: u64,
+    seeds: &[u64],
     together: usize,
     done: impl Fn(u64) + Sync,
 ) -> anyhow::Result<Vec<Vec<u32>>> {
-    let mut sequences = Vec::with_capacity(count);
-    while sequences.len() < count {
-        let first = sequences.len() as u64;
-        let end = count.min(sequences.len() + together.max(1)) as u64;
-        sequences.extend(write(model, first..end, seed, &done)?);
+    let mut sequences = Vec::with_capacity(seeds.len());
+    for seeds in seeds.chunks(together.max(1)) {
+        sequences.extend(write(model, seeds, &done)?);
     }
     Ok(sequences)
 }
@@ -92,33 +92,27 @@ pub fn sample(
 /// Sequences that one thread works on: enough to share its readings of the weights, and no more than needed.
 const MOST_PER_BATCH: usize = 32;
 
-/// Writes the sequences of `indices` together.
-fn write(
-    model: &mut Layered,
-    indices: Range<u64>,
-    seed: u64,
-    done: &(impl Fn(u64) + Sync),
-) -> anyhow::Result<Vec<Vec<u32>>> {
+/// Writes the sequences of `seeds` together.
+fn write(model: &mut Layered, seeds: &[u64], done: &(impl Fn(u64) + Sync)) -> anyhow::Result<Vec<Vec<u32>>> {
     let length = SEQUENCE_TOKENS.min(model.config().max_position_embeddings);
     let start = first_token(model.config());
-    let indices: Vec<u64> = indices.collect();
-    let per_batch = indices.len().div_ceil(rayon::current_num_threads()).clamp(1, MOST_PER_BATCH);
+    let seeds: Vec<(usize, u64)> = seeds.iter().copied().enumerate().collect();
+    let per_batch = seeds.len().div_ceil(rayon::current_num_threads()).clamp(1, MOST_PER_BATCH);
     let mut batches = Vec::new();
-    for indices in indices.chunks(per_batch) {
+    for seeds in seeds.chunks(per_batch) {
         let mut batch = Batch { parts: Vec::new(), open: Vec::new(), hidden: Vec::new(), spare: None };
         for part in 0..model.parts() {
-            batch.parts.push(caches(&*model.part(part)?, indices.len(), length)?);
+            batch.parts.push(caches(&*model.part(part)?, seeds.len(), length)?);
         }
-        batch.parts.push(caches(model.last(), indices.len(), length)?);
-        for &index in indices {
-            let params =
-                SamplingParams { temperature: 1.0, seed: mix(seed, index), ..SamplingParams::default() };
+        batch.parts.push(caches(model.last(), seeds.len(), length)?);
+        for &(index, seed) in seeds {
+            let params = SamplingParams { temperature: 1.0, seed, ..SamplingParams::default() };
             batch.open.push(Open { index, tokens: vec![start], sampler: Sampler::new(params)? });
         }
         batches.push(batch);
     }
 
-    let mut finished: Vec<(u64, Vec<u32>)> = Vec::new();
+    let mut finished: Vec<(usize, Vec<u32>)> = Vec::new();
     for _ in 1..length {
         let last = model.last();
         batches.par_iter_mut().try_for_each(|batch| batch.embed(last))?;
@@ -127,7 +121,7 @@ fn write(
             batches.par_iter_mut().try_for_each(|batch| batch.run(&part, index))?;
         }
         let last = model.last();
-        let ended: Vec<Vec<(u64, Vec<u32>)>> = batches
+        let ended: Vec<Vec<(usize, Vec<u32>)>> = batches
             .par_iter_mut()
             .map(|batch| batch.sample(last, length))
             .collect::<Result<_, TextError>>()?;
@@ -152,7 +146,7 @@ fn caches(part: &Model, count: usize, length: usize) -> Result<Vec<KvCache>, Mod
 
 /// A sequence that goes on.
 struct Open {
-    index: u64,
+    index: usize,
     tokens: Vec<u32>,
     sampler: Sampler,
 }
@@ -192,7 +186,7 @@ impl Batch {
     }
 
     /// Adds a token to each sequence; returns those that end.
-    fn sample(&mut self, last: &Model, length: usize) -> Result<Vec<(u64, Vec<u32>)>, TextError> {
+    fn sample(&mut self, last: &Model, length: usize) -> Result<Vec<(usize, Vec<u32>)>, TextError> {
         let Some(caches) = self.parts.last_mut() else { return Ok(Vec::new()) };
         let spare = self.spare.take();
         let mut pass = last.begin_batch_with_hidden(caches, &self.hidden, LogitsFor::Last, spare)?;
@@ -261,7 +255,7 @@ mod tests {
             let done = AtomicU64::new(0);
             let found = pool.install(|| {
                 let mut model = Layered::original(&checkpoint).unwrap().keeping(kept);
-                sample(&mut model, 9, 7, together, |n| {
+                sample(&mut model, &seeds(7, 9), together, |n| {
                     done.fetch_add(n, Ordering::Relaxed);
                 })
                 .unwrap()

@@ -233,11 +233,12 @@ fn tile_of<const F: usize, const B: usize>(
                 // The zeros of all entries, averaged or not; every sum is within 16 bits at its end.
                 let zeros = _mm256_set1_epi16((count as i32 * ENTRY_ZERO) as i16);
                 let shift = _mm_cvtsi32_si128(F.ilog2() as i32);
-                for ((sums, whole), left) in sums.chunks_exact_mut(16).zip(whole).zip(left) {
+                let pairs = sums.as_chunks_mut::<8>().0.as_chunks_mut::<2>().0;
+                for (([low, high], whole), left) in pairs.iter_mut().zip(whole).zip(left) {
                     let sum = _mm256_add_epi16(_mm256_sll_epi16(whole, shift), left);
                     let wide = _mm256_sub_epi16(sum, zeros);
-                    add_steps(&mut sums[..8], _mm256_castsi256_si128(wide), step);
-                    add_steps(&mut sums[8..], _mm256_extracti128_si256::<1>(wide), step);
+                    add_steps(low, _mm256_castsi256_si128(wide), step);
+                    add_steps(high, _mm256_extracti128_si256::<1>(wide), step);
                 }
             }
         }
@@ -271,9 +272,8 @@ fn entries<const B: usize>(table: &[u8; CODEBOOK_ENTRIES], codes: &[u8; B]) -> _
 
 /// `sums[i] += step · values[i]`, eight rows.
 #[target_feature(enable = "avx2")]
-fn add_steps(sums: &mut [f32], values: __m128i, step: __m256) {
+fn add_steps(sums: &mut [f32; 8], values: __m128i, step: __m256) {
     let values: __m256i = _mm256_cvtepi16_epi32(values);
-    debug_assert_eq!(sums.len(), 8);
     // SAFETY: `sums` has eight floats.
     unsafe {
         let old = _mm256_loadu_ps(sums.as_ptr());
