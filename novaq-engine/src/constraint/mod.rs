@@ -183,9 +183,11 @@ impl Following {
         };
         constraint.tokens.leading(state, |state, byte| constraint.automaton.step(state, byte), allowed);
         if constraint.automaton.is_match(state) {
-            allowed.extend(&constraint.ends);
-            allowed.sort_unstable();
-            allowed.dedup();
+            for end in &constraint.ends {
+                if let Err(at) = allowed.binary_search(end) {
+                    allowed.insert(at, *end);
+                }
+            }
         }
         allowed
     }
