@@ -155,11 +155,14 @@ pub(crate) struct Following {
     /// `None` behind a token that the constraint does not allow, or one that ends the text.
     state: Option<StateID>,
     allowed: Vec<u32>,
+    /// The state that `allowed` is of: inside of a string without a bound it stays the same.
+    allowed_in: Option<StateID>,
 }
 
 impl Following {
     pub(crate) fn new(constraint: Arc<Constraint>) -> Self {
-        Self { state: Some(constraint.automaton.start), constraint, allowed: Vec::new() }
+        let state = Some(constraint.automaton.start);
+        Self { constraint, state, allowed: Vec::new(), allowed_in: None }
     }
 
     /// Goes on with a token.
@@ -176,7 +179,11 @@ impl Following {
 
     /// Ids of the tokens that may come next, ascending; none if the text can't go on.
     pub(crate) fn allowed(&mut self) -> &[u32] {
-        let Self { constraint, state, allowed } = self;
+        let Self { constraint, state, allowed, allowed_in } = self;
+        if *allowed_in == *state && state.is_some() {
+            return allowed;
+        }
+        *allowed_in = *state;
         let Some(state) = *state else {
             allowed.clear();
             return allowed;
