@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let bar = output::progress(count as u64, "Sampling", "sequences");
         let sequences =
             text::sample(&mut original, &text::seeds(args.seed ^ HELD_OUT, count), count, |done| {
-                bar.inc(done)
+                bar.inc(done);
             })?;
         bar.finish_and_clear();
         sequences
