@@ -53,7 +53,12 @@ impl Streams {
 
     /// Parts of `count` streams each, and of what is left in the last.
     pub fn split(self, count: usize) -> Vec<Self> {
-        self.0.chunks(count.max(1)).map(|part| Self(part.to_vec())).collect()
+        let mut streams = self.0.into_iter().peekable();
+        let mut parts = Vec::new();
+        while streams.peek().is_some() {
+            parts.push(Self(streams.by_ref().take(count.max(1)).collect()));
+        }
+        parts
     }
 
     /// Stream after stream.

@@ -168,11 +168,11 @@ impl BeamSearch {
         }
 
         if revise {
-            let mut improvable = false;
-            for book in 0..books {
-                improvable |= self.better(tables, codes, book).is_some();
+            let mut book = 0;
+            while book < books && self.better(tables, codes, book).is_none() {
+                book += 1;
             }
-            if !improvable {
+            if book == books {
                 return false;
             }
         }
